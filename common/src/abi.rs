@@ -1,0 +1,522 @@
+//! The layout of the shared region and of the L4 maps.
+//!
+//! Names and layouts here are an interface: `bpftool map dump` prints them, and a pinned map
+//! outlives the process that made it. Any change of a size, an offset or a meaning raises
+//! [`SCHEMA_VERSION`], which is part of the pin directory's name.
+//!
+//! All structs are plain data without implicit padding (`zerocopy` refuses it at compile time).
+//! Addresses are in network order; IPv4 addresses fill the first four bytes of sixteen. Ports that
+//! end in `_be` hold network order as well.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SLOTS};
+
+/// Version of every layout in this file.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// `family` of an unused entry.
+pub const FAMILY_NONE: u8 = 0;
+/// `family` of an IPv4 address.
+pub const FAMILY_IPV4: u8 = 4;
+/// `family` of an IPv6 address.
+pub const FAMILY_IPV6: u8 = 6;
+
+/// `mode` of a vip whose packets are rewritten both ways.
+pub const MODE_NAT: u8 = 1;
+
+/// IP protocol number of TCP.
+pub const PROTOCOL_TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const PROTOCOL_UDP: u8 = 17;
+
+/// `CONTROL[0]`: which half of every double buffer is in force. Written by the supervisor alone.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Control {
+    /// Rises by one with each publication; its lowest bit is the active half ([`active_half`]).
+    pub generation: u64,
+    /// [`SCHEMA_VERSION`] of the daemon that made the maps.
+    pub schema_version: u32,
+    /// Rises when a supervisor whose workers are ready takes over: older workers then drain.
+    pub supervisor_epoch: u32,
+    /// Process id of the supervisor, for people.
+    pub supervisor_pid: u32,
+    /// First port that `nat` gives to flows (host order).
+    pub nat_port_first: u16,
+    /// How many ports `nat` may use from `nat_port_first` on.
+    pub nat_port_count: u16,
+    /// Key of the packet hash, from `global.hash_seed`.
+    pub hash_key: [u64; 2],
+    /// Zero.
+    pub reserved: [u64; 3],
+}
+
+/// The half of the double buffers that a generation uses.
+#[inline(always)]
+#[must_use]
+pub const fn active_half(generation: u64) -> u32 {
+    (generation & 1) as u32
+}
+
+/// One backend, at its slot's index in a [`BackendTable`].
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Backend {
+    /// Address of the backend.
+    pub address: [u8; 16],
+    /// The address that this host uses towards the backend: the source of `nat`.
+    pub source: [u8; 16],
+    /// Hash of (service, address, port): finds the slot again after a restart.
+    pub identity: u64,
+    /// The slot's tenancy: rises each time the slot is freed.
+    pub epoch: u32,
+    /// Port of the backend.
+    pub port_be: u16,
+    /// 0 to [`crate::limits::WEIGHT_MAX`]; 0 takes no new work.
+    pub weight: u16,
+    /// Index of the service.
+    pub service: u16,
+    /// [`FAMILY_IPV4`], [`FAMILY_IPV6`], or [`FAMILY_NONE`] for an unused slot.
+    pub family: u8,
+    /// Zero.
+    pub reserved: [u8; 13],
+}
+
+/// `BACKENDS[half]`: all backends of one generation.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct BackendTable {
+    /// The generation that this half was written for.
+    pub generation: u64,
+    /// Used entries.
+    pub count: u32,
+    /// Zero.
+    pub reserved: [u32; 13],
+    /// Indexed by slot.
+    pub entries: [Backend; SLOTS],
+}
+
+/// `HEALTH[slot / 64]`: one bit a slot, derived from its state word.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct HealthWord {
+    /// Slots that take new connections, requests and flows.
+    pub accepts_new: u64,
+    /// Slots whose existing flows stay.
+    pub keeps_flows: u64,
+}
+
+/// `WORKERS[worker]`: one worker process. Written by that worker alone.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct WorkerLine {
+    /// Process id; 0 for an unused line.
+    pub pid: u32,
+    /// The `supervisor_epoch` under which the worker was started.
+    pub supervisor_epoch: u32,
+    /// 1 while the worker accepts connections.
+    pub live: u32,
+    /// Open client connections.
+    pub connections: u32,
+    /// Requests being served.
+    pub active_requests: u64,
+    /// Connections accepted since the line was first used.
+    pub accepted: u64,
+    /// Monotonic milliseconds of the worker's last sign of life.
+    pub heartbeat_ms: u64,
+    /// Requests that Steerage answered itself, by [`crate::abi::ReplyClass`].
+    pub replies: [u64; 3],
+}
+
+/// Why Steerage answered a request itself: index into [`WorkerLine::replies`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum ReplyClass {
+    /// The request was at fault (4xx).
+    Client = 0,
+    /// No backend could be had (503).
+    Unavailable = 1,
+    /// A backend failed (502, 504).
+    Upstream = 2,
+}
+
+/// Failure classes of an attempt at a backend: index into [`Cell::failures`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum FailureClass {
+    /// The connection was refused or could not be made.
+    Connect = 0,
+    /// The connection was not made in time.
+    ConnectTimeout = 1,
+    /// The connection was reset or closed before the response was whole.
+    Reset = 2,
+    /// The response did not begin in time.
+    FirstByteTimeout = 3,
+    /// The response was not HTTP, or its framing was wrong.
+    Protocol = 4,
+    /// The response was 502, 503 or 504.
+    GatewayStatus = 5,
+}
+
+impl FailureClass {
+    /// All classes, in index order.
+    pub const ALL: [Self; 6] = [
+        Self::Connect,
+        Self::ConnectTimeout,
+        Self::Reset,
+        Self::FirstByteTimeout,
+        Self::Protocol,
+        Self::GatewayStatus,
+    ];
+
+    /// The class's name in metrics, logs and replies.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Reset => "reset",
+            Self::FirstByteTimeout => "first_byte_timeout",
+            Self::Protocol => "protocol",
+            Self::GatewayStatus => "gateway_status",
+        }
+    }
+}
+
+/// Why a pooled connection was closed: index into [`Cell::pool_closed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum PoolClose {
+    /// The backend closed it, or it broke.
+    Peer = 0,
+    /// It was idle too long.
+    Idle = 1,
+    /// It grew too old.
+    Age = 2,
+    /// It carried its number of requests.
+    Requests = 3,
+    /// The pool was full.
+    Full = 4,
+    /// Its backend takes no new work.
+    Ejected = 5,
+}
+
+impl PoolClose {
+    /// All reasons, in index order.
+    pub const ALL: [Self; 6] =
+        [Self::Peer, Self::Idle, Self::Age, Self::Requests, Self::Full, Self::Ejected];
+
+    /// The reason's name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::Idle => "idle",
+            Self::Age => "age",
+            Self::Requests => "requests",
+            Self::Full => "full",
+            Self::Ejected => "ejected",
+        }
+    }
+}
+
+/// `CELLS[worker * SLOTS + slot]`: what one worker did with one backend. Written by that worker
+/// alone; sums over workers are the backend's figures.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Cell {
+    /// Responses by status class, 1xx to 5xx.
+    pub responses: [u64; 5],
+    /// Failed attempts by [`FailureClass`].
+    pub failures: [u64; 6],
+    /// Connections closed by [`PoolClose`].
+    pub pool_closed: [u64; 6],
+    /// Connections opened.
+    pub connections_created: u64,
+    /// Requests sent on a connection that had carried one before.
+    pub connections_reused: u64,
+    /// Attempts that were given up and made again elsewhere.
+    pub retries: u64,
+    /// Request body bytes sent to the backend.
+    pub request_body_bytes: u64,
+    /// Response body bytes received from the backend.
+    pub response_body_bytes: u64,
+    /// Sum over responses of the time to the first byte, in microseconds.
+    pub first_byte_us: u64,
+    /// Requests in flight now.
+    pub active: u32,
+    /// Idle pooled connections now.
+    pub idle: u32,
+    /// Ejections that this worker decided.
+    pub ejections: u64,
+    /// Zero.
+    pub reserved: [u64; 7],
+}
+
+/// `SERVICES[service]`: what all workers share about one service.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ServiceLine {
+    /// Next position of weighted round robin.
+    pub position: u64,
+    /// Hash of the service's name: finds the line again after a restart. 0 for an unused line.
+    pub identity: u64,
+    /// Zero.
+    pub reserved: [u64; 6],
+}
+
+/// Key of `VIPS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VipKey {
+    /// The service address.
+    pub address: [u8; 16],
+    /// The service port.
+    pub port_be: u16,
+    /// [`PROTOCOL_TCP`] or [`PROTOCOL_UDP`].
+    pub protocol: u8,
+    /// [`FAMILY_IPV4`] or [`FAMILY_IPV6`].
+    pub family: u8,
+}
+
+/// Value of `VIPS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Vip {
+    /// The generation that brought this vip: part of every flow's key, so that no flow outlives
+    /// its vip. (The low 32 bits.)
+    pub generation: u32,
+    /// Index of the vip's counters.
+    pub index: u16,
+    /// Index of the service, and of its pair of rings.
+    pub service: u16,
+    /// [`MODE_NAT`].
+    pub mode: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+/// Entries in one [`RingLine`].
+pub const RING_LINE_ENTRIES: usize = 16;
+/// Lines that hold the entries of a ring.
+pub const RING_ENTRY_LINES: usize = RING_ENTRIES.div_ceil(RING_LINE_ENTRIES);
+/// Lines that hold the membership bitmap, after the entries.
+pub const RING_MEMBER_LINES: usize = SLOTS / 32 / RING_LINE_ENTRIES;
+/// Lines of a whole ring map.
+pub const RING_LINES: usize = RING_ENTRY_LINES + RING_MEMBER_LINES;
+
+/// One cache line of a ring, an inner map of `RINGS[service * 2 + half]`.
+///
+/// Lines 0 to [`RING_ENTRY_LINES`] hold the entries ([`crate::ring::Entry`]), the lines after them
+/// one bit a slot: the members that take new work if healthy, in one buffer with the entries so
+/// that both are always of one generation.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RingLine {
+    /// Packed entries, or 32 membership bits each.
+    pub words: [u32; RING_LINE_ENTRIES],
+}
+
+/// Key of `FLOWS`: one client's flow to one vip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Address of the client.
+    pub client: [u8; 16],
+    /// [`Vip::generation`].
+    pub vip_generation: u32,
+    /// [`Vip::index`].
+    pub vip: u16,
+    /// Port of the client.
+    pub client_port_be: u16,
+}
+
+/// Value of `FLOWS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Flow {
+    /// The backend's tenancy of its slot when the flow began.
+    pub epoch: u32,
+    /// The backend.
+    pub slot: u16,
+    /// The port that the backend sees as the flow's source.
+    pub source_port_be: u16,
+}
+
+/// Key of `NATS`: a flow as the backend sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct NatKey {
+    /// Address of the backend.
+    pub backend: [u8; 16],
+    /// Port of the backend.
+    pub backend_port_be: u16,
+    /// [`Flow::source_port_be`], unique for the backend and protocol.
+    pub source_port_be: u16,
+    /// [`PROTOCOL_TCP`] or [`PROTOCOL_UDP`].
+    pub protocol: u8,
+    /// [`FAMILY_IPV4`] or [`FAMILY_IPV6`].
+    pub family: u8,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Value of `NATS`: how to send a backend's packet back to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Nat {
+    /// Address of the client.
+    pub client: [u8; 16],
+    /// Address that the client talks to.
+    pub vip_address: [u8; 16],
+    /// Port of the client.
+    pub client_port_be: u16,
+    /// Port that the client talks to.
+    pub vip_port_be: u16,
+    /// [`Vip::index`].
+    pub vip: u16,
+    /// The backend.
+    pub slot: u16,
+    /// [`Vip::generation`].
+    pub vip_generation: u32,
+    /// Where the client's packets came in, for when the neighbour table has no way back.
+    pub ifindex: u32,
+    /// The sender of the client's packets on that link.
+    pub peer_mac: [u8; 6],
+    /// Our address on that link.
+    pub own_mac: [u8; 6],
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// `VIP_COUNTERS[vip]` and `BACKEND_COUNTERS[slot]`, per CPU.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Traffic {
+    /// Packets from clients.
+    pub in_packets: u64,
+    /// Bytes from clients, as on the wire less the frame check.
+    pub in_bytes: u64,
+    /// Packets from backends.
+    pub out_packets: u64,
+    /// Bytes from backends.
+    pub out_bytes: u64,
+    /// Flows begun.
+    pub flows: u64,
+}
+
+/// What became of a packet for other reasons than a plain forward: index into
+/// `REASON_COUNTERS`, per CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Reason {
+    /// Dropped: no backend of the service takes new work.
+    NoBackend = 0,
+    /// Dropped: no source port was free towards the backend.
+    NoPort = 1,
+    /// Dropped: the flow table took no entry.
+    TableFull = 2,
+    /// Dropped: the time to live ran out.
+    TtlExpired = 3,
+    /// Dropped: no route to the next hop.
+    NoRoute = 4,
+    /// Dropped: the next hop's link address is not known yet; resolution was asked for.
+    NoNeighbor = 5,
+    /// Dropped: larger than the next hop takes.
+    TooBig = 6,
+    /// Dropped: wrong lengths or flags.
+    Malformed = 7,
+    /// A flow was moved because its backend died.
+    Moved = 8,
+}
+
+impl Reason {
+    /// All reasons, in index order.
+    pub const ALL: [Self; 9] = [
+        Self::NoBackend,
+        Self::NoPort,
+        Self::TableFull,
+        Self::TtlExpired,
+        Self::NoRoute,
+        Self::NoNeighbor,
+        Self::TooBig,
+        Self::Malformed,
+        Self::Moved,
+    ];
+
+    /// The reason's name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoBackend => "no_backend",
+            Self::NoPort => "no_port",
+            Self::TableFull => "table_full",
+            Self::TtlExpired => "ttl_expired",
+            Self::NoRoute => "no_route",
+            Self::NoNeighbor => "no_neighbor",
+            Self::TooBig => "too_big",
+            Self::Malformed => "malformed",
+            Self::Moved => "moved",
+        }
+    }
+}
+
+/// A record of `EVENTS`: the program asks userspace to resolve a neighbour.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct NeighborEvent {
+    /// The next hop.
+    pub address: [u8; 16],
+    /// The link it is on.
+    pub ifindex: u32,
+    /// [`FAMILY_IPV4`] or [`FAMILY_IPV6`].
+    pub family: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+const _: () = {
+    assert!(size_of::<Control>() == 64);
+    assert!(size_of::<Backend>() == 64);
+    assert!(size_of::<BackendTable>() == 64 + 64 * SLOTS);
+    assert!(size_of::<HealthWord>() == 16);
+    assert!(size_of::<WorkerLine>() == 64);
+    assert!(size_of::<Cell>() == 256);
+    assert!(size_of::<ServiceLine>() == 64);
+    assert!(size_of::<VipKey>() == 20);
+    assert!(size_of::<Vip>() == 16);
+    assert!(size_of::<RingLine>() == 64);
+    assert!(size_of::<FlowKey>() == 24);
+    assert!(size_of::<Flow>() == 8);
+    assert!(size_of::<NatKey>() == 24);
+    assert!(size_of::<Nat>() == 64);
+    assert!(size_of::<Traffic>() == 40);
+    assert!(size_of::<NeighborEvent>() == 24);
+    assert!(HEALTH_WORDS * 64 == SLOTS);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_at_their_index() {
+        for (index, class) in FailureClass::ALL.into_iter().enumerate() {
+            assert_eq!(class as usize, index);
+        }
+        for (index, close) in PoolClose::ALL.into_iter().enumerate() {
+            assert_eq!(close as usize, index);
+        }
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+
+    #[test]
+    fn successive_generations_use_both_halves() {
+        assert_ne!(active_half(7), active_half(8));
+    }
+}

@@ -1,0 +1,23 @@
+//! What the kernel programs and the userspace of Steerage share.
+//!
+//! Everything here is a value or a function of values: no I/O, no allocation, no clock, no
+//! randomness. The same code is compiled for the BPF target and for the host, so what the tests
+//! prove on the host is what the kernel runs.
+//!
+//! - [`abi`]: the layout of every shared map, byte for byte.
+//! - [`health`]: the one state machine that probes and requests feed.
+//! - [`publish`]: how a state change reaches the bitmap that XDP and the workers read.
+//! - [`maglev`] and [`ring`]: the consistent-hashing table, how it is filled and read.
+//! - [`hash`], [`checksum`], [`slot`], [`limits`]: the small parts.
+#![cfg_attr(not(any(test, loom)), no_std)]
+#![deny(unsafe_code)]
+
+pub mod abi;
+pub mod checksum;
+pub mod hash;
+pub mod health;
+pub mod limits;
+pub mod maglev;
+pub mod publish;
+pub mod ring;
+pub mod slot;

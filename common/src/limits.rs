@@ -1,0 +1,34 @@
+//! Every bound of the shared region, with its reason.
+
+/// Backends that one host can know at a time. A power of two, so that a masked index is in range
+/// and the BPF verifier can see it.
+pub const SLOTS: usize = 4096;
+
+/// Slots in one word of the health bitmap.
+pub const SLOTS_PER_WORD: usize = 64;
+
+/// Words of the health bitmap.
+pub const HEALTH_WORDS: usize = SLOTS / SLOTS_PER_WORD;
+
+/// Services that one host can know at a time.
+pub const SERVICES: usize = 1024;
+
+/// L4 service addresses that one host can serve.
+pub const VIPS: usize = 512;
+
+/// Worker processes of one host, and so lines in the worker table; twice the cores of a large
+/// machine, because old workers drain beside new ones.
+pub const WORKERS: usize = 256;
+
+/// Entries of a Maglev ring: a prime over 100 times the usual number of backends (Eisenbud et al.,
+/// "Maglev", NSDI 2016, section 3.4).
+pub const RING_ENTRIES: usize = 65_537;
+
+/// The greatest weight of a backend.
+pub const WEIGHT_MAX: u16 = 256;
+
+const _: () = {
+    assert!(SLOTS.is_power_of_two());
+    assert!(SLOTS.is_multiple_of(SLOTS_PER_WORD));
+    assert!(SLOTS < 1 << 15, "a ring entry holds a slot in 15 bits");
+};

@@ -1,0 +1,1 @@
+//! The Steerage load balancer.
