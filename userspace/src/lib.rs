@@ -1,1 +1,10 @@
-//! The Steerage load balancer.
+//! Steerage: an L4 and L7 load balancer on one health truth.
+//!
+//! The kernel half is in the `steerage-ebpf` crate, what both halves share in `steerage-common`.
+//! Layers, from below: `clock`, `sys` < `config` < `region` < `service`, `health` < `l7` < `kernel`,
+//! `worker` < `supervisor`. Nothing imports upward.
+
+pub mod clock;
+pub mod config;
+pub mod region;
+pub mod sys;

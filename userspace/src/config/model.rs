@@ -1,0 +1,334 @@
+//! The validated configuration.
+//!
+//! Serializable, because the supervisor hands it to its workers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use steerage_common::health::Policy;
+
+/// A whole configuration without contradictions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// What concerns the daemon as a whole.
+    pub global: Global,
+    /// Addresses where clients connect.
+    pub listeners: Vec<Listener>,
+    /// L4 service addresses.
+    pub vips: Vec<Vip>,
+    /// Groups of backends.
+    pub services: Vec<Service>,
+}
+
+/// What concerns the daemon as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Global {
+    /// Tells several daemons of one host apart; part of the pin directory.
+    pub instance: String,
+    /// Worker processes; `None` for one per core.
+    pub workers: Option<usize>,
+    /// The user that workers run as; `None` for `steerage`, or `nobody` where there is no such user.
+    pub user: Option<String>,
+    /// Where the pins of all instances are.
+    pub bpf_dir: PathBuf,
+    /// The admin socket.
+    pub admin: PathBuf,
+    /// Where Prometheus fetches metrics; `None` for nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Holds the supervisor's process id and, by a lock, its claim to the instance.
+    pub pid_file: PathBuf,
+    /// Seed of the packet hash; `None` for one that lasts until the host's next start.
+    pub hash_seed: Option<String>,
+    /// Log level and format.
+    pub log: Log,
+    /// Client connections of all workers together.
+    pub max_connections: usize,
+    /// Flows that the L4 tables remember.
+    pub max_flows: u32,
+    /// Peers whose `X-Forwarded-*` headers are kept.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long open requests may take after a stop was asked for.
+    pub drain: Duration,
+}
+
+/// Log level and format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// The least important level that is written.
+    pub level: LogLevel,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// The least important level that is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Only what makes the daemon stop or lose something.
+    Error,
+    /// And what needs an operator's eye.
+    Warn,
+    /// And changes of state.
+    #[default]
+    Info,
+    /// And decisions.
+    Debug,
+    /// And everything.
+    Trace,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Addresses where clients connect, and where their requests go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Name in logs and metrics.
+    pub name: String,
+    /// Addresses to listen on.
+    pub bind: Vec<SocketAddr>,
+    /// How long clients may take.
+    pub timeouts: ListenerTimeouts,
+    /// In the order of the file.
+    pub routes: Vec<Route>,
+}
+
+/// How long clients may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerTimeouts {
+    /// From the wait for a request to the end of its headers; also ends idle connections.
+    pub header_read: Duration,
+}
+
+/// Which requests go to a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// The request's host; `None` for any.
+    pub host: Option<Host>,
+    /// The request's path.
+    pub path: Path,
+    /// Index in [`Model::services`].
+    pub service: usize,
+    /// How long the backend may take.
+    pub timeouts: RouteTimeouts,
+}
+
+/// A pattern for the request's host, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Host {
+    /// This host.
+    Exact(String),
+    /// Any host that ends so; begins with a dot.
+    Suffix(String),
+}
+
+/// A pattern for the request's path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Path {
+    /// Any path.
+    Any,
+    /// Any path that begins with these whole segments; no slash at the end.
+    Prefix(String),
+    /// This path.
+    Exact(String),
+}
+
+/// How long a backend may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteTimeouts {
+    /// To accept a connection.
+    pub connect: Duration,
+    /// From the end of the connection's making to the response's first byte.
+    pub first_byte: Duration,
+}
+
+/// An L4 service address, handled in XDP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Vip {
+    /// Name in status and metrics.
+    pub name: String,
+    /// Address and port.
+    pub address: SocketAddr,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The link on which clients' packets come in.
+    pub interface: String,
+    /// Index in [`Model::services`].
+    pub service: usize,
+}
+
+/// Protocol of a vip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// The protocol's IP number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => steerage_common::abi::PROTOCOL_TCP,
+            Self::Udp => steerage_common::abi::PROTOCOL_UDP,
+        }
+    }
+}
+
+/// A group of backends with one policy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Name in routes, vips, status and metrics.
+    pub name: String,
+    /// How a backend is picked for a request.
+    pub balance: Balance,
+    /// The active check; `None` for none.
+    pub probe: Option<Probe>,
+    /// Failed requests in a row that eject a backend, and for how long.
+    pub ejection: Ejection,
+    /// Idle connections to backends.
+    pub pool: Pool,
+    /// Further attempts at other backends that a request may have.
+    pub retry_attempts: u32,
+    /// In the order of the file.
+    pub backends: Vec<Backend>,
+}
+
+impl Service {
+    /// The numbers of the health state machine.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        let (fall, rise) = self.probe.as_ref().map_or((1, 1), |probe| (probe.fall, probe.rise));
+        Policy {
+            probed: self.probe.is_some(),
+            fall,
+            rise,
+            consecutive: self.ejection.consecutive,
+            ejection_ticks: ticks(self.ejection.base),
+            ejection_ticks_max: ticks(self.ejection.max),
+            ..Policy::DEFAULT
+        }
+    }
+}
+
+/// A duration in units of 100 ms, at least one.
+fn ticks(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis().div_ceil(100).max(1)).unwrap_or(u32::MAX)
+}
+
+/// How a backend is picked for a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// Smooth weighted round robin, exact over all workers together.
+    #[default]
+    RoundRobin,
+    /// The less loaded, by weight, of two random ones.
+    LeastRequests,
+}
+
+/// An active check.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Probe {
+    /// What is asked.
+    pub kind: ProbeKind,
+    /// Port to ask instead of the backend's own.
+    pub port: Option<u16>,
+    /// Time between two checks.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Good checks in a row that bring a backend back.
+    pub rise: u8,
+    /// Failed checks in a row that take a backend down.
+    pub fall: u8,
+}
+
+/// What a probe asks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ProbeKind {
+    /// Whether a connection is accepted.
+    Tcp,
+    /// Whether `GET path` is answered with a status from 200 to 399.
+    Http {
+        /// Request target.
+        path: String,
+        /// `Host` header; `None` for the backend's address.
+        host: Option<String>,
+    },
+}
+
+/// Passive removal of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ejection {
+    /// Failed requests in a row; 0 for never.
+    pub consecutive: u8,
+    /// Length of the first ejection.
+    pub base: Duration,
+    /// Limit of an ejection's length.
+    pub max: Duration,
+    /// Share of a service's backends that may be ejected at a time, in per cent.
+    pub max_percent: u8,
+}
+
+/// Idle connections to one backend, per worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// How many are kept.
+    pub max_idle: usize,
+    /// How long one is kept idle.
+    pub idle: Duration,
+    /// How long one is used in all, ± 10 %.
+    pub max_age: Duration,
+    /// How many requests one carries, ± 10 %.
+    pub max_requests: u64,
+}
+
+/// One address of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// 0 to 256; 0 takes no new work.
+    pub weight: u16,
+}
+
+/// An address as the shared tables hold it: network order, IPv4 in the first four bytes; and its
+/// family.
+#[must_use]
+pub fn table_address(address: IpAddr) -> ([u8; 16], u8) {
+    match address {
+        IpAddr::V4(v4) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&v4.octets());
+            (bytes, steerage_common::abi::FAMILY_IPV4)
+        }
+        IpAddr::V6(v6) => (v6.octets(), steerage_common::abi::FAMILY_IPV6),
+    }
+}
+
+/// The address that a table entry holds; `None` for an unused entry.
+#[must_use]
+pub fn address_of(bytes: &[u8; 16], family: u8) -> Option<IpAddr> {
+    match family {
+        steerage_common::abi::FAMILY_IPV4 => {
+            Some(IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        }
+        steerage_common::abi::FAMILY_IPV6 => Some(IpAddr::from(*bytes)),
+        _ => None,
+    }
+}

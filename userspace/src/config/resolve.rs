@@ -1,0 +1,444 @@
+//! From the file as written to the model: references, limits, contradictions.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+use steerage_common::limits::{SERVICES, SLOTS, VIPS, WEIGHT_MAX, WORKERS};
+use toml::Spanned;
+
+use super::error::Problem;
+use super::model::{
+    self, Ejection, Global, Host, ListenerTimeouts, Log, Model, Path, Pool, Probe, ProbeKind,
+    RouteTimeouts,
+};
+use super::schema;
+
+/// Validates the whole file; all problems are found in one pass.
+pub fn resolve(text: &str, file: schema::File) -> Result<Model, Vec<Problem>> {
+    let mut resolver = Resolver { text, problems: Vec::new() };
+    let services = resolver.services(file.service);
+    let names: HashMap<String, usize> =
+        services.iter().enumerate().map(|(i, service)| (service.name.clone(), i)).collect();
+    let listeners = resolver.listeners(file.listener, &names);
+    let vips = resolver.vips(file.vip, &names, &services);
+    let global = resolver.global(file.global);
+    let mut problems = resolver.problems;
+    if listeners.is_empty() && vips.is_empty() && problems.is_empty() {
+        problems.push(Problem::at(
+            text,
+            0..0,
+            "nothing to serve: add a [[listener]] (HTTP) or a [[vip]] (L4)",
+        ));
+    }
+    if problems.is_empty() {
+        return Ok(Model { global, listeners, vips, services });
+    }
+    problems.sort_by_key(|problem| (problem.line, problem.column));
+    Err(problems)
+}
+
+struct Resolver<'a> {
+    text: &'a str,
+    problems: Vec<Problem>,
+}
+
+impl Resolver<'_> {
+    fn problem(&mut self, span: Range<usize>, message: impl Into<String>) {
+        self.problems.push(Problem::at(self.text, span, message));
+    }
+
+    fn global(&mut self, global: schema::Global) -> Global {
+        let instance = global.instance.get_ref();
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if instance.is_empty() || !instance.chars().all(plain) {
+            self.problem(
+                global.instance.span(),
+                format!("instance: {instance:?} may have letters, digits, '-' and '_' only"),
+            );
+        }
+        let workers = match *global.workers.get_ref() {
+            schema::Workers::Auto => None,
+            schema::Workers::Count(count) => Some(count),
+        };
+        if workers.is_some_and(|count| count == 0 || count > WORKERS / 2) {
+            self.problem(
+                global.workers.span(),
+                format!("workers: must be \"auto\" or from 1 to {}", WORKERS / 2),
+            );
+        }
+        if *global.max_connections.get_ref() == 0 {
+            self.problem(global.max_connections.span(), "max_connections: must be at least 1");
+        }
+        if !(1024..=1 << 26).contains(global.max_flows.get_ref()) {
+            self.problem(global.max_flows.span(), "max_flows: must be from 1024 to 67108864");
+        }
+        Global {
+            instance: global.instance.into_inner(),
+            workers,
+            user: global.user,
+            bpf_dir: global.bpf_dir,
+            admin: global.admin,
+            metrics: match global.metrics {
+                schema::Metrics::Off => None,
+                schema::Metrics::At(address) => Some(address),
+            },
+            pid_file: global.pid_file,
+            hash_seed: global.hash_seed,
+            log: Log { level: global.log.level, format: global.log.format },
+            max_connections: global.max_connections.into_inner(),
+            max_flows: global.max_flows.into_inner(),
+            trusted_proxies: global.trusted_proxies,
+            drain: global.drain.0,
+        }
+    }
+
+    fn services(&mut self, services: Vec<schema::Service>) -> Vec<model::Service> {
+        let mut names = Names::new("service");
+        let backends: usize = services.iter().map(|service| service.backend.len()).sum();
+        if services.len() > SERVICES {
+            self.problem(0..0, format!("more than {SERVICES} services; this host takes no more"));
+        }
+        if backends > SLOTS {
+            self.problem(0..0, format!("{backends} backends; this host takes at most {SLOTS}"));
+        }
+        services
+            .into_iter()
+            .map(|service| {
+                names.check(self, &service.name);
+                self.service(service)
+            })
+            .collect()
+    }
+
+    fn service(&mut self, service: schema::Service) -> model::Service {
+        let percent = &service.ejection.max_percent;
+        if *percent.get_ref() > 100 {
+            self.problem(percent.span(), "max_percent: must be from 0 to 100");
+        }
+        model::Service {
+            probe: service.probe.map(|probe| self.probe(probe)),
+            backends: self.backends(service.name.get_ref(), service.backend),
+            name: service.name.into_inner(),
+            balance: service.balance,
+            ejection: Ejection {
+                consecutive: service.ejection.consecutive,
+                base: service.ejection.base.0,
+                max: service.ejection.max.0,
+                max_percent: service.ejection.max_percent.into_inner(),
+            },
+            pool: Pool {
+                max_idle: service.pool.max_idle,
+                idle: service.pool.idle.0,
+                max_age: service.pool.max_age.0,
+                max_requests: service.pool.max_requests,
+            },
+            retry_attempts: service.retry.attempts,
+        }
+    }
+
+    fn backends(&mut self, service: &str, backends: Vec<schema::Backend>) -> Vec<model::Backend> {
+        let mut seen = HashMap::new();
+        let mut resolved = Vec::with_capacity(backends.len());
+        for backend in backends {
+            let address = *backend.address.get_ref();
+            if address.port() == 0 || address.ip().is_unspecified() {
+                self.problem(
+                    backend.address.span(),
+                    format!("address: {address} is no backend; give an address and a port"),
+                );
+            }
+            if let Some(first) = seen.insert(address, backend.address.span()) {
+                let first = Problem::at(self.text, first, "").line;
+                self.problem(
+                    backend.address.span(),
+                    format!(
+                        "address: service {service:?} has the backend {address} on line {first} \
+                         already; use `weight` for a greater share"
+                    ),
+                );
+            }
+            if *backend.weight.get_ref() > WEIGHT_MAX {
+                self.problem(
+                    backend.weight.span(),
+                    format!("weight: must be from 0 to {WEIGHT_MAX}"),
+                );
+            }
+            resolved.push(model::Backend { address, weight: backend.weight.into_inner() });
+        }
+        resolved
+    }
+
+    fn probe(&mut self, probe: Spanned<schema::Probe>) -> Probe {
+        let span = probe.span();
+        let probe = probe.into_inner();
+        let kind = match probe.kind {
+            schema::ProbeKind::Tcp => {
+                for key in [&probe.path, &probe.host].into_iter().flatten() {
+                    self.problem(key.span(), "a tcp probe has no path and no host; remove it");
+                }
+                ProbeKind::Tcp
+            }
+            schema::ProbeKind::Http => ProbeKind::Http {
+                path: self.probe_path(probe.path),
+                host: probe.host.map(|host| self.probe_host(host)),
+            },
+        };
+        if probe.rise == 0 || probe.fall == 0 {
+            self.problem(span.clone(), "probe: rise and fall must be at least 1");
+        }
+        let interval = probe.interval.0;
+        let timeout =
+            probe.timeout.map_or(interval.min(std::time::Duration::from_secs(1)), |span| span.0);
+        if timeout > interval {
+            self.problem(
+                span,
+                format!(
+                    "probe: timeout ({timeout:?}) must not be longer than interval ({interval:?})"
+                ),
+            );
+        }
+        let (rise, fall) = (probe.rise, probe.fall);
+        Probe { kind, port: probe.port, interval, timeout, rise, fall }
+    }
+
+    fn probe_path(&mut self, path: Option<Spanned<String>>) -> String {
+        let Some(path) = path else { return "/".into() };
+        if !path.get_ref().starts_with('/') || path.get_ref().parse::<http::Uri>().is_err() {
+            self.problem(path.span(), "path: must be a path such as \"/health\"");
+        }
+        path.into_inner()
+    }
+
+    fn probe_host(&mut self, host: Spanned<String>) -> String {
+        if http::HeaderValue::from_str(host.get_ref()).is_err() {
+            self.problem(host.span(), "host: must be a host name");
+        }
+        host.into_inner()
+    }
+
+    fn listeners(
+        &mut self,
+        listeners: Vec<schema::Listener>,
+        services: &HashMap<String, usize>,
+    ) -> Vec<model::Listener> {
+        let mut names = Names::new("listener");
+        let mut binds: HashMap<SocketAddr, String> = HashMap::new();
+        let mut resolved = Vec::with_capacity(listeners.len());
+        for listener in listeners {
+            let schema::ListenerProtocol::Http = listener.protocol;
+            names.check(self, &listener.name);
+            let name = listener.name.get_ref();
+            if listener.bind.is_empty() {
+                self.problem(listener.name.span(), format!("listener {name:?} binds no address"));
+            }
+            if listener.route.is_empty() {
+                self.problem(
+                    listener.name.span(),
+                    format!(
+                        "listener {name:?} has no [[listener.route]], so every request would be \
+                         refused; add one"
+                    ),
+                );
+            }
+            for bind in &listener.bind {
+                let taken = binds.insert(*bind.get_ref(), name.clone());
+                if let Some(other) = taken.filter(|_| bind.get_ref().port() != 0) {
+                    self.problem(
+                        bind.span(),
+                        format!("bind: {} is bound by listener {other:?} already", bind.get_ref()),
+                    );
+                }
+            }
+            let routes = listener
+                .route
+                .into_iter()
+                .filter_map(|route| self.route(route, services))
+                .collect();
+            resolved.push(model::Listener {
+                bind: listener.bind.into_iter().map(Spanned::into_inner).collect(),
+                name: listener.name.into_inner(),
+                timeouts: ListenerTimeouts { header_read: listener.timeouts.header_read.0 },
+                routes,
+            });
+        }
+        resolved
+    }
+
+    fn route(
+        &mut self,
+        route: schema::Route,
+        services: &HashMap<String, usize>,
+    ) -> Option<model::Route> {
+        let host = route.host.and_then(|host| self.host(host));
+        let path = match (route.path, route.path_exact) {
+            (Some(_), Some(exact)) => {
+                self.problem(exact.span(), "a route has either path or path_exact, not both");
+                return None;
+            }
+            (Some(prefix), None) => {
+                self.check_path(&prefix);
+                match prefix.get_ref().trim_end_matches('/') {
+                    "" => Path::Any,
+                    prefix => Path::Prefix(prefix.into()),
+                }
+            }
+            (None, Some(exact)) => {
+                self.check_path(&exact);
+                Path::Exact(exact.into_inner())
+            }
+            (None, None) => Path::Any,
+        };
+        Some(model::Route {
+            host,
+            path,
+            service: self.service_index(&route.service, services)?,
+            timeouts: RouteTimeouts {
+                connect: route.timeouts.connect.0,
+                first_byte: route.timeouts.first_byte.0,
+            },
+        })
+    }
+
+    fn check_path(&mut self, path: &Spanned<String>) {
+        if !path.get_ref().starts_with('/') || path.get_ref().contains(['?', '#']) {
+            self.problem(path.span(), "a route's path begins with '/' and has no '?' or '#'");
+        }
+    }
+
+    fn host(&mut self, host: Spanned<String>) -> Option<Host> {
+        let text = host.get_ref().to_ascii_lowercase();
+        let (suffix, name) = match text.strip_prefix('*') {
+            Some("") => return None,
+            Some(rest) => (true, rest.strip_prefix('.').unwrap_or("")),
+            None => (false, text.as_str()),
+        };
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(allowed) {
+            self.problem(
+                host.span(),
+                format!(
+                    "host: {:?} is neither a host name nor a pattern such as \"*.example.com\"",
+                    host.get_ref()
+                ),
+            );
+        }
+        Some(if suffix { Host::Suffix(format!(".{name}")) } else { Host::Exact(text) })
+    }
+
+    fn vips(
+        &mut self,
+        vips: Vec<schema::Vip>,
+        names: &HashMap<String, usize>,
+        services: &[model::Service],
+    ) -> Vec<model::Vip> {
+        if vips.len() > VIPS {
+            self.problem(0..0, format!("more than {VIPS} vips; this host takes no more"));
+        }
+        let mut vip_names = Names::new("vip");
+        let mut taken = HashMap::new();
+        let mut resolved = Vec::with_capacity(vips.len());
+        for vip in vips {
+            vip_names.check(self, &vip.name);
+            self.check_vip_address(&vip.address);
+            let address = *vip.address.get_ref();
+            if let Some(other) = taken.insert((address, vip.protocol), vip.name.get_ref().clone()) {
+                self.problem(
+                    vip.address.span(),
+                    format!("address: {address} is the address of vip {other:?} already"),
+                );
+            }
+            // IFNAMSIZ leaves 15 bytes for a name.
+            if !(1..=15).contains(&vip.interface.get_ref().len()) {
+                self.problem(vip.interface.span(), "interface: must be a link's name, as \"eth0\"");
+            }
+            let Some(service) = self.service_index(&vip.service, names) else { continue };
+            let foreign = services[service]
+                .backends
+                .iter()
+                .find(|backend| backend.address.is_ipv4() != address.is_ipv4());
+            if let Some(foreign) = foreign {
+                self.problem(
+                    vip.address.span(),
+                    format!(
+                        "address: a nat vip and its backends are of one address family, but \
+                         {address} and the backend {} of service {:?} are not",
+                        foreign.address,
+                        vip.service.get_ref()
+                    ),
+                );
+            }
+            resolved.push(model::Vip {
+                name: vip.name.into_inner(),
+                address,
+                protocol: vip.protocol,
+                interface: vip.interface.into_inner(),
+                service,
+            });
+        }
+        resolved
+    }
+
+    fn check_vip_address(&mut self, address: &Spanned<SocketAddr>) {
+        let bad = match address.get_ref().ip() {
+            _ if address.get_ref().port() == 0 => {
+                Some("port 0 (every port) is not served yet; give a port")
+            }
+            IpAddr::V6(_) => Some("an IPv6 vip is not served yet; give an IPv4 address"),
+            ip if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() => {
+                Some("must be a unicast address that clients reach over a link")
+            }
+            IpAddr::V4(_) => None,
+        };
+        if let Some(message) = bad {
+            self.problem(address.span(), format!("address: {message}"));
+        }
+    }
+
+    fn service_index(
+        &mut self,
+        name: &Spanned<String>,
+        services: &HashMap<String, usize>,
+    ) -> Option<usize> {
+        let index = services.get(name.get_ref()).copied();
+        if index.is_none() {
+            let mut known: Vec<&str> = services.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            let known = match known.as_slice() {
+                [] => "there is no [[service]]".to_owned(),
+                known => format!("there are: {}", known.join(", ")),
+            };
+            self.problem(
+                name.span(),
+                format!("service: there is no service {:?}; {known}", name.get_ref()),
+            );
+        }
+        index
+    }
+}
+
+/// The names of one kind of thing: present, printable, and each only once.
+struct Names {
+    kind: &'static str,
+    seen: HashMap<String, Range<usize>>,
+}
+
+impl Names {
+    fn new(kind: &'static str) -> Self {
+        Self { kind, seen: HashMap::new() }
+    }
+
+    fn check(&mut self, resolver: &mut Resolver<'_>, name: &Spanned<String>) {
+        let text = name.get_ref();
+        if text.is_empty() || text.contains(char::is_control) {
+            resolver.problem(name.span(), format!("name: a {} needs a printable name", self.kind));
+        }
+        if let Some(first) = self.seen.insert(text.clone(), name.span()) {
+            let line = Problem::at(resolver.text, first, "").line;
+            resolver.problem(
+                name.span(),
+                format!("name: line {line} has a {} named {text:?} already", self.kind),
+            );
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The configuration file as written: names, types and defaults.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use super::model::{Balance, LogFormat, LogLevel, Protocol};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    #[serde(default)]
+    pub global: Global,
+    #[serde(default)]
+    pub listener: Vec<Listener>,
+    #[serde(default)]
+    pub vip: Vec<Vip>,
+    #[serde(default)]
+    pub service: Vec<Service>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Global {
+    pub instance: Spanned<String>,
+    pub workers: Spanned<Workers>,
+    pub user: Option<String>,
+    pub bpf_dir: PathBuf,
+    pub admin: PathBuf,
+    pub metrics: Metrics,
+    pub pid_file: PathBuf,
+    pub hash_seed: Option<String>,
+    pub log: Log,
+    pub max_connections: Spanned<usize>,
+    pub max_flows: Spanned<u32>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub drain: Span,
+}
+
+impl Default for Global {
+    fn default() -> Self {
+        let unplaced = 0..0;
+        Self {
+            instance: Spanned::new(unplaced.clone(), "default".into()),
+            workers: Spanned::new(unplaced.clone(), Workers::Auto),
+            user: None,
+            bpf_dir: "/sys/fs/bpf/steerage".into(),
+            admin: "/run/steerage/admin.sock".into(),
+            metrics: Metrics::At(SocketAddr::from(([127, 0, 0, 1], 9900))),
+            pid_file: "/run/steerage/steerage.pid".into(),
+            hash_seed: None,
+            log: Log::default(),
+            max_connections: Spanned::new(unplaced.clone(), 100_000),
+            max_flows: Spanned::new(unplaced, 262_144),
+            trusted_proxies: Vec::new(),
+            drain: Span::seconds(30),
+        }
+    }
+}
+
+/// `"auto"` or a number.
+#[derive(Clone, Copy)]
+pub enum Workers {
+    Auto,
+    Count(usize),
+}
+
+impl<'de> Deserialize<'de> for Workers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Workers;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("\"auto\" or a number of worker processes")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Workers, E> {
+                match text {
+                    "auto" => Ok(Workers::Auto),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+            fn visit_i64<E: de::Error>(self, count: i64) -> Result<Workers, E> {
+                usize::try_from(count)
+                    .map(Workers::Count)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(count), &self))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// An address, or `"off"`.
+pub enum Metrics {
+    Off,
+    At(SocketAddr),
+}
+
+impl<'de> Deserialize<'de> for Metrics {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::At).map_err(|_| {
+            de::Error::custom(format!(
+                "metrics: {text:?} is not an address; write \"127.0.0.1:9900\", or \"off\""
+            ))
+        })
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    pub name: Spanned<String>,
+    pub bind: Vec<Spanned<SocketAddr>>,
+    pub protocol: ListenerProtocol,
+    #[serde(default)]
+    pub timeouts: ListenerTimeouts,
+    #[serde(default)]
+    pub route: Vec<Route>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerProtocol {
+    Http,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerTimeouts {
+    pub header_read: Span,
+}
+
+impl Default for ListenerTimeouts {
+    fn default() -> Self {
+        Self { header_read: Span::seconds(10) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    pub host: Option<Spanned<String>>,
+    pub path: Option<Spanned<String>>,
+    pub path_exact: Option<Spanned<String>>,
+    pub service: Spanned<String>,
+    #[serde(default)]
+    pub timeouts: RouteTimeouts,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouteTimeouts {
+    pub connect: Span,
+    pub first_byte: Span,
+}
+
+impl Default for RouteTimeouts {
+    fn default() -> Self {
+        Self { connect: Span::seconds(3), first_byte: Span::seconds(60) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vip {
+    pub name: Spanned<String>,
+    pub address: Spanned<SocketAddr>,
+    pub protocol: Protocol,
+    #[serde(rename = "mode")]
+    pub _mode: Mode,
+    pub interface: Spanned<String>,
+    pub service: Spanned<String>,
+}
+
+/// How packets reach backends: one way so far.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    Nat,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    pub name: Spanned<String>,
+    #[serde(default)]
+    pub balance: Balance,
+    pub probe: Option<Spanned<Probe>>,
+    #[serde(default)]
+    pub ejection: Ejection,
+    #[serde(default)]
+    pub pool: Pool,
+    #[serde(default)]
+    pub retry: Retry,
+    #[serde(default)]
+    pub backend: Vec<Backend>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    pub kind: ProbeKind,
+    pub path: Option<Spanned<String>>,
+    pub host: Option<Spanned<String>>,
+    pub port: Option<u16>,
+    #[serde(default = "two_seconds")]
+    pub interval: Span,
+    pub timeout: Option<Span>,
+    #[serde(default = "two")]
+    pub rise: u8,
+    #[serde(default = "three")]
+    pub fall: u8,
+}
+
+fn two_seconds() -> Span {
+    Span::seconds(2)
+}
+
+fn two() -> u8 {
+    2
+}
+
+fn three() -> u8 {
+    3
+}
+
+#[derive(Clone, Copy, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProbeKind {
+    Http,
+    Tcp,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ejection {
+    pub consecutive: u8,
+    pub base: Span,
+    pub max: Span,
+    pub max_percent: Spanned<u8>,
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Self {
+            consecutive: 5,
+            base: Span::seconds(10),
+            max: Span::seconds(300),
+            max_percent: Spanned::new(0..0, 50),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pool {
+    pub max_idle: usize,
+    pub idle: Span,
+    pub max_age: Span,
+    pub max_requests: u64,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            max_idle: 64,
+            idle: Span(Duration::from_millis(4500)),
+            max_age: Span::seconds(3600),
+            max_requests: 10_000,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    pub attempts: u32,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 2 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backend {
+    pub address: Spanned<SocketAddr>,
+    #[serde(default = "one")]
+    pub weight: Spanned<u16>,
+}
+
+fn one() -> Spanned<u16> {
+    Spanned::new(0..0, 1)
+}
+
+/// A length of time above zero, written `"2s"`, `"500ms"`, `"1h 30m"`.
+#[derive(Clone, Copy)]
+pub struct Span(pub Duration);
+
+impl Span {
+    const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+}
+
+/// The longest time that may be configured; also keeps health deadlines within their clock's range.
+const SPAN_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Span;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a time with its unit in quotes, such as \"2s\" or \"500ms\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+                let span = humantime::parse_duration(text)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))?;
+                if span.is_zero() || span > SPAN_MAX {
+                    return Err(E::custom(format!("{text:?} is not between 1ms and 7 days")));
+                }
+                Ok(Span(span))
+            }
+        }
+        deserializer.deserialize_str(Visitor)
+    }
+}

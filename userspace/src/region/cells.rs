@@ -1,0 +1,118 @@
+//! The lines of [`steerage_common::abi`] with their words as atomics.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use steerage_common::abi;
+
+use super::segment::Shareable;
+
+/// [`abi::Control`].
+#[derive(Debug)]
+#[repr(C)]
+#[allow(missing_docs, reason = "documented in abi")]
+pub struct Control {
+    pub generation: AtomicU64,
+    pub schema_version: AtomicU32,
+    pub supervisor_epoch: AtomicU32,
+    pub supervisor_pid: AtomicU32,
+    pub nat_port_first: AtomicU16,
+    pub nat_port_count: AtomicU16,
+    pub hash_key: [AtomicU64; 2],
+    reserved: [AtomicU64; 3],
+}
+
+/// [`abi::HealthWord`].
+#[derive(Debug)]
+#[repr(C)]
+#[allow(missing_docs, reason = "documented in abi")]
+pub struct HealthWord {
+    pub accepts_new: AtomicU64,
+    pub keeps_flows: AtomicU64,
+}
+
+/// [`abi::WorkerLine`].
+#[derive(Debug)]
+#[repr(C)]
+#[allow(missing_docs, reason = "documented in abi")]
+pub struct WorkerLine {
+    pub pid: AtomicU32,
+    pub supervisor_epoch: AtomicU32,
+    pub live: AtomicU32,
+    pub connections: AtomicU32,
+    pub active_requests: AtomicU64,
+    pub accepted: AtomicU64,
+    pub heartbeat_ms: AtomicU64,
+    pub replies: [AtomicU64; 3],
+}
+
+/// [`abi::ServiceLine`].
+#[derive(Debug)]
+#[repr(C)]
+#[allow(missing_docs, reason = "documented in abi")]
+pub struct ServiceLine {
+    pub position: AtomicU64,
+    pub identity: AtomicU64,
+    reserved: [AtomicU64; 6],
+}
+
+/// [`abi::Cell`].
+#[derive(Debug, Default)]
+#[repr(C)]
+#[allow(missing_docs, reason = "documented in abi")]
+pub struct Cell {
+    pub responses: [AtomicU64; 5],
+    pub failures: [AtomicU64; 6],
+    pub pool_closed: [AtomicU64; 6],
+    pub connections_created: AtomicU64,
+    pub connections_reused: AtomicU64,
+    pub retries: AtomicU64,
+    pub request_body_bytes: AtomicU64,
+    pub response_body_bytes: AtomicU64,
+    pub first_byte_us: AtomicU64,
+    pub active: AtomicU32,
+    pub idle: AtomicU32,
+    pub ejections: AtomicU64,
+    reserved: [AtomicU64; 7],
+}
+
+/// Adds to a counter that only this process writes: a plain load and store, no locked instruction.
+#[inline]
+pub fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
+// SAFETY: made of atomics only.
+unsafe impl Shareable for Control {}
+// SAFETY: made of atomics only.
+unsafe impl Shareable for HealthWord {}
+// SAFETY: made of atomics only.
+unsafe impl Shareable for WorkerLine {}
+// SAFETY: made of atomics only.
+unsafe impl Shareable for ServiceLine {}
+// SAFETY: made of atomics only.
+unsafe impl Shareable for Cell {}
+
+macro_rules! same_layout {
+    ($($name:ident: $($field:ident),+;)+) => {
+        const _: () = {
+            $(
+                assert!(size_of::<$name>() == size_of::<abi::$name>());
+                $(assert!(
+                    std::mem::offset_of!($name, $field) == std::mem::offset_of!(abi::$name, $field)
+                );)+
+            )+
+        };
+    };
+}
+
+same_layout! {
+    Control: generation, schema_version, supervisor_epoch, supervisor_pid, nat_port_first,
+        nat_port_count, hash_key, reserved;
+    HealthWord: accepts_new, keeps_flows;
+    WorkerLine: pid, supervisor_epoch, live, connections, active_requests, accepted, heartbeat_ms,
+        replies;
+    ServiceLine: position, identity, reserved;
+    Cell: responses, failures, pool_closed, connections_created, connections_reused, retries,
+        request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, reserved;
+}

@@ -1,0 +1,292 @@
+//! The shared region: the words that supervisor, workers and the kernel programs all see.
+//!
+//! Each table is one mapping of a BPF array (`BPF_F_MMAPABLE`), or of a memfd of the same layout
+//! where eBPF is not to be had. Nothing here makes a system call after the mapping, and nothing
+//! locks: health words change by compare-and-swap ([`steerage_common::publish`]), every other word
+//! has a single writer.
+//!
+//! Layouts are those of [`steerage_common::abi`]; the views in [`cells`] give their words as atomics.
+
+mod backends;
+pub mod cells;
+mod segment;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+use steerage_common::abi::{self, active_half};
+use steerage_common::health::{Event, Policy, Ticks, Word};
+use steerage_common::limits::{HEALTH_WORDS, SERVICES, SLOTS, WORKERS};
+use steerage_common::publish::{self, Change};
+use steerage_common::slot::Slot;
+
+pub use cells::{Cell, Control, ServiceLine, WorkerLine, add};
+use segment::Segment;
+
+/// A backend's hold on its slot: news about an earlier tenant of the slot change nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Tenant {
+    slot: u16,
+    /// The slot's tenancy.
+    pub epoch: u32,
+}
+
+impl Tenant {
+    /// The tenant of `slot` in its tenancy `epoch`.
+    #[must_use]
+    pub fn new(slot: Slot, epoch: u32) -> Self {
+        Self { slot: slot.raw(), epoch }
+    }
+
+    /// The slot.
+    ///
+    /// # Panics
+    /// If the value was deserialized from something that [`Tenant::new`] did not make.
+    #[must_use]
+    pub fn slot(self) -> Slot {
+        Slot::new(self.slot).expect("a tenant's slot is below SLOTS")
+    }
+}
+
+/// The descriptors of the region's tables: BPF maps or memfds.
+#[derive(Debug)]
+pub struct Fds {
+    /// `CONTROL`.
+    pub control: OwnedFd,
+    /// `BACKENDS`.
+    pub backends: OwnedFd,
+    /// `HEALTH`.
+    pub health: OwnedFd,
+    /// `STATE`.
+    pub state: OwnedFd,
+    /// `SERVICES`.
+    pub services: OwnedFd,
+    /// `WORKERS`.
+    pub workers: OwnedFd,
+    /// `CELLS`.
+    pub cells: OwnedFd,
+}
+
+impl Fds {
+    /// Fresh memfds, for a region without eBPF.
+    ///
+    /// # Errors
+    /// If there is no memory or no descriptor left.
+    pub fn in_memory(workers: usize) -> io::Result<Self> {
+        let memory = |name, bytes| crate::sys::shared_memory(name, segment::page_rounded(bytes));
+        Ok(Self {
+            control: memory("steerage-control", size_of::<abi::Control>())?,
+            backends: memory("steerage-backends", 2 * size_of::<abi::BackendTable>())?,
+            health: memory("steerage-health", HEALTH_WORDS * size_of::<abi::HealthWord>())?,
+            state: memory("steerage-state", SLOTS * size_of::<u64>())?,
+            services: memory("steerage-services", SERVICES * size_of::<abi::ServiceLine>())?,
+            workers: memory("steerage-workers", WORKERS * size_of::<abi::WorkerLine>())?,
+            cells: memory("steerage-cells", workers * SLOTS * size_of::<abi::Cell>())?,
+        })
+    }
+
+    /// All descriptors, in the order of the fields.
+    #[must_use]
+    pub fn all(&self) -> [BorrowedFd<'_>; 7] {
+        [
+            self.control.as_fd(),
+            self.backends.as_fd(),
+            self.health.as_fd(),
+            self.state.as_fd(),
+            self.services.as_fd(),
+            self.workers.as_fd(),
+            self.cells.as_fd(),
+        ]
+    }
+
+    /// The inverse of [`Fds::all`].
+    #[must_use]
+    pub fn from_all(all: [OwnedFd; 7]) -> Self {
+        let [control, backends, health, state, services, workers, cells] = all;
+        Self { control, backends, health, state, services, workers, cells }
+    }
+}
+
+/// The mapped region.
+#[derive(Debug)]
+pub struct Region {
+    control: Segment<Control>,
+    backends: Segment<backends::Table>,
+    health: Segment<cells::HealthWord>,
+    state: Segment<AtomicU64>,
+    services: Segment<ServiceLine>,
+    workers: Segment<WorkerLine>,
+    cells: Segment<Cell>,
+}
+
+impl Region {
+    /// Maps the tables; `cell_workers` is the number of workers that `CELLS` has room for.
+    ///
+    /// # Errors
+    /// If a table can't be mapped: it is no mmapable map, or smaller than the layout says.
+    pub fn map(fds: &Fds, cell_workers: usize) -> io::Result<Self> {
+        Ok(Self {
+            control: Segment::map(&fds.control, 1)?,
+            backends: Segment::map(&fds.backends, 2)?,
+            health: Segment::map(&fds.health, HEALTH_WORDS)?,
+            state: Segment::map(&fds.state, SLOTS)?,
+            services: Segment::map(&fds.services, SERVICES)?,
+            workers: Segment::map(&fds.workers, WORKERS)?,
+            cells: Segment::map(&fds.cells, cell_workers * SLOTS)?,
+        })
+    }
+
+    /// A region of its own in memory, for tests and for hosts without eBPF.
+    ///
+    /// # Errors
+    /// If there is no memory or no descriptor left.
+    pub fn in_memory(workers: usize) -> io::Result<Self> {
+        Self::map(&Fds::in_memory(workers)?, workers)
+    }
+
+    /// The control line.
+    #[must_use]
+    pub fn control(&self) -> &Control {
+        self.control.get(0)
+    }
+
+    /// The generation in force.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.control().generation.load(Ordering::Acquire)
+    }
+
+    /// Whether the slot takes new work.
+    #[inline]
+    #[must_use]
+    pub fn accepts_new(&self, slot: Slot) -> bool {
+        self.health_word(slot.word()) & slot.mask() != 0
+    }
+
+    /// The "takes new work" bits of slots `64 * index` and up.
+    ///
+    /// # Panics
+    /// If `index` is not below [`HEALTH_WORDS`].
+    #[inline]
+    #[must_use]
+    pub fn health_word(&self, index: usize) -> u64 {
+        self.health.get(index).accepts_new.load(Ordering::Acquire)
+    }
+
+    /// Whether the slot's existing flows stay.
+    #[must_use]
+    pub fn keeps_flows(&self, slot: Slot) -> bool {
+        self.health.get(slot.word()).keeps_flows.load(Ordering::Acquire) & slot.mask() != 0
+    }
+
+    /// The slot's state.
+    #[inline]
+    #[must_use]
+    pub fn word(&self, slot: Slot) -> Word {
+        Word::from_raw(self.state.get(slot.index()).load(Ordering::Acquire))
+    }
+
+    /// Applies an event to a backend's state, and publishes the outcome to every reader of the
+    /// bitmap. `None` if the slot has another tenant by now.
+    pub fn apply(&self, tenant: Tenant, event: Event, policy: &Policy) -> Option<Change> {
+        self.apply_at(tenant, event, crate::clock::now_ticks(), policy)
+    }
+
+    /// [`Region::apply`] at a given time.
+    pub fn apply_at(
+        &self,
+        tenant: Tenant,
+        event: Event,
+        now: Ticks,
+        policy: &Policy,
+    ) -> Option<Change> {
+        publish::apply(self.slot_cells(tenant.slot()), tenant.epoch, event, now, policy)
+    }
+
+    /// Makes the slot's bits agree with its state, whatever became of the process that changed it.
+    pub fn publish(&self, slot: Slot) {
+        let word = self.word(slot);
+        if word.accepts_new() != self.accepts_new(slot)
+            || word.keeps_flows() != self.keeps_flows(slot)
+        {
+            publish::publish(self.slot_cells(slot));
+        }
+    }
+
+    fn slot_cells(&self, slot: Slot) -> publish::Cells<'_, AtomicU64> {
+        let health = self.health.get(slot.word());
+        publish::Cells {
+            state: self.state.get(slot.index()),
+            accepts_new: &health.accepts_new,
+            keeps_flows: &health.keeps_flows,
+            mask: slot.mask(),
+        }
+    }
+
+    /// Workers that `CELLS` has room for.
+    #[must_use]
+    pub fn cell_workers(&self) -> usize {
+        self.cells.len() / SLOTS
+    }
+
+    /// What a worker did with a backend.
+    ///
+    /// # Panics
+    /// If there is no room for `worker`.
+    #[inline]
+    #[must_use]
+    pub fn cell(&self, worker: usize, slot: Slot) -> &Cell {
+        self.cells.get(worker * SLOTS + slot.index())
+    }
+
+    /// A worker's line.
+    ///
+    /// # Panics
+    /// If `worker` is not below [`WORKERS`].
+    #[must_use]
+    pub fn worker(&self, worker: usize) -> &WorkerLine {
+        self.workers.get(worker)
+    }
+
+    /// A service's line.
+    ///
+    /// # Panics
+    /// If `line` is not below [`SERVICES`].
+    #[inline]
+    #[must_use]
+    pub fn service(&self, line: u16) -> &ServiceLine {
+        self.services.get(usize::from(line))
+    }
+
+    /// The backend at `slot` in the generation in force; `None` for an unused slot.
+    #[must_use]
+    pub fn backend(&self, slot: Slot) -> Option<abi::Backend> {
+        loop {
+            let generation = self.generation();
+            let entry = self.backends.get(active_half(generation) as usize).read(slot);
+            // Of the generation that was asked for, unless two publications came in between.
+            if self.generation() == generation {
+                return (entry.family != abi::FAMILY_NONE).then_some(entry);
+            }
+        }
+    }
+
+    /// Writes the inactive half of the backend table. It is not in force until
+    /// [`Region::publish_generation`]. Supervisor only.
+    pub fn write_backends(&self, entries: &[(Slot, abi::Backend)]) {
+        let next = self.generation() + 1;
+        self.backends.get(active_half(next) as usize).write(next, entries);
+    }
+
+    /// Puts the inactive halves of all double buffers in force by one store. Supervisor only.
+    pub fn publish_generation(&self) -> u64 {
+        let next = self.generation() + 1;
+        self.control().generation.store(next, Ordering::Release);
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests;

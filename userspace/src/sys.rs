@@ -1,0 +1,144 @@
+//! System calls that no crate of ours wraps safely, and the few that `nix` does, in our terms.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Gid, Pid, Uid, User};
+
+/// The monotonic clock.
+#[must_use]
+pub fn monotonic() -> Duration {
+    // The clock exists on every Linux and the call has no other failure.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
+}
+
+/// Whether this process is root.
+#[must_use]
+pub fn is_root() -> bool {
+    Uid::effective().is_root()
+}
+
+/// A user of this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+}
+
+/// Looks a user up by name.
+///
+/// # Errors
+/// If the user database could not be read.
+pub fn account(name: &str) -> io::Result<Option<Account>> {
+    let user = User::from_name(name)?;
+    Ok(user.map(|user| Account { uid: user.uid.as_raw(), gid: user.gid.as_raw() }))
+}
+
+/// The CPUs that this process may run on.
+///
+/// # Errors
+/// If the kernel refuses to tell.
+pub fn cpus() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::from_raw(0))?;
+    Ok((0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect())
+}
+
+/// Raises the limit of open files as far as this process may.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn raise_open_files() -> io::Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
+}
+
+/// Memory that is shared by passing its descriptor, zeroed.
+///
+/// # Errors
+/// If there is no memory or no descriptor left.
+pub fn shared_memory(name: &str, bytes: usize) -> io::Result<OwnedFd> {
+    let fd = memfd_create(CString::new(name)?.as_c_str(), MFdFlags::MFD_CLOEXEC)?;
+    nix::unistd::ftruncate(&fd, bytes.try_into().map_err(io::Error::other)?)?;
+    Ok(fd)
+}
+
+/// Lets a child keep this descriptor over `exec`.
+///
+/// # Errors
+/// If the descriptor is not open.
+pub fn keep_over_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
+}
+
+/// Takes a descriptor that the parent process left open for us.
+///
+/// # Errors
+/// If no such descriptor is open.
+pub fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: only asks for flags; a number that is not a descriptor is answered with EBADF.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, and by the hand-over protocol (supervisor::spawn names each
+    // number once) nobody else in this process owns it.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(owned)
+}
+
+/// Makes the command run without privilege, on one CPU, deaf to the terminal's interrupt, with the
+/// given descriptors left open.
+pub fn confine(
+    command: &mut Command,
+    account: Option<Account>,
+    cpu: Option<usize>,
+    keep: &[BorrowedFd<'_>],
+) {
+    let keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+    let prepare = move || {
+        for fd in &keep {
+            // SAFETY: the parent holds these descriptors open until it has spawned the child.
+            keep_over_exec(unsafe { BorrowedFd::borrow_raw(*fd) })?;
+        }
+        // Ctrl-C in a terminal reaches the whole process group; only the supervisor acts on it.
+        nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+        if let Some(cpu) = cpu {
+            let mut set = CpuSet::new();
+            set.set(cpu)?;
+            sched_setaffinity(Pid::from_raw(0), &set)?;
+        }
+        if let Some(account) = account {
+            nix::unistd::setgroups(&[])?;
+            nix::unistd::setresgid(
+                Gid::from_raw(account.gid),
+                Gid::from_raw(account.gid),
+                Gid::from_raw(account.gid),
+            )?;
+            // Leaving root drops all capabilities with it (capabilities(7)).
+            nix::unistd::setresuid(
+                Uid::from_raw(account.uid),
+                Uid::from_raw(account.uid),
+                Uid::from_raw(account.uid),
+            )?;
+        }
+        nix::sys::prctl::set_no_new_privs()?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only system calls are made, on values that were computed before:
+    // no allocation and no lock.
+    unsafe { command.pre_exec(prepare) };
+}
