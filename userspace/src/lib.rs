@@ -6,5 +6,6 @@
 
 pub mod clock;
 pub mod config;
+pub mod health;
 pub mod region;
 pub mod sys;

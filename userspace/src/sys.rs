@@ -142,3 +142,11 @@ pub fn confine(
     // no allocation and no lock.
     unsafe { command.pre_exec(prepare) };
 }
+
+/// A random number, for jitter: not for secrets.
+#[must_use]
+pub fn random_u32() -> u32 {
+    use std::hash::{BuildHasher as _, RandomState};
+    // The standard library seeds each state from the system's randomness and counts on from there.
+    RandomState::new().hash_one(monotonic()) as u32
+}

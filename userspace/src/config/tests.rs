@@ -115,7 +115,7 @@ fn every_mistake_names_its_line_and_the_remedy() {
             "path = \"/health\", timeout = \"3s\"",
             "32:9: probe: timeout (3s) must not be longer than",
         ),
-        ("kind = \"http\"", "kind = \"tcp\"", "32:33: a tcp probe has no path"),
+        ("kind = \"http\"", "kind = \"tcp\"", "32:32: a tcp probe has no path"),
         ("name = \"api\"", "name = \"api\"\nname = \"b\"", "31:1: duplicate key"),
         ("[global]", "[global", "2:8: "),
     ];

@@ -40,6 +40,9 @@ impl Table {
     }
 }
 
+// SAFETY: as for other processes, so for other threads: volatile accesses, checked by generation.
+unsafe impl Sync for Table {}
+
 // SAFETY: plain data, read and written through raw pointers only.
 unsafe impl Shareable for Table {}
 

@@ -1,0 +1,42 @@
+//! When the next check is due: pure functions of time, state and a random number.
+
+use std::time::Duration;
+
+/// Between checks while a backend is on its way up or down.
+pub const TRANSITION_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long to wait before the next check: the interval ± 10 %, or [`TRANSITION_INTERVAL`] (if that
+/// is shorter) while results contradict the state. `random` is uniform over its range.
+pub fn next_delay(interval: Duration, in_transition: bool, random: u32) -> Duration {
+    let base = if in_transition { interval.min(TRANSITION_INTERVAL) } else { interval };
+    let spread = 0.9 + 0.2 * (f64::from(random) / f64::from(u32::MAX));
+    base.mul_f64(spread)
+}
+
+/// When the first regular check after the start's is due: anywhere in the interval, so that the
+/// checks of many backends spread over it.
+pub fn phase(interval: Duration, random: u32) -> Duration {
+    interval.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_keep_within_a_tenth_of_their_interval() {
+        let interval = Duration::from_secs(2);
+        assert_eq!(next_delay(interval, false, 0), Duration::from_millis(1800));
+        assert_eq!(next_delay(interval, false, u32::MAX), Duration::from_millis(2200));
+        assert_eq!(next_delay(interval, true, 0), Duration::from_millis(450));
+        let short = Duration::from_millis(100);
+        assert_eq!(next_delay(short, true, 0), Duration::from_millis(90));
+    }
+
+    #[test]
+    fn first_checks_spread_over_the_interval() {
+        let interval = Duration::from_secs(2);
+        assert_eq!(phase(interval, 0), Duration::ZERO);
+        assert_eq!(phase(interval, u32::MAX), interval);
+    }
+}
