@@ -103,7 +103,7 @@ impl State {
 /// What happened to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The slot was given to a backend.
+    /// The slot was given to a backend, or its service's policy was read anew.
     Assigned,
     /// A probe succeeded.
     ProbeOk,
@@ -322,8 +322,13 @@ pub fn transition(word: Word, event: Event, now: Ticks, policy: &Policy) -> Word
     }
 }
 
+/// A backend that stays keeps its state, but without probes nothing would ever bring it up.
 fn assigned(word: Word, policy: &Policy) -> Word {
-    if word.state() == State::Unused { word.enter(first_state(policy)) } else { word }
+    match word.state() {
+        State::Unused => word.enter(first_state(policy)),
+        State::Unknown | State::Down if !policy.probed => word.enter(State::Up),
+        _ => word,
+    }
 }
 
 /// What a backend is before anything is known of it.

@@ -89,7 +89,7 @@ pub const fn member_place(group: u32) -> (u32, usize) {
 pub const fn position(hash: u64, attempt: u32) -> u32 {
     let hash = if attempt == 0 { hash } else { mix(hash.wrapping_add(attempt as u64)) };
     // Multiply and shift instead of a division: exact bounds that the verifier can see.
-    ((hash >> 32) * RING_ENTRIES as u64 >> 32) as u32
+    (((hash >> 32) * RING_ENTRIES as u64) >> 32) as u32
 }
 
 #[cfg(test)]

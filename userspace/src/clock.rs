@@ -1,13 +1,11 @@
 //! Monotonic time as the shared region holds it.
 
-use std::time::Duration;
-
 use steerage_common::health::Ticks;
 
 /// Milliseconds of the monotonic clock: the same in all processes of the host.
 #[must_use]
 pub fn now_ms() -> u64 {
-    Duration::from(crate::sys::monotonic()).as_millis() as u64
+    crate::sys::monotonic().as_millis() as u64
 }
 
 /// The coarse time of health deadlines.

@@ -1,11 +1,14 @@
 //! Steerage: an L4 and L7 load balancer on one health truth.
 //!
 //! The kernel half is in the `steerage-ebpf` crate, what both halves share in `steerage-common`.
-//! Layers, from below: `clock`, `sys` < `config` < `region` < `service`, `health` < `l7` < `kernel`,
-//! `worker` < `supervisor`. Nothing imports upward.
+//! Layers, from below: `clock`, `sys`, `net` < `config`, `stats` < `region` < `service`, `health` <
+//! `l7` < `kernel`, `worker`, `admin` < `supervisor`. Nothing imports upward.
 
+pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod health;
 pub mod region;
+pub mod stats;
 pub mod sys;

@@ -86,6 +86,9 @@ fn a_service_without_probes_starts_up() {
     let policy = Policy { probed: false, ..POLICY };
     let word = transition(Word::default(), Event::Assigned, NOW, &policy);
     assert_eq!(word.state(), State::Up);
+    // One whose probe is taken away does not stay down for ever.
+    let down = self::word(State::Down);
+    assert_eq!(transition(down, Event::Assigned, NOW, &policy).state(), State::Up);
 }
 
 #[test]

@@ -75,13 +75,11 @@ async fn get(
     };
     tokio::pin!(connection);
     tokio::pin!(exchange);
-    loop {
-        tokio::select! {
-            biased;
-            done = &mut exchange => return done,
-            // The connection's own end: what it means for the exchange, the exchange says.
-            _ = &mut connection => return exchange.await,
-        }
+    tokio::select! {
+        biased;
+        done = &mut exchange => done,
+        // The connection's own end: what it means for the exchange, the exchange says.
+        _ = &mut connection => exchange.await,
     }
 }
 

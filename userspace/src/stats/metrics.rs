@@ -1,0 +1,241 @@
+//! The snapshot as Prometheus text (exposition format 0.0.4).
+
+use std::fmt::Write as _;
+
+use super::status::{Backend, Count, L4, Service, Status};
+
+/// The content type of [`render`]'s text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Renders every metric.
+#[must_use]
+pub fn render(status: &Status) -> String {
+    let mut page = Page(String::with_capacity(16 * 1024));
+    daemon(&mut page, status);
+    workers(&mut page, status);
+    backend_health(&mut page, status);
+    backend_l7(&mut page, status);
+    l4(&mut page, status);
+    page.0
+}
+
+fn daemon(page: &mut Page, status: &Status) {
+    page.family("steerage_info", "gauge", "The running daemon.");
+    page.sample(
+        "steerage_info",
+        &[("version", &status.version), ("instance", &status.instance), ("plane", &status.plane)],
+        1,
+    );
+    page.family("steerage_uptime_seconds", "gauge", "Time since the supervisor started.");
+    page.sample("steerage_uptime_seconds", &[], status.uptime_seconds);
+    page.family("steerage_config_generation", "counter", "The generation in force.");
+    page.sample("steerage_config_generation", &[], status.generation);
+    page.family("steerage_probe_lag_seconds", "gauge", "How late the latest probe began.");
+    page.sample("steerage_probe_lag_seconds", &[], status.probe_lag_seconds);
+}
+
+fn workers(page: &mut Page, status: &Status) {
+    type Read = fn(&super::status::Worker) -> u64;
+    let families: [(&str, &str, &str, Read); 5] = [
+        ("steerage_worker_live", "gauge", "Whether the worker accepts connections.", |w| {
+            w.live.into()
+        }),
+        ("steerage_worker_connections", "gauge", "Open client connections.", |w| {
+            w.connections.into()
+        }),
+        ("steerage_worker_active_requests", "gauge", "Requests being served.", |w| {
+            w.active_requests
+        }),
+        ("steerage_worker_accepted_total", "counter", "Connections accepted.", |w| w.accepted),
+        ("steerage_worker_heartbeat_age_milliseconds", "gauge", "Time since it was heard.", |w| {
+            w.heartbeat_age_ms
+        }),
+    ];
+    for (name, kind, help, read) in families {
+        page.family(name, kind, help);
+        for worker in &status.workers {
+            page.sample(name, &[("worker", &worker.line.to_string())], read(worker));
+        }
+    }
+    let name = "steerage_worker_replies_total";
+    page.family(name, "counter", "Requests that Steerage answered itself, by cause.");
+    for worker in &status.workers {
+        for reply in &worker.replies {
+            let labels = [("worker", worker.line.to_string()), ("cause", reply.name.clone())];
+            page.sample(name, &labels.each_ref().map(|(k, v)| (*k, v.as_str())), reply.count);
+        }
+    }
+}
+
+fn backend_health(page: &mut Page, status: &Status) {
+    page.family("steerage_backend_up", "gauge", "Whether the backend takes new work.");
+    each_backend(status, |service, backend, labels| {
+        let _ = service;
+        page.sample("steerage_backend_up", labels, u8::from(backend.accepts_new));
+    });
+    page.family("steerage_backend_state", "gauge", "1 for the state that the backend is in.");
+    each_backend(status, |_, backend, labels| {
+        let labels = [labels[0], labels[1], ("state", backend.state.as_str())];
+        page.sample("steerage_backend_state", &labels, 1);
+    });
+    page.family("steerage_backend_weight", "gauge", "The configured weight.");
+    each_backend(status, |_, backend, labels| {
+        page.sample("steerage_backend_weight", labels, backend.weight);
+    });
+}
+
+fn backend_l7(page: &mut Page, status: &Status) {
+    type Counts = fn(&Backend) -> &[Count];
+    let by_label: [(&str, &str, &str, Counts); 3] = [
+        ("steerage_backend_responses_total", "class", "Responses by status class.", |b| {
+            &b.l7.responses
+        }),
+        ("steerage_backend_failures_total", "class", "Failed attempts by class.", |b| {
+            &b.l7.failures
+        }),
+        ("steerage_backend_pool_closed_total", "reason", "Pooled connections closed.", |b| {
+            &b.l7.pool_closed
+        }),
+    ];
+    for (name, label, help, counts) in by_label {
+        page.family(name, "counter", help);
+        each_backend(status, |_, backend, labels| {
+            for count in counts(backend) {
+                let labels = [labels[0], labels[1], (label, count.name.as_str())];
+                page.sample(name, &labels, count.count);
+            }
+        });
+    }
+    type Read = fn(&Backend) -> f64;
+    let plain: [(&str, &str, &str, Read); 9] = [
+        ("steerage_backend_connections_created_total", "counter", "Connections opened.", |b| {
+            b.l7.connections_created as f64
+        }),
+        (
+            "steerage_backend_connections_reused_total",
+            "counter",
+            "Requests on a connection that had carried one before.",
+            |b| b.l7.connections_reused as f64,
+        ),
+        ("steerage_backend_retries_total", "counter", "Attempts made again elsewhere.", |b| {
+            b.l7.retries as f64
+        }),
+        ("steerage_backend_request_body_bytes_total", "counter", "Bytes to the backend.", |b| {
+            b.l7.request_body_bytes as f64
+        }),
+        ("steerage_backend_response_body_bytes_total", "counter", "Bytes from the backend.", |b| {
+            b.l7.response_body_bytes as f64
+        }),
+        (
+            "steerage_backend_first_byte_seconds_total",
+            "counter",
+            "Sum over responses of the time to the first byte.",
+            |b| b.l7.first_byte_seconds,
+        ),
+        ("steerage_backend_active_requests", "gauge", "Requests in flight.", |b| {
+            b.l7.active as f64
+        }),
+        ("steerage_backend_pool_idle", "gauge", "Idle pooled connections.", |b| b.l7.idle as f64),
+        ("steerage_backend_ejections_total", "counter", "Ejections after failed requests.", |b| {
+            b.l7.ejections as f64
+        }),
+    ];
+    for (name, kind, help, read) in plain {
+        page.family(name, kind, help);
+        each_backend(status, |_, backend, labels| page.sample(name, labels, read(backend)));
+    }
+}
+
+type ReadL4 = fn(&L4) -> u64;
+
+const L4_FAMILIES: [(&str, &str, ReadL4); 5] = [
+    ("in_packets_total", "Packets from clients.", |l4| l4.in_packets),
+    ("in_bytes_total", "Bytes from clients.", |l4| l4.in_bytes),
+    ("out_packets_total", "Packets from backends.", |l4| l4.out_packets),
+    ("out_bytes_total", "Bytes from backends.", |l4| l4.out_bytes),
+    ("flows_total", "Flows begun.", |l4| l4.flows),
+];
+
+fn l4(page: &mut Page, status: &Status) {
+    for (suffix, help, read) in L4_FAMILIES {
+        let name = format!("steerage_vip_{suffix}");
+        page.family(&name, "counter", help);
+        for vip in &status.vips {
+            page.sample(&name, &[("vip", &vip.name)], read(&vip.l4));
+        }
+        let name = format!("steerage_backend_l4_{suffix}");
+        page.family(&name, "counter", help);
+        each_backend(status, |_, backend, labels| page.sample(&name, labels, read(&backend.l4)));
+    }
+    page.family("steerage_l4_reasons_total", "counter", "Packets dropped or flows moved, by why.");
+    for reason in &status.l4_reasons {
+        page.sample("steerage_l4_reasons_total", &[("reason", &reason.name)], reason.count);
+    }
+}
+
+fn each_backend(status: &Status, mut f: impl FnMut(&Service, &Backend, &[(&str, &str); 2])) {
+    for service in &status.services {
+        for backend in &service.backends {
+            let address = backend.address.to_string();
+            f(service, backend, &[("service", &service.name), ("backend", &address)]);
+        }
+    }
+}
+
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.0.push_str(name);
+        for (i, (label, text)) in labels.iter().enumerate() {
+            let _ = write!(self.0, "{}{label}=\"", if i == 0 { '{' } else { ',' });
+            for c in text.chars() {
+                match c {
+                    '\\' => self.0.push_str("\\\\"),
+                    '"' => self.0.push_str("\\\""),
+                    '\n' => self.0.push_str("\\n"),
+                    c => self.0.push(c),
+                }
+            }
+            self.0.push('"');
+        }
+        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped_and_values_follow() {
+        let mut page = Page(String::new());
+        page.sample("m", &[("a", "x\"\\\ny"), ("b", "z")], 7);
+        page.sample("n", &[], 0.5);
+        assert_eq!(page.0, "m{a=\"x\\\"\\\\\\ny\",b=\"z\"} 7\nn 0.5\n");
+    }
+
+    #[test]
+    fn every_sample_stands_under_its_family() {
+        let text = render(&super::super::table::tests::sample());
+        let mut family = "";
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                family = rest.split(' ').next().unwrap();
+                assert_eq!(text.matches(&format!("# TYPE {family} ")).count(), 1, "{family}");
+            } else if !line.starts_with('#') {
+                let name = line.split(['{', ' ']).next().unwrap();
+                assert_eq!(name, family, "{line}");
+                let value = line.rsplit(' ').next().unwrap();
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+            }
+        }
+        assert!(text.contains(
+            "steerage_backend_responses_total{service=\"api\",backend=\"10.0.0.1:80\",class=\"2xx\"} 12"
+        ));
+    }
+}

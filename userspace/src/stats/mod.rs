@@ -1,0 +1,8 @@
+//! What the daemon shows of itself: one snapshot, three faces.
+//!
+//! [`status::Status`] is read from the shared region and the kernel's counters; it is the admin
+//! API's JSON, [`table`] prints it for people and [`metrics`] for Prometheus. All three always agree.
+
+pub mod metrics;
+pub mod status;
+pub mod table;

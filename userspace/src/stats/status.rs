@@ -1,0 +1,188 @@
+//! A snapshot of the whole daemon.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// `global.instance`.
+    pub instance: String,
+    /// Process id of the supervisor.
+    pub pid: u32,
+    /// Seconds since the supervisor started.
+    pub uptime_seconds: u64,
+    /// The generation in force.
+    pub generation: u64,
+    /// Whether the region is in BPF maps (`ebpf`) or in plain memory (`memory`).
+    pub plane: String,
+    /// How late the latest probe began, in seconds.
+    pub probe_lag_seconds: f64,
+    /// The listeners.
+    pub listeners: Vec<Listener>,
+    /// The workers.
+    pub workers: Vec<Worker>,
+    /// The services.
+    pub services: Vec<Service>,
+    /// The vips.
+    pub vips: Vec<Vip>,
+    /// Packets by reason, of all vips.
+    pub l4_reasons: Vec<Count>,
+}
+
+/// A name and a count.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Count {
+    /// What was counted.
+    pub name: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// A worker process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its line in `WORKERS`.
+    pub line: usize,
+    /// Its process id.
+    pub pid: u32,
+    /// Whether it accepts connections.
+    pub live: bool,
+    /// Whether it belongs to this supervisor or drains after a former one.
+    pub current: bool,
+    /// Open client connections.
+    pub connections: u32,
+    /// Requests being served.
+    pub active_requests: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Milliseconds since its last sign of life.
+    pub heartbeat_age_ms: u64,
+    /// Requests that it answered itself, by cause.
+    pub replies: Vec<Count>,
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// How backends are picked.
+    pub balance: String,
+    /// How many backends take new work.
+    pub available: usize,
+    /// Its backends.
+    pub backends: Vec<Backend>,
+}
+
+/// A backend of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its slot in the shared tables.
+    pub slot: u16,
+    /// The slot's tenancy.
+    pub epoch: u32,
+    /// Its weight.
+    pub weight: u16,
+    /// Its state.
+    pub state: String,
+    /// Why it is in this state.
+    pub why: String,
+    /// Its bit in the bitmap: whether it takes new work.
+    pub accepts_new: bool,
+    /// Its other bit: whether its flows stay.
+    pub keeps_flows: bool,
+    /// L7 figures, summed over workers.
+    pub l7: L7,
+    /// L4 figures, summed over CPUs.
+    pub l4: L4,
+}
+
+/// L7 figures of a backend.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct L7 {
+    /// Responses by class.
+    pub responses: Vec<Count>,
+    /// Failed attempts by class.
+    pub failures: Vec<Count>,
+    /// Pooled connections closed, by reason.
+    pub pool_closed: Vec<Count>,
+    /// Connections opened.
+    pub connections_created: u64,
+    /// Requests sent on a connection that had carried one before.
+    pub connections_reused: u64,
+    /// Attempts that were made again elsewhere.
+    pub retries: u64,
+    /// Request body bytes.
+    pub request_body_bytes: u64,
+    /// Response body bytes.
+    pub response_body_bytes: u64,
+    /// Sum of the times to the first byte, in seconds.
+    pub first_byte_seconds: f64,
+    /// Requests in flight.
+    pub active: u64,
+    /// Idle pooled connections.
+    pub idle: u64,
+    /// Ejections.
+    pub ejections: u64,
+}
+
+impl L7 {
+    /// All responses.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.responses.iter().map(|class| class.count).sum()
+    }
+
+    /// All failed attempts.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failures.iter().map(|class| class.count).sum()
+    }
+}
+
+/// L4 figures of a vip or a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct L4 {
+    /// Packets from clients.
+    pub in_packets: u64,
+    /// Bytes from clients.
+    pub in_bytes: u64,
+    /// Packets from backends.
+    pub out_packets: u64,
+    /// Bytes from backends.
+    pub out_bytes: u64,
+    /// Flows begun.
+    pub flows: u64,
+}
+
+/// A vip.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Vip {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its protocol.
+    pub protocol: String,
+    /// Its service.
+    pub service: String,
+    /// The links that the program is on, with its mode.
+    pub interfaces: Vec<String>,
+    /// Its figures.
+    pub l4: L4,
+}

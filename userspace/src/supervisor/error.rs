@@ -1,0 +1,142 @@
+//! Why the supervisor could not start or go on.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Why the supervisor could not start or go on. Each message names the thing, the place and the
+/// remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The PID file could not be written.
+    #[error("pid file {}: {source}; set global.pid_file to a place that can be written", path.display())]
+    PidFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another daemon holds this instance.
+    #[error(
+        "another steerage (pid {pid}) holds {}; stop it first, or give this one its own \
+         global.instance, global.pid_file and global.admin",
+        path.display()
+    )]
+    AlreadyRunning {
+        /// The PID file.
+        path: PathBuf,
+        /// What it says.
+        pid: String,
+    },
+    /// A listener's address could not be bound.
+    #[error("listener {listener:?}: cannot bind {address}: {source}; {}", bind_remedy(source))]
+    Bind {
+        /// The listener's name.
+        listener: String,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The metrics address could not be bound.
+    #[error("global.metrics: cannot bind {address}: {source}; {}", bind_remedy(source))]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The admin socket could not be made.
+    #[error("global.admin: cannot listen on {}: {source}; choose a place that can be written", path.display())]
+    Admin {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A vip was asked for, and there is no eBPF to serve it.
+    #[error("vip {vip:?} needs XDP: {source}")]
+    Kernel {
+        /// The vip's name.
+        vip: String,
+        /// What the kernel half said.
+        source: crate::kernel::Error,
+    },
+    /// The kernel half failed at something after it had been loaded.
+    #[error(transparent)]
+    Program(#[from] crate::kernel::Error),
+    /// The shared region could not be mapped.
+    #[error("the shared region cannot be mapped: {0}")]
+    Region(#[source] io::Error),
+    /// There is no such user.
+    #[error("global.user: there is no user {0:?} on this host; create it, or name another one")]
+    NoUser(String),
+    /// Only root may choose who workers run as.
+    #[error("global.user: only root may run workers as {0:?}; run as root, or remove the key")]
+    UserNeedsRoot(String),
+    /// A vip's link does not exist.
+    #[error(
+        "vip {vip:?}: this host has no link named {interface:?}; `ip link` lists those there are"
+    )]
+    NoInterface {
+        /// The vip's name.
+        vip: String,
+        /// The link's name.
+        interface: String,
+    },
+    /// A backend of a vip can't be reached by packets that XDP forwards.
+    #[error(
+        "vip {vip:?}: its backend {backend} is this host itself, which XDP cannot forward packets \
+         to; name a backend on another host"
+    )]
+    LocalBackend {
+        /// The vip's name.
+        vip: String,
+        /// The backend.
+        backend: SocketAddr,
+    },
+    /// A worker died before it could serve.
+    #[error("worker {worker} stopped before it could serve ({status}); its own message is above")]
+    WorkerStart {
+        /// Its index.
+        worker: usize,
+        /// How it ended.
+        status: String,
+    },
+    /// A worker could not be started.
+    #[error("worker {worker} cannot be started: {source}")]
+    Spawn {
+        /// Its index.
+        worker: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something that every Linux offers was refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// For `map_err`.
+    pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}
+
+fn bind_remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process listens there (`ss -ltnp` names it): stop it or choose another port"
+        }
+        io::ErrorKind::AddrNotAvailable => "this host has no such address: check `ip address`",
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need root: run as root or choose another port"
+        }
+        _ => "check the address",
+    }
+}

@@ -1,0 +1,64 @@
+//! The worker's end of the hand-over: descriptors named on its command line.
+
+use std::fs::File;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::net::UnixStream;
+
+use super::listeners::Sockets;
+use crate::region::{Fds, Region};
+use crate::sys::inherit;
+use crate::worker::Setup;
+
+/// The numbers of the descriptors, as the supervisor wrote them.
+#[derive(Clone, Debug)]
+pub struct Numbers {
+    /// The setup's memory.
+    pub setup: RawFd,
+    /// The control socket.
+    pub control: RawFd,
+    /// The region's tables, in the order of [`Fds::all`].
+    pub region: Vec<RawFd>,
+    /// `listener:descriptor` each.
+    pub sockets: Vec<String>,
+}
+
+/// Everything a worker is given.
+#[derive(Debug)]
+pub struct Inheritance {
+    /// What it is told.
+    pub setup: Setup,
+    /// The shared region.
+    pub region: Region,
+    /// Its sockets, by the listener's index in the model.
+    pub sockets: Sockets,
+    /// The way to the supervisor.
+    pub control: UnixStream,
+}
+
+/// Takes the descriptors over.
+///
+/// # Errors
+/// If one is not open or not what it should be: the process was not started by a supervisor.
+pub fn take(numbers: &Numbers) -> io::Result<Inheritance> {
+    let file = File::from(inherit(numbers.setup)?);
+    let mut json = vec![0; file.metadata()?.len() as usize];
+    file.read_exact_at(&mut json, 0)?;
+    let setup: Setup = serde_json::from_slice(&json)?;
+    let fds: Vec<OwnedFd> =
+        numbers.region.iter().map(|number| inherit(*number)).collect::<io::Result<_>>()?;
+    let all = fds.try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let region = Region::map(&Fds::from_all(all), setup.cell_workers)?;
+    let control = UnixStream::from(inherit(numbers.control)?);
+    let mut sockets = Sockets::new();
+    for socket in numbers.sockets.iter().filter(|socket| !socket.is_empty()) {
+        let (listener, number) =
+            socket.split_once(':').ok_or(io::Error::from(io::ErrorKind::InvalidInput))?;
+        let listener = listener.parse().map_err(io::Error::other)?;
+        let number = number.parse().map_err(io::Error::other)?;
+        sockets.push((listener, TcpListener::from(inherit(number)?)));
+    }
+    Ok(Inheritance { setup, region, sockets, control })
+}

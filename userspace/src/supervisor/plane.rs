@@ -1,0 +1,80 @@
+//! The kernel half of a running daemon, or what stands in for it.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use steerage_common::limits::SLOTS;
+use tracing::warn;
+
+use super::Error;
+use crate::config::Model;
+use crate::kernel::{self, Kernel};
+use crate::region::{Fds, Region};
+
+/// Where the shared words live.
+#[derive(Debug)]
+pub struct Plane {
+    /// The kernel half; `None` where eBPF is not to be had and no vip needs it.
+    pub kernel: Option<Arc<Mutex<Kernel>>>,
+    /// The region's descriptors, for workers.
+    pub fds: Fds,
+    /// The region, mapped.
+    pub region: Arc<Region>,
+}
+
+/// Where an instance keeps its pins.
+#[must_use]
+pub fn instance_dir(model: &Model) -> PathBuf {
+    model.global.bpf_dir.join(&model.global.instance)
+}
+
+impl Plane {
+    /// Loads the kernel half, or makes a region in memory if there is none to be had and no vip
+    /// needs one. `worker_lines` is how many workers have counters of their own.
+    ///
+    /// # Errors
+    /// If a vip needs eBPF and there is none, or the region can't be mapped.
+    pub fn open(model: &Model, worker_lines: usize) -> Result<Self, Error> {
+        let options = kernel::Options {
+            instance_dir: instance_dir(model),
+            cells: (worker_lines * SLOTS) as u32,
+            // Tables that no vip needs are kept as small as they can be.
+            max_flows: if model.vips.is_empty() { 1 } else { model.global.max_flows },
+            log_level: model.global.log.level,
+        };
+        let (kernel, fds) = match Kernel::load(&options) {
+            Ok(kernel) => {
+                let fds = kernel.region_fds()?;
+                (Some(kernel), fds)
+            }
+            Err(source) => {
+                if let Some(vip) = model.vips.first() {
+                    return Err(Error::Kernel { vip: vip.name.clone(), source });
+                }
+                warn!(
+                    reason = %source,
+                    "no eBPF: health is shared by plain memory and ends with the daemon"
+                );
+                (None, Fds::in_memory(worker_lines).map_err(Error::Region)?)
+            }
+        };
+        let region = Region::map(&fds, worker_lines).map_err(Error::Region)?;
+        let kernel = kernel.map(|kernel| Arc::new(Mutex::new(kernel)));
+        Ok(Self { kernel, fds, region: Arc::new(region) })
+    }
+
+    /// A second set of the region's descriptors.
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub fn share(&self) -> io::Result<Fds> {
+        let mut copies = Vec::with_capacity(7);
+        for fd in self.fds.all() {
+            copies.push(fd.as_fd().try_clone_to_owned()?);
+        }
+        let all = copies.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+        Ok(Fds::from_all(all))
+    }
+}

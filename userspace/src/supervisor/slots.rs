@@ -1,0 +1,168 @@
+//! Who sits where in the shared region: a pure function of the former seats and the configuration.
+//!
+//! A backend is known by service name, address and port; a service by its name. Whoever was there
+//! before keeps slot and line, and with them health, pool and flows.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+
+use steerage_common::hash::sip13_bytes;
+use steerage_common::limits::{SERVICES, SLOTS};
+use steerage_common::slot::Slot;
+
+use crate::config::Model;
+
+/// The key of identities: fixed, because they are compared over restarts and between hosts.
+const IDENTITY_KEY: [u64; 2] = [0x5374_6565_7261_6765, 0x6964_656e_7469_7479];
+
+/// The identity of a backend of a service.
+#[must_use]
+pub fn backend_identity(service: &str, address: SocketAddr) -> u64 {
+    nonzero(sip13_bytes(IDENTITY_KEY, format!("{service}\0{address}").as_bytes()))
+}
+
+/// The identity of a service.
+#[must_use]
+pub fn service_identity(name: &str) -> u64 {
+    nonzero(sip13_bytes(IDENTITY_KEY, name.as_bytes()))
+}
+
+/// Zero marks an unused line.
+fn nonzero(hash: u64) -> u64 {
+    hash.max(1)
+}
+
+/// The seats of one configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Seats {
+    /// Parallel to the model's services: their lines.
+    pub lines: Vec<u16>,
+    /// Parallel to the model's services and their backends.
+    pub slots: Vec<Vec<Slot>>,
+    /// Slots whose backends are gone.
+    pub freed: Vec<Slot>,
+}
+
+/// Seats everybody.
+///
+/// `former_slots` are the identities at the slots before, `former_lines` those at the service lines.
+/// The model's limits guarantee that there is room, unless a change of nearly everything on a nearly
+/// full host comes at once: freed slots are given away last, and only when nothing else is left.
+#[must_use]
+pub fn seat(
+    model: &Model,
+    former_slots: &HashMap<Slot, u64>,
+    former_lines: &HashMap<u16, u64>,
+) -> Seats {
+    let mut seats_by_identity: HashMap<u64, Slot> =
+        former_slots.iter().map(|(slot, identity)| (*identity, *slot)).collect();
+    let wanted: HashSet<u64> = model
+        .services
+        .iter()
+        .flat_map(|service| {
+            service.backends.iter().map(|b| backend_identity(&service.name, b.address))
+        })
+        .collect();
+    let freed: Vec<Slot> =
+        sorted(former_slots.iter().filter(|(_, id)| !wanted.contains(*id)).map(|(slot, _)| *slot));
+    let fresh = (0..SLOTS as u16)
+        .filter_map(Slot::new)
+        .filter(|slot| !former_slots.contains_key(slot))
+        .chain(freed.clone());
+    let mut fresh = fresh.collect::<Vec<_>>().into_iter();
+    let slots = model
+        .services
+        .iter()
+        .map(|service| {
+            let seat = |backend: &crate::config::model::Backend| {
+                seats_by_identity
+                    .remove(&backend_identity(&service.name, backend.address))
+                    .or_else(|| fresh.next())
+                    .expect("the configuration has at most SLOTS backends")
+            };
+            service.backends.iter().map(seat).collect()
+        })
+        .collect();
+    Seats { lines: lines(model, former_lines), slots, freed }
+}
+
+fn lines(model: &Model, former: &HashMap<u16, u64>) -> Vec<u16> {
+    let by_identity: HashMap<u64, u16> = former.iter().map(|(line, id)| (*id, *line)).collect();
+    let kept: Vec<Option<u16>> = model
+        .services
+        .iter()
+        .map(|service| by_identity.get(&service_identity(&service.name)).copied())
+        .collect();
+    let taken: HashSet<u16> = kept.iter().flatten().copied().collect();
+    let mut free = (0..SERVICES as u16).filter(|line| !taken.contains(line));
+    kept.into_iter()
+        .map(|line| {
+            line.or_else(|| free.next()).expect("the configuration has at most SERVICES services")
+        })
+        .collect()
+}
+
+fn sorted(slots: impl Iterator<Item = Slot>) -> Vec<Slot> {
+    let mut slots: Vec<Slot> = slots.collect();
+    slots.sort_unstable();
+    slots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(services: &[(&str, &[&str])]) -> Model {
+        let mut text = String::from(
+            "[[listener]]\nname = \"l\"\nbind = [\"127.0.0.1:1\"]\nprotocol = \"http\"\n",
+        );
+        text += &format!("[[listener.route]]\nservice = {:?}\n", services[0].0);
+        for (name, backends) in services {
+            text += &format!("[[service]]\nname = {name:?}\n");
+            for backend in *backends {
+                text += &format!("[[service.backend]]\naddress = {backend:?}\n");
+            }
+        }
+        crate::config::parse(std::path::Path::new("test"), &text).unwrap()
+    }
+
+    fn identities(model: &Model, seats: &Seats) -> HashMap<Slot, u64> {
+        let mut map = HashMap::new();
+        for (service, slots) in model.services.iter().zip(&seats.slots) {
+            for (backend, slot) in service.backends.iter().zip(slots) {
+                assert_eq!(
+                    map.insert(*slot, backend_identity(&service.name, backend.address)),
+                    None
+                );
+            }
+        }
+        map
+    }
+
+    fn line_identities(model: &Model, seats: &Seats) -> HashMap<u16, u64> {
+        let names = model.services.iter().map(|service| service_identity(&service.name));
+        seats.lines.iter().copied().zip(names).collect()
+    }
+
+    #[test]
+    fn who_stays_keeps_its_seat_and_who_comes_takes_a_fresh_one() {
+        let before = model(&[("a", &["10.0.0.1:80", "10.0.0.2:80"]), ("b", &["10.0.0.1:80"])]);
+        let first = seat(&before, &HashMap::new(), &HashMap::new());
+        let (slots, lines) = (identities(&before, &first), line_identities(&before, &first));
+        // Another order, one gone, one new.
+        let after = model(&[("b", &["10.0.0.1:80", "10.0.0.9:80"]), ("a", &["10.0.0.2:80"])]);
+        let second = seat(&after, &slots, &lines);
+        assert_eq!(second.slots[0][0], first.slots[1][0]);
+        assert_eq!(second.slots[1][0], first.slots[0][1]);
+        assert_eq!(second.freed, [first.slots[0][0]]);
+        assert!(!slots.contains_key(&second.slots[0][1]), "a freed slot is not given at once");
+        assert_eq!(second.lines, [first.lines[1], first.lines[0]]);
+    }
+
+    #[test]
+    fn one_address_in_two_services_has_two_seats() {
+        let model = model(&[("a", &["10.0.0.1:80"]), ("b", &["10.0.0.1:80"])]);
+        let seats = seat(&model, &HashMap::new(), &HashMap::new());
+        assert_eq!(identities(&model, &seats).len(), 2);
+    }
+}

@@ -1,0 +1,255 @@
+//! The snapshot, taken from the region and the kernel's counters.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use steerage_common::abi::{FailureClass, PoolClose, Reason, Traffic};
+use steerage_common::health::{State, Word};
+use steerage_common::limits::WORKERS;
+
+use super::publish::Published;
+use crate::clock;
+use crate::config::Model;
+use crate::config::model;
+use crate::health::Prober;
+use crate::kernel::Kernel;
+use crate::region::{Region, Tenant};
+use crate::stats::status::{self, Count, L4, L7, Status};
+
+/// Everything that a snapshot is taken from.
+#[derive(Debug)]
+pub struct View {
+    /// The configuration in force.
+    pub model: Model,
+    /// Its seats.
+    pub published: Published,
+    /// The shared words.
+    pub region: Arc<Region>,
+    /// The kernel half.
+    pub kernel: Option<Arc<Mutex<Kernel>>>,
+    /// What probes said.
+    pub prober: Arc<Prober>,
+    /// Where each listener really listens.
+    pub addresses: Vec<Vec<SocketAddr>>,
+    /// The links that carry the program, with its mode.
+    pub links: BTreeMap<String, String>,
+    /// When the supervisor started.
+    pub started: Instant,
+    /// The epoch of this supervisor's workers.
+    pub supervisor_epoch: u32,
+}
+
+impl View {
+    /// Takes a snapshot.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let kernel = self
+            .kernel
+            .as_ref()
+            .map(|kernel| kernel.lock().unwrap_or_else(PoisonError::into_inner));
+        let kernel = kernel.as_deref();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            instance: self.model.global.instance.clone(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            generation: self.region.generation(),
+            plane: if kernel.is_some() { "ebpf" } else { "memory" }.into(),
+            probe_lag_seconds: self.prober.lag().as_secs_f64(),
+            listeners: self.listeners(),
+            workers: self.workers(),
+            services: self.services(kernel),
+            vips: self.vips(kernel),
+            l4_reasons: reasons(kernel),
+        }
+    }
+
+    fn listeners(&self) -> Vec<status::Listener> {
+        let listeners = self.model.listeners.iter().zip(&self.addresses);
+        listeners
+            .map(|(listener, addresses)| status::Listener {
+                name: listener.name.clone(),
+                addresses: addresses.clone(),
+            })
+            .collect()
+    }
+
+    fn workers(&self) -> Vec<status::Worker> {
+        let now_ms = clock::now_ms();
+        (0..WORKERS.min(self.region.cell_workers()))
+            .filter_map(|line| {
+                let worker = self.region.worker(line);
+                let pid = worker.pid.load(Ordering::Relaxed);
+                let epoch = worker.supervisor_epoch.load(Ordering::Relaxed);
+                let replies =
+                    ["client", "unavailable", "upstream"].into_iter().zip(&worker.replies);
+                (pid != 0).then(|| status::Worker {
+                    line,
+                    pid,
+                    live: worker.live.load(Ordering::Relaxed) != 0,
+                    current: epoch == self.supervisor_epoch,
+                    connections: worker.connections.load(Ordering::Relaxed),
+                    active_requests: worker.active_requests.load(Ordering::Relaxed),
+                    accepted: worker.accepted.load(Ordering::Relaxed),
+                    heartbeat_age_ms: now_ms
+                        .saturating_sub(worker.heartbeat_ms.load(Ordering::Relaxed)),
+                    replies: replies
+                        .map(|(name, n)| count(name, n.load(Ordering::Relaxed)))
+                        .collect(),
+                })
+            })
+            .collect()
+    }
+
+    fn services(&self, kernel: Option<&Kernel>) -> Vec<status::Service> {
+        let services = self.model.services.iter().zip(&self.published.tenants);
+        services
+            .map(|(service, tenants)| {
+                let backends = service.backends.iter().zip(tenants);
+                let backends: Vec<_> = backends
+                    .map(|(backend, tenant)| self.backend(service, backend, *tenant, kernel))
+                    .collect();
+                status::Service {
+                    name: service.name.clone(),
+                    balance: match service.balance {
+                        model::Balance::RoundRobin => "round_robin",
+                        model::Balance::LeastRequests => "least_requests",
+                    }
+                    .into(),
+                    available: backends.iter().filter(|backend| backend.accepts_new).count(),
+                    backends,
+                }
+            })
+            .collect()
+    }
+
+    fn backend(
+        &self,
+        service: &model::Service,
+        backend: &model::Backend,
+        tenant: Tenant,
+        kernel: Option<&Kernel>,
+    ) -> status::Backend {
+        let slot = tenant.slot();
+        let word = self.region.word(slot);
+        status::Backend {
+            address: backend.address,
+            slot: slot.raw(),
+            epoch: tenant.epoch,
+            weight: backend.weight,
+            state: word.state().name().into(),
+            why: self.why(service, backend, word),
+            accepts_new: self.region.accepts_new(slot),
+            keeps_flows: self.region.keeps_flows(slot),
+            l7: self.l7(tenant),
+            l4: kernel
+                .and_then(|kernel| kernel.backend_traffic(slot).ok())
+                .map(l4)
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Why a backend is in its state.
+    fn why(&self, service: &model::Service, backend: &model::Backend, word: Word) -> String {
+        let last = service.probe.as_ref().and_then(|p| self.prober.last(backend.address, p));
+        let probe = match last {
+            None => "not probed".to_owned(),
+            Some(last) => match last.failure {
+                Some(failure) => format!("probe: {failure}"),
+                None => format!("probe ok in {:.1} ms", last.took.as_secs_f64() * 1000.0),
+            },
+        };
+        match word.state() {
+            State::Ejected => {
+                let ticks = clock::now_ticks().until(word.deadline());
+                format!(
+                    "{} failed requests in a row, ejection {}, {:.1} s left; {probe}",
+                    service.ejection.consecutive,
+                    word.ejections(),
+                    f64::from(ticks) / 10.0
+                )
+            }
+            State::Probation => format!("ejection over, a trial decides; {probe}"),
+            State::Up if word.request_failures() > 0 => {
+                format!("{} failed requests in a row; {probe}", word.request_failures())
+            }
+            _ => probe,
+        }
+    }
+
+    fn l7(&self, tenant: Tenant) -> L7 {
+        let mut l7 = L7 {
+            responses: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| count(class, 0)).into(),
+            failures: FailureClass::ALL.map(|class| count(class.name(), 0)).into(),
+            pool_closed: PoolClose::ALL.map(|reason| count(reason.name(), 0)).into(),
+            ..L7::default()
+        };
+        for line in 0..self.region.cell_workers() {
+            let cell = self.region.cell(line, tenant.slot());
+            let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+            for (sum, counter) in l7.responses.iter_mut().zip(&cell.responses) {
+                sum.count += get(counter);
+            }
+            for (sum, counter) in l7.failures.iter_mut().zip(&cell.failures) {
+                sum.count += get(counter);
+            }
+            for (sum, counter) in l7.pool_closed.iter_mut().zip(&cell.pool_closed) {
+                sum.count += get(counter);
+            }
+            l7.connections_created += get(&cell.connections_created);
+            l7.connections_reused += get(&cell.connections_reused);
+            l7.retries += get(&cell.retries);
+            l7.request_body_bytes += get(&cell.request_body_bytes);
+            l7.response_body_bytes += get(&cell.response_body_bytes);
+            l7.first_byte_seconds += get(&cell.first_byte_us) as f64 / 1e6;
+            l7.active += u64::from(cell.active.load(Ordering::Relaxed));
+            l7.idle += u64::from(cell.idle.load(Ordering::Relaxed));
+            l7.ejections += get(&cell.ejections);
+        }
+        l7
+    }
+
+    fn vips(&self, kernel: Option<&Kernel>) -> Vec<status::Vip> {
+        let links: Vec<String> =
+            self.links.iter().map(|(link, mode)| format!("{link} ({mode})")).collect();
+        let vips = self.model.vips.iter().zip(&self.published.vip_indices);
+        vips.map(|(vip, index)| status::Vip {
+            name: vip.name.clone(),
+            address: vip.address,
+            protocol: match vip.protocol {
+                model::Protocol::Tcp => "tcp",
+                model::Protocol::Udp => "udp",
+            }
+            .into(),
+            service: self.model.services[vip.service].name.clone(),
+            interfaces: links.clone(),
+            l4: kernel
+                .and_then(|kernel| kernel.vip_traffic(*index).ok())
+                .map(l4)
+                .unwrap_or_default(),
+        })
+        .collect()
+    }
+}
+
+fn reasons(kernel: Option<&Kernel>) -> Vec<Count> {
+    let Some(counts) = kernel.and_then(|kernel| kernel.reasons().ok()) else { return Vec::new() };
+    Reason::ALL.into_iter().zip(counts).map(|(reason, n)| count(reason.name(), n)).collect()
+}
+
+fn l4(traffic: Traffic) -> L4 {
+    L4 {
+        in_packets: traffic.in_packets,
+        in_bytes: traffic.in_bytes,
+        out_packets: traffic.out_packets,
+        out_bytes: traffic.out_bytes,
+        flows: traffic.flows,
+    }
+}
+
+fn count(name: &str, count: u64) -> Count {
+    Count { name: name.into(), count }
+}

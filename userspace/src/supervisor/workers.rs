@@ -1,0 +1,222 @@
+//! The worker processes: started, watched, started again, drained.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use steerage_common::limits::{SLOTS, WORKERS};
+use steerage_common::slot::Slot;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::Child;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+use super::Error;
+use super::listeners::Sockets;
+use crate::region::{Fds, Region};
+use crate::sys::{Account, confine};
+use crate::worker::Setup;
+
+/// A worker that lives at least this long did not die of its start.
+const STEADY: Duration = Duration::from_millis(5500);
+
+/// Deaths in a row, each within [`STEADY`] of the start, after which a worker is given up.
+const DEATHS_MAX: u32 = 5;
+
+/// How far a stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Serving.
+    Running,
+    /// Finishing what is begun.
+    Draining,
+    /// Stopping at once.
+    Killing,
+}
+
+/// What one worker process needs, kept for its successors.
+#[derive(Debug)]
+pub struct Post {
+    /// The worker's number, from 0.
+    pub number: usize,
+    /// What it is told; its `id` is its line in the region.
+    pub setup: Setup,
+    /// Its sockets.
+    pub sockets: Sockets,
+    /// The region.
+    pub fds: Arc<Fds>,
+    /// The region, to clear the line of a dead worker.
+    pub region: Arc<Region>,
+    /// Who it runs as.
+    pub account: Option<Account>,
+    /// Where it runs.
+    pub cpu: Option<usize>,
+    /// How long it may take to drain.
+    pub drain: Duration,
+}
+
+/// Keeps one post filled until the phase says otherwise. Sends the number when its worker serves for
+/// the first time; ends early, with an error, if the first worker dies before that.
+///
+/// # Errors
+/// If no worker can be started, or the first one dies before it serves.
+pub async fn keep(
+    post: Post,
+    mut phase: watch::Receiver<Phase>,
+    ready: mpsc::Sender<usize>,
+) -> Result<(), Error> {
+    let mut ready = Some(ready);
+    let mut early_deaths = 0;
+    loop {
+        let started = Instant::now();
+        let failed = |source| Error::Spawn { worker: post.number, source };
+        let (mut child, mut control) = spawn(&post).map_err(failed)?;
+        let ended = tokio::select! {
+            status = child.wait() => Some(status.map_err(failed)?),
+            never = serve(&mut control, &mut ready, post.number) => match never {},
+            _ = phase.wait_for(|phase| *phase > Phase::Running) => None,
+        };
+        let Some(status) = ended else {
+            stop(&mut child, &mut control, &post, &mut phase).await;
+            vacate(&post);
+            return Ok(());
+        };
+        vacate(&post);
+        if ready.is_some() {
+            return Err(Error::WorkerStart { worker: post.number, status: status.to_string() });
+        }
+        early_deaths = if started.elapsed() < STEADY { early_deaths + 1 } else { 0 };
+        if early_deaths >= DEATHS_MAX {
+            error!(
+                worker = post.number,
+                %status,
+                "worker died {DEATHS_MAX} times right after its start: given up; the others serve on"
+            );
+            return Ok(());
+        }
+        report_death(&post, status);
+        // At once for the first time, then with growing pauses.
+        let pause = Duration::from_millis(50) * (early_deaths.saturating_sub(1));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = phase.wait_for(|phase| *phase > Phase::Running) => return Ok(()),
+        }
+    }
+}
+
+fn report_death(post: &Post, status: ExitStatus) {
+    warn!(worker = post.number, %status, "worker died: its successor takes its sockets over");
+}
+
+/// Waits for the worker's sign that it serves, then for ever.
+async fn serve(
+    control: &mut tokio::net::UnixStream,
+    ready: &mut Option<mpsc::Sender<usize>>,
+    number: usize,
+) -> Infallible {
+    let mut byte = [0; 1];
+    while let Ok(1) = control.read(&mut byte).await {
+        if byte[0] == crate::worker::READY {
+            info!(worker = number, "worker serves");
+            if let Some(ready) = ready.take() {
+                // The receiver is gone only when the daemon stops.
+                let _ = ready.send(number).await;
+            }
+        }
+    }
+    // The end of the control socket is followed by the process's own end.
+    std::future::pending().await
+}
+
+async fn stop(
+    child: &mut Child,
+    control: &mut tokio::net::UnixStream,
+    post: &Post,
+    phase: &mut watch::Receiver<Phase>,
+) {
+    let _ = control.write_all(&[crate::worker::DRAIN]).await;
+    // The worker keeps the time itself; this is for one that hangs.
+    let patience = post.drain + Duration::from_secs(1);
+    tokio::select! {
+        _ = child.wait() => return,
+        () = tokio::time::sleep(patience) => {
+            warn!(worker = post.number, "worker did not finish in time: killed");
+        }
+        _ = phase.wait_for(|phase| *phase == Phase::Killing) => {}
+    }
+    let _ = child.kill().await;
+}
+
+/// Clears what a dead worker left in its line: it has no connections and no requests any more.
+fn vacate(post: &Post) {
+    clear_line(&post.region, post.setup.id);
+}
+
+/// Clears a worker's line and gauges; counters stay.
+pub fn clear_line(region: &Region, line: usize) {
+    let worker = region.worker(line);
+    worker.live.store(0, Ordering::Release);
+    worker.pid.store(0, Ordering::Relaxed);
+    worker.connections.store(0, Ordering::Relaxed);
+    worker.active_requests.store(0, Ordering::Relaxed);
+    for slot in (0..SLOTS as u16).filter_map(Slot::new) {
+        let cell = region.cell(line, slot);
+        cell.active.store(0, Ordering::Relaxed);
+        cell.idle.store(0, Ordering::Relaxed);
+    }
+}
+
+/// The first of `count` lines that no living worker of an earlier daemon uses: 0 or `count`.
+#[must_use]
+pub fn free_lines(region: &Region, count: usize) -> usize {
+    let alive = |line: usize| {
+        let pid = region.worker(line).pid.load(Ordering::Relaxed);
+        pid != 0 && std::path::Path::new(&format!("/proc/{pid}")).exists()
+    };
+    let used = |from: usize| (from..(from + count).min(WORKERS)).filter(|l| alive(*l)).count();
+    if used(0) <= used(count) { 0 } else { count }
+}
+
+/// Starts one worker process.
+fn spawn(post: &Post) -> io::Result<(Child, tokio::net::UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let setup = setup_memory(&post.setup)?;
+    let mut keep: Vec<BorrowedFd<'_>> = vec![setup.as_fd(), theirs.as_fd()];
+    keep.extend(post.fds.all());
+    keep.extend(post.sockets.iter().map(|(_, socket)| socket.as_fd()));
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg("worker")
+        .arg(format!("--setup={}", setup.as_raw_fd()))
+        .arg(format!("--control={}", theirs.as_raw_fd()))
+        .arg(format!("--region={}", joined(post.fds.all().iter().map(AsRawFd::as_raw_fd))))
+        .arg(format!("--sockets={}", joined(post.sockets.iter().map(socket_argument))));
+    confine(&mut command, post.account, post.cpu, &keep);
+    let child = tokio::process::Command::from(command).kill_on_drop(false).spawn()?;
+    Ok((child, tokio::net::UnixStream::from_std(ours)?))
+}
+
+/// `listener:descriptor`.
+fn socket_argument((listener, socket): &(usize, TcpListener)) -> String {
+    format!("{listener}:{}", socket.as_raw_fd())
+}
+
+fn joined(items: impl Iterator<Item = impl ToString>) -> String {
+    items.map(|item| item.to_string()).collect::<Vec<_>>().join(",")
+}
+
+/// The setup as JSON in memory that the child inherits.
+fn setup_memory(setup: &Setup) -> io::Result<OwnedFd> {
+    let json = serde_json::to_vec(setup)?;
+    let fd = crate::sys::shared_memory("steerage-setup", json.len())?;
+    let file = std::fs::File::from(fd);
+    std::os::unix::fs::FileExt::write_all_at(&file, &json, 0)?;
+    Ok(file.into())
+}
