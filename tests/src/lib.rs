@@ -1,1 +1,1 @@
-//! Harness.
+//! What whole-system tests share beyond the laboratory (`steerage_lab`).

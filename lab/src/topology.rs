@@ -1,0 +1,95 @@
+//! Client, balancer and backends as hosts of their own, joined by veth links:
+//!
+//! ```text
+//!  client 10.80.0.2 ── clients 10.80.0.1 ┐          ┌ to-1 10.81.1.1 ── 10.81.1.2 backend 1
+//!                                        balancer ──┤ to-2 10.81.2.1 ── 10.81.2.2 backend 2
+//!       vip 192.0.2.10 via 10.80.0.1                └ …
+//! ```
+//!
+//! Two things make veth behave like a network card towards XDP: senders compute their checksums
+//! (`tx off`; a partial one would leave as a wrong one), and the far end of a link that XDP
+//! transmits on has its receive queue on (`gro on`, Linux 5.13 and later).
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::Result;
+
+use crate::command;
+use crate::netns::Netns;
+
+/// The address of the L4 services.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// The balancer's address on the client's link.
+pub const BALANCER: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 1);
+/// The client's address.
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 2);
+/// The balancer's link to the client.
+pub const CLIENT_LINK: &str = "clients";
+/// The port of every backend.
+pub const BACKEND_PORT: u16 = 8080;
+
+/// The hosts. Dropping it removes them and their links.
+#[derive(Debug)]
+pub struct Topology {
+    /// Where requests come from.
+    pub client: Netns,
+    /// Where the daemon runs.
+    pub balancer: Netns,
+    /// Where backends run, number 1 first.
+    pub backends: Vec<Netns>,
+}
+
+impl Topology {
+    /// Builds it with so many backends; names begin with `PREFIX-PID-`.
+    ///
+    /// # Errors
+    /// If a namespace or link can't be made; what was made is removed.
+    pub fn build(prefix: &str, backends: u8) -> Result<Self> {
+        let named = |role: &str| format!("{prefix}-{}-{role}", std::process::id());
+        let balancer = Netns::create(named("balancer"))?;
+        // XDP asks the kernel's forwarding table for the next hop.
+        balancer.sysctl("ipv4/ip_forward", "1")?;
+        let client = Netns::create(named("client"))?;
+        link(&balancer, CLIENT_LINK, BALANCER, &client, CLIENT)?;
+        client.ip(&format!("route add default via {BALANCER}"))?;
+        let mut topology = Self { client, balancer, backends: Vec::new() };
+        for number in 1..=backends {
+            let backend = Netns::create(named(&format!("backend-{number}")))?;
+            let gateway = Ipv4Addr::new(10, 81, number, 1);
+            let name = format!("to-{number}");
+            link(&topology.balancer, &name, gateway, &backend, backend_address(number))?;
+            backend.ip(&format!("route add default via {gateway}"))?;
+            topology.backends.push(backend);
+        }
+        Ok(topology)
+    }
+}
+
+/// The address of a backend, from number 1.
+#[must_use]
+pub fn backend_address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 81, number, 2)
+}
+
+/// The address and port of a backend, from number 1.
+#[must_use]
+pub fn backend_socket(number: u8) -> SocketAddr {
+    SocketAddr::from((backend_address(number), BACKEND_PORT))
+}
+
+fn link(
+    balancer: &Netns,
+    name: &str,
+    own: Ipv4Addr,
+    host: &Netns,
+    address: Ipv4Addr,
+) -> Result<()> {
+    balancer.ip(&format!("link add {name} type veth peer name eth0 netns {}", host.name()))?;
+    for (netns, device, address) in [(balancer, name, own), (host, "eth0", address)] {
+        netns.ip(&format!("address add {address}/24 dev {device}"))?;
+        netns.ip(&format!("link set {device} up"))?;
+        let mut ethtool = netns.command("ethtool");
+        command::output(ethtool.args(["-K", device, "tx", "off", "gro", "on"]))?;
+    }
+    Ok(())
+}
