@@ -9,6 +9,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod health;
+pub mod net;
 pub mod region;
+pub mod service;
 pub mod stats;
 pub mod sys;

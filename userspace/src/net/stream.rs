@@ -1,0 +1,329 @@
+//! A TCP connection whose sends wait for the end of the loop turn.
+//!
+//! - Small writes are copied into the stream's buffer and the stream is put on the turn's list
+//!   ([`super::turn`]). Once [`DEFERRED_MAX`] bytes would stand in the buffer, buffer and new bytes go
+//!   out together at once, by one `writev`.
+//! - `flush` says "done" while bytes are merely deferred: they go out by themselves. Once the kernel
+//!   refuses bytes, `flush` waits, and writes wait: that is the back-pressure.
+//! - An error of a deferred send surfaces at the next write or flush; the task is woken for it.
+//! - `shutdown` sends all bytes first. A dropped stream's bytes are sent as well, for up to
+//!   [`ABANDONED_TIMEOUT`] if the other end does not take them at once.
+//! - Reads are tokio's: it knows from a short read that the socket is empty and saves the read that
+//!   would say so.
+//!
+//! A stream has no buffer while it has nothing to send.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::{clock, turn};
+
+/// Bytes that a stream may hold back. Copying so many costs less than a system call.
+const DEFERRED_MAX: usize = 16 * 1024;
+
+/// Slices in one `writev`: what hyper passes at most, and the buffer.
+const SLICES_MAX: usize = 65;
+
+/// How long a dropped stream may take to send its last bytes.
+const ABANDONED_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A TCP connection of this thread.
+#[derive(Debug)]
+pub struct Stream {
+    inner: Rc<RefCell<Inner>>,
+}
+
+/// What a stream and the turn's list share.
+#[derive(Debug)]
+pub(super) struct Inner {
+    tcp: TcpStream,
+    /// Deferred bytes, from `sent` on.
+    buffer: Vec<u8>,
+    sent: usize,
+    /// Whether the stream is on the turn's list.
+    is_listed: bool,
+    /// Whether the kernel refused bytes when they were last offered.
+    is_blocked: bool,
+    /// Whether nobody holds the stream any more.
+    is_abandoned: bool,
+    /// An error of a deferred send that nobody was told of yet.
+    error: Option<io::Error>,
+    /// The task that wrote last.
+    writer: Option<Waker>,
+    progress_ms: u64,
+}
+
+/// A view of a stream's progress that outlives its move into an HTTP connection.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    inner: Rc<RefCell<Inner>>,
+}
+
+impl Progress {
+    /// When bytes last came or went, by [`clock::now_ms`].
+    #[must_use]
+    pub fn last_ms(&self) -> u64 {
+        self.inner.borrow().progress_ms
+    }
+}
+
+impl Stream {
+    pub(super) fn new(tcp: TcpStream) -> Self {
+        let inner = Inner {
+            tcp,
+            buffer: Vec::new(),
+            sent: 0,
+            is_listed: false,
+            is_blocked: false,
+            is_abandoned: false,
+            error: None,
+            writer: None,
+            progress_ms: clock::now_ms(),
+        };
+        Self { inner: Rc::new(RefCell::new(inner)) }
+    }
+
+    /// A view of the stream's progress.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress { inner: self.inner.clone() }
+    }
+
+    fn write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        turn::count_operation();
+        let mut inner = self.inner.borrow_mut();
+        if let Some(error) = inner.error.take() {
+            return Poll::Ready(Err(error));
+        }
+        let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
+        if inner.is_blocked || inner.waiting().len() + bytes > DEFERRED_MAX {
+            return inner.poll_send(cx, slices);
+        }
+        if inner.buffer.capacity() == 0 {
+            inner.buffer = turn::take_buffer();
+        }
+        for slice in slices {
+            inner.buffer.extend_from_slice(slice);
+        }
+        if bytes != 0 && !inner.is_listed {
+            inner.is_listed = true;
+            inner.remember_writer(cx);
+            drop(inner);
+            turn::defer(&self.inner);
+        }
+        Poll::Ready(Ok(bytes))
+    }
+}
+
+impl Inner {
+    /// The bytes that are still to be sent.
+    fn waiting(&self) -> &[u8] {
+        &self.buffer[self.sent..]
+    }
+
+    fn remember_writer(&mut self, cx: &Context<'_>) {
+        match &self.writer {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => self.writer = Some(cx.waker().clone()),
+        }
+    }
+
+    /// Marks `bytes` of the buffer as sent.
+    fn advance(&mut self, bytes: usize) {
+        self.sent += bytes;
+        if self.sent == self.buffer.len() {
+            self.sent = 0;
+            turn::give_buffer(std::mem::take(&mut self.buffer));
+        }
+    }
+
+    /// Sends the buffer, then `slices`; ready with how many bytes of `slices` went, or when the
+    /// buffer is empty if there are none.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wanted = slices.iter().any(|slice| !slice.is_empty());
+        loop {
+            if self.waiting().is_empty() && !wanted {
+                self.is_blocked = false;
+                return Poll::Ready(Ok(0));
+            }
+            self.is_blocked = true;
+            ready!(self.tcp.poll_write_ready(cx))?;
+            match self.try_send(slices) {
+                Ok(sent) => {
+                    self.is_blocked = false;
+                    self.progress_ms = clock::now_ms();
+                    let buffered = self.waiting().len();
+                    if sent > buffered {
+                        self.advance(buffered);
+                        return Poll::Ready(Ok(sent - buffered));
+                    }
+                    self.advance(sent);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(self.fail(error))),
+            }
+        }
+    }
+
+    /// One `writev` of the buffer and `slices`.
+    fn try_send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let waiting = self.waiting();
+        if waiting.is_empty() {
+            return match slices {
+                [slice] => self.tcp.try_write(slice),
+                _ => self.tcp.try_write_vectored(slices),
+            };
+        }
+        if slices.is_empty() {
+            return self.tcp.try_write(waiting);
+        }
+        let mut all = [IoSlice::new(&[]); SLICES_MAX];
+        all[0] = IoSlice::new(waiting);
+        let count = slices.len().min(SLICES_MAX - 1);
+        all[1..=count].copy_from_slice(&slices[..count]);
+        self.tcp.try_write_vectored(&all[..=count])
+    }
+
+    /// Forgets what can't be sent any more.
+    fn fail(&mut self, error: io::Error) -> io::Error {
+        let unsent = self.waiting().len();
+        if unsent != 0 {
+            self.advance(unsent);
+        }
+        self.is_blocked = false;
+        error
+    }
+
+    /// Sends what is deferred, at the end of the turn.
+    pub(super) fn send_deferred(this: &Rc<RefCell<Self>>) {
+        let mut inner = this.borrow_mut();
+        inner.is_listed = false;
+        while !inner.waiting().is_empty() {
+            match inner.try_send(&[]) {
+                Ok(sent) => {
+                    inner.progress_ms = clock::now_ms();
+                    inner.advance(sent);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    inner.is_blocked = true;
+                    break;
+                }
+                Err(error) => {
+                    let error = inner.fail(error);
+                    inner.error = Some(error);
+                    break;
+                }
+            }
+        }
+        if !inner.is_blocked && inner.error.is_none() {
+            return;
+        }
+        if !inner.is_abandoned {
+            // The task learns of it by its next write or flush.
+            if let Some(writer) = inner.writer.take() {
+                writer.wake();
+            }
+        } else if inner.is_blocked {
+            drop(inner);
+            finish_abandoned(this.clone());
+        }
+    }
+}
+
+/// Sends a dropped stream's last bytes to a slow reader.
+fn finish_abandoned(inner: Rc<RefCell<Inner>>) {
+    // Outside of the event loop there is nobody left to do it.
+    if tokio::runtime::Handle::try_current().is_err() {
+        return;
+    }
+    super::spawn(async move {
+        let send = std::future::poll_fn(|cx| inner.borrow_mut().poll_send(cx, &[]));
+        let _ = super::within(ABANDONED_TIMEOUT, send).await;
+    });
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.is_abandoned = true;
+        inner.writer = None;
+        // On the list, it is sent at the end of the turn.
+        if !inner.waiting().is_empty() && !inner.is_listed {
+            drop(inner);
+            Inner::send_deferred(&self.inner);
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        turn::count_operation();
+        let mut inner = self.inner.borrow_mut();
+        ready!(Pin::new(&mut inner.tcp).poll_read(cx, buffer))?;
+        inner.progress_ms = clock::now_ms();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.write(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.write(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.inner.borrow_mut();
+        if let Some(error) = inner.error.take() {
+            return Poll::Ready(Err(error));
+        }
+        if inner.is_blocked {
+            return inner.poll_send(cx, &[]).map_ok(|_| ());
+        }
+        if inner.is_listed {
+            inner.remember_writer(cx);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.inner.borrow_mut();
+        if let Some(error) = inner.error.take() {
+            return Poll::Ready(Err(error));
+        }
+        ready!(inner.poll_send(cx, &[]))?;
+        Pin::new(&mut inner.tcp).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;
