@@ -71,10 +71,18 @@ impl Daemon {
     /// # Errors
     /// If it can't start.
     pub fn start(netns: Option<&Netns>, binary: &Path, config: &Path, log: &Path) -> Result<Self> {
-        let mut command = match netns {
+        let command = match netns {
             Some(netns) => netns.command(binary),
             None => Command::new(binary),
         };
+        Self::spawn(command, binary, config, log)
+    }
+
+    /// As [`start`](Self::start), with a command that runs `binary` in a way of its own.
+    ///
+    /// # Errors
+    /// If it can't start.
+    pub fn spawn(mut command: Command, binary: &Path, config: &Path, log: &Path) -> Result<Self> {
         command.arg("run").arg("-c").arg(config);
         let process = Process::spawn("steerage", command, log)?;
         let (binary, config) = (binary.to_owned(), config.to_owned());

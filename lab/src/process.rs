@@ -168,3 +168,20 @@ pub fn describe(status: ExitStatus) -> String {
         (None, None) => "unknown".to_owned(),
     }
 }
+
+/// CPU time that a process has used, all threads, in nanoseconds.
+///
+/// # Errors
+/// If it is gone, or the kernel does not account for it.
+pub fn cpu_ns(id: u32) -> Result<u64> {
+    let directory = format!("/proc/{id}/task");
+    let mut total = 0;
+    let tasks = fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))?;
+    for task in tasks.flatten() {
+        let path = task.path().join("schedstat");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let time = text.split(' ').next().and_then(|field| field.parse::<u64>().ok());
+        total += time.with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    Ok(total)
+}

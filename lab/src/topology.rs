@@ -11,6 +11,7 @@
 //! transmits on has its receive queue on (`gro on`, Linux 5.13 and later).
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Result;
 
@@ -40,12 +41,18 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Builds it with so many backends; names begin with `PREFIX-PID-`.
+    /// Builds it with so many backends; names begin with `PREFIX-PID-`, and with a number after it
+    /// from this process's second topology on.
     ///
     /// # Errors
     /// If a namespace or link can't be made; what was made is removed.
     pub fn build(prefix: &str, backends: u8) -> Result<Self> {
-        let named = |role: &str| format!("{prefix}-{}-{role}", std::process::id());
+        static BUILT: AtomicU32 = AtomicU32::new(0);
+        let maker = match BUILT.fetch_add(1, Ordering::Relaxed) {
+            0 => format!("{prefix}-{}", std::process::id()),
+            before => format!("{prefix}-{}-{}", std::process::id(), before + 1),
+        };
+        let named = |role: &str| format!("{maker}-{role}");
         let balancer = Netns::create(named("balancer"))?;
         // XDP asks the kernel's forwarding table for the next hop.
         balancer.sysctl("ipv4/ip_forward", "1")?;
