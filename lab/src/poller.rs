@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::client::Connection;
+use crate::client::{Connection, Response};
 use crate::netns::Netns;
 
 /// Between an answer and the next question.
@@ -57,7 +57,7 @@ impl Poller {
             let mut connection = None;
             while !stop.load(Ordering::SeqCst) {
                 let answer = ask(&mut connection, address);
-                if reuse == Reuse::Never || answer.is_err() {
+                if reuse == Reuse::Never {
                     connection = None;
                 }
                 lock(&record).push(Sample { at: Instant::now(), answer });
@@ -111,14 +111,29 @@ impl Drop for Poller {
 }
 
 fn ask(connection: &mut Option<Connection>, address: SocketAddr) -> Result<String, String> {
-    let open = match connection {
-        Some(open) => open,
-        None => {
-            let open = Connection::open_here(address, PATIENCE);
-            connection.insert(open.map_err(|error| format!("connect: {error}"))?)
+    if let Some(mut open) = connection.take() {
+        match open.get("/") {
+            Ok(response) => return read(connection, open, &response),
+            // A server may close an idle connection at any time; as every client does, ask again.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {}
+            Err(error) => return Err(error.to_string()),
         }
-    };
+    }
+    let open = Connection::open_here(address, PATIENCE);
+    let mut open = open.map_err(|error| format!("connect: {error}"))?;
     let response = open.get("/").map_err(|error| error.to_string())?;
+    read(connection, open, &response)
+}
+
+/// Reads the answer, and keeps the connection if it stays open.
+fn read(
+    connection: &mut Option<Connection>,
+    open: Connection,
+    response: &Response,
+) -> Result<String, String> {
+    if !response.head.closes() {
+        *connection = Some(open);
+    }
     match response.status {
         200 => Ok(response.text().trim_end().to_owned()),
         status => Err(format!("status {status}: {}", response.text().trim_end())),

@@ -1,1 +1,3 @@
 //! What whole-system tests share beyond the laboratory (`steerage_lab`).
+
+pub mod stand;

@@ -1,5 +1,7 @@
 //! The laboratory itself, as root: hosts reach each other, and nothing of them stays.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::Path;
 
 use steerage_lab::backend::Backend;

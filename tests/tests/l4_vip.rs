@@ -1,0 +1,130 @@
+//! A vip serves TCP and UDP across hosts, packets rewritten both ways, and leaves all else alone.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use steerage_lab::client::curl;
+use steerage_lab::pattern::Pattern;
+use steerage_lab::topology::{self, VIP};
+use steerage_lab::udp::{self, Echo};
+use steerage_tests::stand::{Choices, Stand, l4, l4_udp, name};
+
+fn stand(weights: Vec<u16>) -> Stand {
+    let choices = Choices { weights, tcp_vip: true, udp_vip: true, ..Choices::default() };
+    Stand::start(&choices).unwrap()
+}
+
+#[test]
+fn curl_reaches_every_backend_through_a_tcp_vip() {
+    let stand = stand(vec![1, 1, 1]);
+    let url = format!("http://{VIP}/");
+    let mut heard = BTreeSet::new();
+    for _ in 0..60 {
+        let reply = curl(&stand.topology.client, &[&url]).unwrap();
+        assert_eq!((reply.exit, reply.status), (0, 200), "{reply:?}");
+        heard.insert(reply.text);
+    }
+    assert_eq!(heard.len(), 3, "{heard:?}");
+    let status = stand.daemon.status().unwrap();
+    let vip = &status["vips"][0]["l4"];
+    assert_eq!(vip["flows"], 60, "{vip}");
+    assert!(vip["in_packets"].as_u64() > vip["flows"].as_u64(), "{vip}");
+    assert!(vip["out_packets"].as_u64() > vip["flows"].as_u64(), "{vip}");
+}
+
+#[test]
+fn bulk_through_a_tcp_vip_arrives_whole_and_stays_with_its_backend() {
+    let stand = stand(vec![1, 1]);
+    let mut client = stand.connect(l4()).unwrap();
+    let first = client.get("/").unwrap().text();
+    let length = 20_000_000;
+    let up = client.post("/hash", Pattern::new(length)).unwrap();
+    assert_eq!(up.text(), format!("{} {length}\n", Pattern::digest(length)));
+    let down = client.get(&format!("/bytes/{length}")).unwrap();
+    assert_eq!(down.digest, Pattern::digest(length));
+    assert_eq!(client.get("/").unwrap().text(), first);
+}
+
+#[test]
+fn datagrams_through_a_udp_vip_are_answered_and_a_flow_stays_with_its_backend() {
+    let stand = stand(vec![1, 1]);
+    let echoes: Vec<Echo> = (1..=2)
+        .map(|number| {
+            let netns = &stand.topology.backends[usize::from(number) - 1];
+            Echo::start(&name(number), netns, topology::backend_socket(number)).unwrap()
+        })
+        .collect();
+    let mut heard = BTreeSet::new();
+    for flow in 0..20 {
+        let socket = udp::client(&stand.topology.client, l4_udp(), Duration::from_secs(2)).unwrap();
+        let mut names = BTreeSet::new();
+        for number in 0..5 {
+            let question = format!("flow {flow} datagram {number}");
+            // The first packet to a neighbour the kernel does not know yet is lost, as ever.
+            let reply = (0..5).find_map(|_| {
+                socket.send(question.as_bytes()).unwrap();
+                let mut buffer = [0; 256];
+                let length = socket.recv(&mut buffer).ok()?;
+                Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+            });
+            let reply = reply.expect("no answer to any of five datagrams");
+            let (name, echoed) = reply.split_once(' ').unwrap();
+            assert_eq!(echoed, question);
+            names.insert(name.to_owned());
+        }
+        assert_eq!(names.len(), 1, "flow {flow} was answered by {names:?}");
+        heard.extend(names);
+    }
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    assert!(echoes.iter().all(|echo| echo.datagrams() > 0));
+}
+
+#[test]
+fn traffic_that_is_not_for_a_vip_passes_untouched() {
+    let stand = stand(vec![1]);
+    // The host's own services and its plain forwarding.
+    assert_eq!(stand.curl("/", &[]).unwrap().status, 200);
+    let direct = format!("http://{}/", topology::backend_socket(1));
+    assert_eq!(curl(&stand.topology.client, &[&direct]).unwrap().status, 200);
+    let mut ping = stand.topology.client.command("ping");
+    ping.args(["-c", "1", "-W", "2", "10.80.0.1"]);
+    if let Ok(output) = steerage_lab::command::finish(&mut ping) {
+        assert!(output.status.success() || output.status.code() == Some(127), "{output:?}");
+    }
+    // A port of the vip's address that no vip has goes to the host, which refuses it.
+    let other = curl(&stand.topology.client, &["--max-time", "2", &format!("http://{VIP}:81/")]);
+    assert_eq!(other.unwrap().status, 0);
+}
+
+#[test]
+fn forwarding_goes_on_when_the_daemon_has_stopped_until_detach() {
+    let mut stand = stand(vec![1, 1]);
+    let url = format!("http://{VIP}/");
+    let ask =
+        |stand: &Stand| curl(&stand.topology.client, &["--max-time", "3", &url]).unwrap().status;
+    assert_eq!(ask(&stand), 200);
+    let status = stand.daemon.terminate().unwrap();
+    assert!(status.success(), "{status}\n{}", stand.daemon.log());
+    assert_eq!(ask(&stand), 200, "forwarding ended with the daemon");
+    assert!(stand.pins().exists());
+    stand.daemon.detach().unwrap();
+    assert!(!stand.pins().exists(), "pins are left after detach");
+    assert_eq!(ask(&stand), 0, "forwarding went on after detach");
+}
+
+#[test]
+fn a_link_without_native_xdp_is_served_in_generic_mode() {
+    // veth refuses native XDP where a peer's frames may not fit a page.
+    let choices = Choices { tcp_vip: true, ..Choices::default() };
+    let stand = Stand::start_with(&choices, |topology| {
+        topology.client.ip("link set eth0 mtu 9000")?;
+        topology.balancer.ip("link set clients mtu 9000").map(drop)
+    });
+    let stand = stand.unwrap();
+    let reply = curl(&stand.topology.client, &[&format!("http://{VIP}/")]).unwrap();
+    assert_eq!((reply.exit, reply.status), (0, 200), "{reply:?}\n{}", stand.daemon.log());
+    let links = stand.daemon.status().unwrap()["vips"][0]["interfaces"].to_string();
+    assert!(links.contains("generic"), "{links}");
+}
