@@ -4,7 +4,6 @@
 //! within one turn happens at one time. The clock is the monotonic one that the shared region uses.
 
 use std::cell::Cell;
-use std::time::Duration;
 
 thread_local! {
     static NOW_US: Cell<u64> = const { Cell::new(0) };
@@ -29,7 +28,7 @@ pub fn now_ms() -> u64 {
 
 /// Reads the clock anew.
 pub fn refresh() -> u64 {
-    let now = Duration::from(crate::sys::monotonic()).as_micros() as u64;
+    let now = crate::sys::monotonic().as_micros() as u64;
     NOW_US.set(now);
     now
 }

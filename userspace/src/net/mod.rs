@@ -19,8 +19,8 @@ mod socket;
 mod stream;
 pub mod turn;
 
-pub use deadline::{Deadline, Elapsed, TICK, within};
+pub use deadline::{Deadline, Elapsed, TICK, wake_all, within};
 pub use runtime::{run, sleep, spawn};
 pub use slab::Slab;
 pub use socket::{Listener, connect, is_local_shortage};
-pub use stream::Stream;
+pub use stream::{Progress, Stream};

@@ -57,7 +57,9 @@ pub(super) struct Inner {
     error: Option<io::Error>,
     /// The task that wrote last.
     writer: Option<Waker>,
-    progress_ms: u64,
+    /// When the kernel last took bytes.
+    sent_ms: u64,
+    received: u64,
 }
 
 /// A view of a stream's progress that outlives its move into an HTTP connection.
@@ -67,10 +69,16 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// When bytes last came or went, by [`clock::now_ms`].
+    /// When bytes last left, or the connection was made, by [`clock::now_ms`].
     #[must_use]
-    pub fn last_ms(&self) -> u64 {
-        self.inner.borrow().progress_ms
+    pub fn sent_ms(&self) -> u64 {
+        self.inner.borrow().sent_ms
+    }
+
+    /// Bytes that have come.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.inner.borrow().received
     }
 }
 
@@ -85,7 +93,8 @@ impl Stream {
             is_abandoned: false,
             error: None,
             writer: None,
-            progress_ms: clock::now_ms(),
+            sent_ms: clock::now_ms(),
+            received: 0,
         };
         Self { inner: Rc::new(RefCell::new(inner)) }
     }
@@ -162,7 +171,7 @@ impl Inner {
             match self.try_send(slices) {
                 Ok(sent) => {
                     self.is_blocked = false;
-                    self.progress_ms = clock::now_ms();
+                    self.sent_ms = clock::now_ms();
                     let buffered = self.waiting().len();
                     if sent > buffered {
                         self.advance(buffered);
@@ -212,7 +221,7 @@ impl Inner {
         while !inner.waiting().is_empty() {
             match inner.try_send(&[]) {
                 Ok(sent) => {
-                    inner.progress_ms = clock::now_ms();
+                    inner.sent_ms = clock::now_ms();
                     inner.advance(sent);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -274,8 +283,9 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         turn::count_operation();
         let mut inner = self.inner.borrow_mut();
+        let before = buffer.filled().len();
         ready!(Pin::new(&mut inner.tcp).poll_read(cx, buffer))?;
-        inner.progress_ms = clock::now_ms();
+        inner.received += (buffer.filled().len() - before) as u64;
         Poll::Ready(Ok(()))
     }
 }

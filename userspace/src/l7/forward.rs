@@ -1,0 +1,240 @@
+//! The header rules: what passes, what is removed, what is added. Functions of header maps.
+//!
+//! Hop-by-hop headers (RFC 9110 section 7.6.1) are removed, and so is what `Connection` names; but
+//! nobody may have `Host`, the framing or `X-Forwarded-*` removed that way. Message framing is
+//! hyper's: `Transfer-Encoding` goes, and hyper writes what the body needs. `TE: trailers` and
+//! `Trailer` stay, so that trailers pass.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+
+/// Who sent a request.
+#[derive(Clone, Debug)]
+pub(super) struct Sender {
+    /// Its address.
+    pub(super) address: HeaderValue,
+    /// Whether what it says of others is believed.
+    pub(super) is_trusted: bool,
+    /// `http` or `https`.
+    pub(super) scheme: HeaderValue,
+}
+
+/// Makes a request's headers those that the backend gets.
+pub(super) fn request(headers: &mut HeaderMap, sender: &Sender) {
+    let wants_trailers = headers.contains_key(TE) && names_trailers(headers);
+    remove_hop_by_hop(headers);
+    if headers.remove(TE).is_some() && wants_trailers {
+        headers.insert(TE, TRAILERS);
+    }
+    // Answered here: hyper says 100 once the backend's connection takes the body.
+    headers.remove(EXPECT);
+
+    let host = headers.get(HOST).cloned();
+    if sender.is_trusted {
+        append(headers, sender.address.clone());
+        if !headers.contains_key(X_FORWARDED_PROTO) {
+            headers.insert(X_FORWARDED_PROTO, sender.scheme.clone());
+        }
+        if let Some(host) = host.filter(|_| !headers.contains_key(X_FORWARDED_HOST)) {
+            headers.insert(X_FORWARDED_HOST, host);
+        }
+    } else {
+        headers.insert(X_FORWARDED_FOR, sender.address.clone());
+        headers.insert(X_FORWARDED_PROTO, sender.scheme.clone());
+        match host {
+            Some(host) => headers.insert(X_FORWARDED_HOST, host),
+            None => headers.remove(X_FORWARDED_HOST),
+        };
+    }
+}
+
+/// Makes a response's headers those that the client gets.
+pub(super) fn response(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+}
+
+/// Whether one of the `TE` values is `trailers`.
+fn names_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(TE).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value.split(',').any(|coding| {
+            let name = coding.split(';').next().unwrap_or_default();
+            name.trim().eq_ignore_ascii_case("trailers")
+        })
+    })
+}
+
+/// Adds an address to the end of `X-Forwarded-For`, as one line.
+fn append(headers: &mut HeaderMap, address: HeaderValue) {
+    let Entry::Occupied(mut entry) = headers.entry(X_FORWARDED_FOR) else {
+        headers.insert(X_FORWARDED_FOR, address);
+        return;
+    };
+    let mut all = Vec::new();
+    for value in entry.iter() {
+        all.extend_from_slice(value.as_bytes());
+        all.extend_from_slice(b", ");
+    }
+    all.extend_from_slice(address.as_bytes());
+    // Valid values joined are valid.
+    entry.insert(HeaderValue::from_maybe_shared(bytes::Bytes::from(all)).unwrap_or(address));
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if let Some(first) = headers.get(CONNECTION) {
+        // Nearly all there is.
+        let is_plain = matches!(first.as_bytes(), b"keep-alive" | b"close" | b"Keep-Alive");
+        if !is_plain || headers.get_all(CONNECTION).iter().nth(1).is_some() {
+            remove_named(headers);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+/// Removes the headers that `Connection` names.
+#[cold]
+fn remove_named(headers: &mut HeaderMap) {
+    let values = headers.get_all(CONNECTION).iter();
+    let named: Vec<HeaderName> = values
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| !is_protected(name))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// What no peer may have removed by naming it in `Connection`.
+fn is_protected(name: &HeaderName) -> bool {
+    // `TE` has its own rule.
+    [HOST, CONTENT_LENGTH, TE].contains(name) || name.as_str().starts_with("x-forwarded-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pairs = lines
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        pairs.collect()
+    }
+
+    fn sender(is_trusted: bool) -> Sender {
+        Sender {
+            address: HeaderValue::from_static("192.0.2.1"),
+            is_trusted,
+            scheme: HeaderValue::from_static("http"),
+        }
+    }
+
+    fn lines(headers: &HeaderMap) -> Vec<(&str, &str)> {
+        headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_headers_go_and_the_rest_stays_in_order() {
+        let mut request = headers(&[
+            ("host", "a.org"),
+            ("accept", "*/*"),
+            ("connection", "keep-alive, X-Secret"),
+            ("connection", "close"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("x-secret", "1"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("expect", "100-continue"),
+        ]);
+        super::request(&mut request, &sender(false));
+        let kept = lines(&request);
+        let names: Vec<&str> = kept.iter().map(|(name, _)| *name).collect();
+        for gone in ["connection", "keep-alive", "transfer-encoding", "upgrade", "x-secret"] {
+            assert!(!names.contains(&gone), "{gone} in {names:?}");
+        }
+        assert_eq!(request.get_all("cookie").iter().count(), 2);
+        assert_eq!(request[HOST], "a.org");
+    }
+
+    #[test]
+    fn connection_has_no_say_over_host_framing_and_the_forwarding_headers() {
+        let mut request = headers(&[
+            ("host", "a.org"),
+            ("content-length", "3"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-proto", "https"),
+            ("connection", "Host, content-length, X-Forwarded-For, x-forwarded-proto, bad name"),
+        ]);
+        super::request(&mut request, &sender(true));
+        assert_eq!(request[HOST], "a.org");
+        assert_eq!(request[CONTENT_LENGTH], "3");
+        assert_eq!(request[X_FORWARDED_FOR], "10.0.0.1, 192.0.2.1");
+        assert_eq!(request[X_FORWARDED_PROTO], "https");
+    }
+
+    #[test]
+    fn what_a_stranger_says_of_others_is_replaced() {
+        let mut request = headers(&[
+            ("host", "a.org"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-for", "10.0.0.2"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil.org"),
+        ]);
+        super::request(&mut request, &sender(false));
+        assert_eq!(request.get_all(X_FORWARDED_FOR).iter().collect::<Vec<_>>(), ["192.0.2.1"]);
+        assert_eq!(request[X_FORWARDED_PROTO], "http");
+        assert_eq!(request[X_FORWARDED_HOST], "a.org");
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_is_kept_and_added_to() {
+        let mut request = headers(&[
+            ("host", "a.org"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-for", "10.0.0.2"),
+            ("x-forwarded-host", "www.a.org"),
+        ]);
+        super::request(&mut request, &sender(true));
+        let chain = request.get_all(X_FORWARDED_FOR);
+        assert_eq!(chain.iter().collect::<Vec<_>>(), ["10.0.0.1, 10.0.0.2, 192.0.2.1"]);
+        assert_eq!(request[X_FORWARDED_PROTO], "http");
+        assert_eq!(request[X_FORWARDED_HOST], "www.a.org");
+    }
+
+    #[test]
+    fn trailers_may_be_asked_for_and_nothing_else() {
+        let mut request = headers(&[("te", "gzip, Trailers;q=1"), ("connection", "te")]);
+        super::request(&mut request, &sender(false));
+        assert_eq!(request[TE], "trailers");
+        let mut request = headers(&[("te", "gzip")]);
+        super::request(&mut request, &sender(false));
+        assert!(!request.contains_key(TE));
+    }
+
+    #[test]
+    fn a_response_keeps_its_trailer_names() {
+        let mut headers = headers(&[
+            ("connection", "close"),
+            ("transfer-encoding", "chunked"),
+            ("trailer", "x-sum"),
+        ]);
+        response(&mut headers);
+        assert_eq!(lines(&headers), [("trailer", "x-sum")]);
+    }
+}

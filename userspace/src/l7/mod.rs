@@ -1,0 +1,137 @@
+//! The HTTP/1.1 proxy of one worker.
+//!
+//! ```text
+//! connection ─► exchange: route ─► pick ─► pool or connect ─► send ─► response
+//!     │             │ reply, if there is nothing to forward       │
+//!     └─ deadline   └─ forward: header rules              body: both ways, as they come
+//! ```
+//!
+//! hyper parses and frames; what is decided is decided here. Bodies are never held: hyper reads from
+//! one side only as fast as the other side takes (back-pressure), so memory per connection is bounded
+//! by hyper's buffers ([`BUFFER_BYTES_MAX`]). Everything is of one thread: no lock, no atomic
+//! but the shared region's.
+//!
+//! `Upgrade` is not passed on: the header is removed as the hop-by-hop header that it is, so a
+//! backend answers such a request as plain HTTP. `CONNECT` is refused.
+
+mod body;
+mod connection;
+mod exchange;
+mod forward;
+mod pool;
+mod reply;
+mod route;
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::config::model::Model;
+use crate::region::{Region, Tenant, WorkerLine};
+use crate::service::{Random, Service};
+
+pub use body::Body;
+pub use connection::serve;
+use pool::Pool;
+
+/// hyper's buffer of one direction of a connection: what a body in transit may occupy.
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
+
+/// Request line and headers together.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// What all connections of a worker share.
+#[derive(Debug)]
+pub struct Proxy {
+    worker: usize,
+    region: Rc<Region>,
+    fronts: Vec<Front>,
+    targets: Vec<Target>,
+    trusted: Vec<IpNet>,
+    is_draining: Cell<bool>,
+}
+
+/// A listener's rules.
+#[derive(Debug)]
+struct Front {
+    header_read: Duration,
+    routes: route::Table,
+}
+
+/// A service and the connections to its backends.
+#[derive(Debug)]
+struct Target {
+    service: Service,
+    /// By index of the backend.
+    pools: Vec<Rc<Pool>>,
+    retry_attempts: u32,
+}
+
+impl Proxy {
+    /// The proxy of worker `worker`. `tenants` and `lines` are parallel to the model's services.
+    #[must_use]
+    pub fn new(
+        model: &Model,
+        tenants: &[Vec<Tenant>],
+        lines: &[u16],
+        worker: usize,
+        region: Rc<Region>,
+    ) -> Self {
+        let random = Random::new(Random::fresh_seed());
+        let target = |((service, tenants), line): ((_, &Vec<Tenant>), &u16)| {
+            let model: &crate::config::model::Service = service;
+            let seed = random.next();
+            let service = Service::new(model, tenants, *line, worker, region.clone(), seed);
+            let pools = service.backends().iter().map(|backend| {
+                let slot = backend.tenant.slot();
+                Rc::new(Pool::new(model.pool, region.clone(), worker, slot, random.next()))
+            });
+            let pools = pools.collect();
+            Target { service, pools, retry_attempts: model.retry_attempts }
+        };
+        Self {
+            worker,
+            fronts: model
+                .listeners
+                .iter()
+                .map(|listener| Front {
+                    header_read: listener.timeouts.header_read,
+                    routes: route::Table::new(&listener.routes),
+                })
+                .collect(),
+            targets: model.services.iter().zip(tenants).zip(lines).map(target).collect(),
+            trusted: model.global.trusted_proxies.clone(),
+            is_draining: Cell::new(false),
+            region,
+        }
+    }
+
+    /// Work that time brings, to be called every [`crate::net::TICK`].
+    pub fn tick(&self) {
+        for target in &self.targets {
+            target.service.look_for_trials();
+            for (backend, pool) in target.pools.iter().enumerate() {
+                pool.sweep(target.service.accepts_new(backend));
+            }
+        }
+    }
+
+    /// Lets every connection end with the request that it is at, idle ones at once.
+    pub fn drain(&self) {
+        self.is_draining.set(true);
+        crate::net::wake_all();
+    }
+
+    /// This worker's line in the region.
+    #[must_use]
+    pub fn line(&self) -> &WorkerLine {
+        self.region.worker(self.worker)
+    }
+
+    fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted.iter().any(|net| net.contains(&peer))
+    }
+}

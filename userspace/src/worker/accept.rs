@@ -1,0 +1,78 @@
+//! Accepting connections.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::permit::{Permit, Permits};
+use crate::l7::{self, Proxy};
+use crate::net::{self, Listener};
+use crate::region::add;
+
+/// How long accepting pauses when this host has no descriptors or memory left.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts the connections of one listening socket.
+pub(super) struct Acceptor {
+    pub(super) proxy: Rc<Proxy>,
+    /// Index of the listener in the configuration.
+    pub(super) front: usize,
+    pub(super) listener: Listener,
+    pub(super) permits: Permits,
+}
+
+impl Acceptor {
+    /// Accepts until the task is aborted.
+    pub(super) async fn run(self) {
+        loop {
+            let permit = self.permits.take().await;
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    let line = self.proxy.line();
+                    add(&line.accepted, 1);
+                    let guard = Guard::new(self.proxy.clone(), permit);
+                    let proxy = self.proxy.clone();
+                    let front = self.front;
+                    net::spawn(async move {
+                        l7::serve(proxy, front, stream, peer).await;
+                        drop(guard);
+                    });
+                }
+                Err(error) => self.refused(&error).await,
+            }
+        }
+    }
+
+    async fn refused(&self, error: &io::Error) {
+        if net::is_local_shortage(error) {
+            tracing::warn!(%error, "can't accept connections: pausing");
+            net::sleep(SHORTAGE_PAUSE).await;
+        } else {
+            // The connection was gone before it could be accepted.
+            tracing::debug!(%error, "connection not accepted");
+        }
+    }
+}
+
+/// An open connection, as the worker's line counts it.
+struct Guard {
+    proxy: Rc<Proxy>,
+    _permit: Permit,
+}
+
+impl Guard {
+    fn new(proxy: Rc<Proxy>, permit: Permit) -> Self {
+        let connections = &proxy.line().connections;
+        connections.store(connections.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        Self { proxy, _permit: permit }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let connections = &self.proxy.line().connections;
+        let left = connections.load(Ordering::Relaxed).saturating_sub(1);
+        connections.store(left, Ordering::Relaxed);
+    }
+}

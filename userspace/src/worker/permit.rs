@@ -1,0 +1,96 @@
+//! Permits: how many connections a worker may have.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// A number of permits that are taken before a connection is accepted and come back with its end.
+#[derive(Clone, Debug)]
+pub(super) struct Permits(Rc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    limit: usize,
+    taken: Cell<usize>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+/// The right to one connection, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Permit(Permits);
+
+impl Permits {
+    /// `limit` permits, at least one.
+    pub(super) fn new(limit: usize) -> Self {
+        Self(Rc::new(Shared {
+            limit: limit.max(1),
+            taken: Cell::new(0),
+            waiting: RefCell::new(Vec::new()),
+        }))
+    }
+
+    /// How many are taken.
+    pub(super) fn taken(&self) -> usize {
+        self.0.taken.get()
+    }
+
+    /// Takes one, when there is one.
+    pub(super) async fn take(&self) -> Permit {
+        self.wait_until(|taken| taken < self.0.limit).await;
+        self.0.taken.set(self.taken() + 1);
+        Permit(self.clone())
+    }
+
+    /// Waits until none is taken.
+    pub(super) async fn all_returned(&self) {
+        self.wait_until(|taken| taken == 0).await;
+    }
+
+    async fn wait_until(&self, suits: impl Fn(usize) -> bool) {
+        poll_fn(|cx| {
+            if suits(self.taken()) {
+                return Poll::Ready(());
+            }
+            self.0.waiting.borrow_mut().push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let shared = &self.0.0;
+        shared.taken.set(shared.taken.get() - 1);
+        for waker in shared.waiting.borrow_mut().drain(..) {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net;
+
+    #[test]
+    fn no_more_permits_are_out_than_there_are() {
+        net::run(async {
+            let permits = Permits::new(2);
+            let (first, second) = (permits.take().await, permits.take().await);
+            let third = net::spawn({
+                let permits = permits.clone();
+                async move { permits.take().await }
+            });
+            tokio::task::yield_now().await;
+            assert!(!third.is_finished());
+            drop(first);
+            let third = third.await.unwrap();
+            assert_eq!(permits.taken(), 2);
+            drop((second, third));
+            permits.all_returned().await;
+        })
+        .unwrap();
+    }
+}
