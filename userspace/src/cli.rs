@@ -55,7 +55,7 @@ pub enum Command {
 pub struct Config {
     /// The configuration file.
     #[arg(
-        short,
+        short = 'c',
         long = "config",
         value_name = "FILE",
         default_value = "/etc/steerage/steerage.toml"

@@ -100,6 +100,15 @@ pub fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(owned)
 }
 
+/// Names this process in `ps` and `top`; at most 15 bytes count.
+///
+/// # Errors
+/// If the name has a zero byte.
+pub fn name_process(name: &str) -> io::Result<()> {
+    nix::sys::prctl::set_name(CString::new(name)?.as_c_str())?;
+    Ok(())
+}
+
 /// Makes the command run without privilege, on one CPU, deaf to the terminal's interrupt, with the
 /// given descriptors left open.
 pub fn confine(

@@ -171,12 +171,17 @@ fn serve(model: Model, front: Front, started: Instant) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::system("cannot make the supervisor's event loop"))?;
+    let forwards = !view.links.is_empty();
     let posts = posts.into_iter().zip(front.sockets);
     let posts = posts.map(|(post, sockets)| Post { sockets, drain, ..post }).collect();
-    runtime.block_on(async move {
-        let sockets = (front.admin, front.metrics);
-        supervise(view, posts, sockets, plane.kernel).await
-    })
+    let sockets = (front.admin, front.metrics);
+    runtime.block_on(supervise(view, posts, sockets, plane.kernel))?;
+    if forwards {
+        info!("stopped; L4 forwarding goes on until `steerage detach`");
+    } else {
+        info!("stopped");
+    }
+    Ok(())
 }
 
 fn start_prober(
@@ -335,7 +340,6 @@ async fn drained(
     loop {
         tokio::select! {
             next = workers.join_next() => if next.is_none() {
-                info!("stopped; L4 forwarding goes on until `steerage detach`");
                 return Ok(());
             },
             () = interrupts.next() => {

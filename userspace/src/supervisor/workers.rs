@@ -5,6 +5,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -193,6 +194,7 @@ fn spawn(post: &Post) -> io::Result<(Child, tokio::net::UnixStream)> {
     keep.extend(post.sockets.iter().map(|(_, socket)| socket.as_fd()));
     let mut command = Command::new("/proc/self/exe");
     command
+        .arg0(format!("steerage worker {}", post.number))
         .arg("worker")
         .arg(format!("--setup={}", setup.as_raw_fd()))
         .arg(format!("--control={}", theirs.as_raw_fd()))
