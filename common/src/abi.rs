@@ -388,8 +388,8 @@ pub struct Nat {
     pub peer_mac: [u8; 6],
     /// Our address on that link.
     pub own_mac: [u8; 6],
-    /// Zero.
-    pub reserved: u32,
+    /// [`crate::life::Life`]: whether the source port may pass to another flow.
+    pub life: u32,
 }
 
 /// `VIP_COUNTERS[vip]` and `BACKEND_COUNTERS[slot]`, per CPU.

@@ -8,6 +8,7 @@
 //! - [`health`]: the one state machine that probes and requests feed.
 //! - [`publish`]: how a state change reaches the bitmap that XDP and the workers read.
 //! - [`maglev`] and [`ring`]: the consistent-hashing table, how it is filled and read.
+//! - [`life`]: when a flow of `nat` is over.
 //! - [`hash`], [`checksum`], [`slot`], [`limits`]: the small parts.
 #![cfg_attr(not(any(test, loom)), no_std)]
 #![deny(unsafe_code)]
@@ -16,6 +17,7 @@ pub mod abi;
 pub mod checksum;
 pub mod hash;
 pub mod health;
+pub mod life;
 pub mod limits;
 pub mod maglev;
 pub mod publish;
