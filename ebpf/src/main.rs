@@ -1,1 +1,43 @@
+//! The kernel programs of Steerage: entry points only.
+//!
+//! A packet goes through [`parse`] (what is it?), [`balance`] (which backend?), [`rewrite`] (new
+//! addresses, new checksums) and [`route`] (which link?); [`verdict`] counts and decides. Policy is
+//! computed in userspace and read here from [`maps`]; the only pointer arithmetic on packets is in
+//! [`packet`].
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![allow(clippy::needless_borrows_for_generic_args, reason = "keys by value would be copied")]
+#![allow(missing_docs, reason = "the macros export symbols without documentation")]
+
+use aya_ebpf::{macros::xdp, programs::XdpContext};
+
+mod balance;
+mod flow;
+mod maps;
+mod nat;
+mod packet;
+mod parse;
+mod rewrite;
+mod route;
+mod verdict;
+
+/// Steers packets to the vips and back; everything else passes as it came.
+#[xdp]
+pub fn steerage_xdp(context: XdpContext) -> u32 {
+    verdict::of(&context)
+}
+
+/// The programs call helpers that the kernel keeps for GPL-compatible ones.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Not reachable: the verifier refuses a program with an endless loop in it.
+    loop {}
+}
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod health;
+pub mod kernel;
 pub mod l7;
 pub mod net;
 pub mod region;

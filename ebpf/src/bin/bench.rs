@@ -1,1 +1,105 @@
+//! The benchmark's wrapper: restores the packet, varies its flow, and tail-calls the program under
+//! test.
+//!
+//! `BPF_PROG_TEST_RUN` with a repeat count hands each round the packet that the round before left. A
+//! program that rewrites would see its own output from the second round on; this wrapper gives it the
+//! same packet, or the next of [`Case::flows`] clients, each time. Its own cost is measured in the same
+//! way, with [`bench_floor`] as the program under test.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![allow(missing_docs, reason = "the macros export symbols without documentation")]
+
+use core::ptr;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::xdp_action::{XDP_ABORTED, XDP_TX},
+    btf_maps::{Array, ProgramArray},
+    helpers::bpf_tail_call,
+    macros::{btf_map, xdp},
+    programs::XdpContext,
+};
+
+/// Bytes of the packet that are restored: Ethernet, IPv4 and what of TCP or UDP a program changes.
+const HEAD: usize = 54;
+/// Where the client's address and port lie in it.
+const CLIENT_ADDRESS: usize = 26;
+const CLIENT_PORT: usize = 34;
+
+/// One measurement.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Case {
+    /// Packets sent so far.
+    pub sent: u64,
+    /// Flows less one; a power of two less one.
+    pub flows_mask: u64,
+    /// The packet, with the client's address and port of flow 0.
+    pub head: [u8; 56],
+}
+
+#[btf_map]
+static CASE: Array<Case, 1> = Array::new();
+
+#[btf_map]
+static UNDER_TEST: ProgramArray<1> = ProgramArray::new();
+
+#[xdp]
+pub fn bench(context: XdpContext) -> u32 {
+    let _ = restore(&context);
+    // SAFETY: the map is a program array; a missing program makes the call return.
+    unsafe { bpf_tail_call(context.as_ptr(), (&raw const UNDER_TEST).cast_mut().cast(), 0) };
+    XDP_ABORTED
+}
+
+/// What the wrapper is measured with.
+#[xdp]
+pub fn bench_floor(_context: XdpContext) -> u32 {
+    XDP_TX
+}
+
+#[inline(always)]
+fn restore(context: &XdpContext) -> Option<()> {
+    let start = context.data();
+    if start + HEAD > context.data_end() {
+        return None;
+    }
+    // SAFETY: one program run at a time uses the map.
+    let case = unsafe { &mut *CASE.get_ptr_mut(0)? };
+    let flow = spread(case.sent & case.flows_mask) & case.flows_mask;
+    case.sent += 1;
+    // SAFETY: HEAD bytes are within the packet, as just checked.
+    unsafe {
+        let head = start as *mut u8;
+        for at in (0..HEAD / 2).map(|word| word * 2) {
+            let word = ptr::read_unaligned(case.head.as_ptr().add(at).cast::<u16>());
+            ptr::write_unaligned(head.add(at).cast(), word);
+        }
+        // 2¹⁴ ports for each address.
+        let address = head.add(CLIENT_ADDRESS).cast::<u32>();
+        let port = head.add(CLIENT_PORT).cast::<u16>();
+        let first = u32::from_be(ptr::read_unaligned(address));
+        ptr::write_unaligned(address, (first + (flow >> 14) as u32).to_be());
+        let first = u16::from_be(ptr::read_unaligned(port));
+        ptr::write_unaligned(port, (first + (flow & 0x3fff) as u16).to_be());
+    }
+    Some(())
+}
+
+/// A permutation of the flows, so that no prefetcher knows the next one.
+#[inline(always)]
+fn spread(flow: u64) -> u64 {
+    flow.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

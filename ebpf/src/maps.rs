@@ -1,0 +1,112 @@
+//! Every map. Layouts are in `steerage_common::abi`; names and layouts are an interface.
+//!
+//! | map | key | written by |
+//! |---|---|---|
+//! | `CONTROL` | 0 | supervisor |
+//! | `BACKENDS` | half | supervisor, the half not in force |
+//! | `HEALTH` | slot / 64 | whoever changed a state word |
+//! | `STATE` | slot | everyone, by compare-and-swap |
+//! | `SERVICES`, `WORKERS`, `CELLS` | service, worker, worker × slot | workers (not read here) |
+//! | `VIPS` | address, port, protocol | supervisor |
+//! | `RINGS` | service × 2 + half | supervisor, the half not in force |
+//! | `FLOWS`, `NATS` | flow as the client sees it, as the backend sees it | these programs |
+//! | `VIP_COUNTERS`, `BACKEND_COUNTERS`, `REASON_COUNTERS` | vip, slot, reason | these programs |
+//! | `ARRIVAL` | 0 | these programs, for the time of one packet |
+//! | `ASKED` | hash of a next hop | these programs |
+//! | `EVENTS` | - | these programs, for the supervisor |
+//!
+//! The flow tables have their least-recently-used lists per CPU: a packet that begins a flow takes no
+//! lock that another CPU holds.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_COMMON_LRU},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use steerage_common::{
+    abi::{
+        BackendTable, Cell, Control, Flow, FlowKey, HealthWord, Nat, NatKey, NeighborEvent,
+        RING_LINES, Reason, RingLine, ServiceLine, Traffic, Vip, VipKey, WorkerLine,
+    },
+    limits,
+};
+
+use crate::flow::Arrival;
+
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+const PER_CPU_LRU: usize = BPF_F_NO_COMMON_LRU as usize;
+
+/// Flows remembered unless the loader asks for another number.
+const FLOWS_DEFAULT: usize = 1 << 18;
+/// Bytes of the ring buffer: 2,000 neighbour events.
+const EVENT_BYTES: usize = 1 << 16;
+/// Next hops that are told apart when limiting the rate of events.
+pub const ASKED_ENTRIES: usize = 64;
+
+/// When userspace was last asked to resolve a next hop, on this CPU.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Asked {
+    /// Coarse monotonic time.
+    pub at_ns: u64,
+    /// The last four bytes of the next hop's address.
+    pub address: u32,
+    /// The link it is on.
+    pub ifindex: u32,
+}
+
+#[btf_map]
+pub static CONTROL: Array<Control, 1, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static BACKENDS: Array<BackendTable, 2, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static HEALTH: Array<HealthWord, { limits::HEALTH_WORDS }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static STATE: Array<u64, { limits::SLOTS }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static SERVICES: Array<ServiceLine, { limits::SERVICES }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static WORKERS: Array<WorkerLine, { limits::WORKERS }, MMAPABLE> = Array::new();
+
+/// The loader sets the number of entries: workers × slots.
+#[btf_map]
+pub static CELLS: Array<Cell, { limits::SLOTS }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static VIPS: HashMap<VipKey, Vip, { limits::VIPS }> = HashMap::new();
+
+#[btf_map]
+pub static RINGS: ArrayOfMaps<Ring, { limits::SERVICES * 2 }> = ArrayOfMaps::new();
+
+/// One half of a service's pair of rings.
+pub type Ring = Array<RingLine, RING_LINES>;
+
+#[btf_map]
+pub static FLOWS: LruHashMap<FlowKey, Flow, FLOWS_DEFAULT, PER_CPU_LRU> = LruHashMap::new();
+
+#[btf_map]
+pub static NATS: LruHashMap<NatKey, Nat, FLOWS_DEFAULT, PER_CPU_LRU> = LruHashMap::new();
+
+#[btf_map]
+pub static VIP_COUNTERS: PerCpuArray<Traffic, { limits::VIPS }> = PerCpuArray::new();
+
+#[btf_map]
+pub static BACKEND_COUNTERS: PerCpuArray<Traffic, { limits::SLOTS }> = PerCpuArray::new();
+
+#[btf_map]
+pub static REASON_COUNTERS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
+
+#[btf_map]
+pub static ASKED: PerCpuArray<Asked, ASKED_ENTRIES> = PerCpuArray::new();
+
+/// Scratch space; belongs to one load of the programs and is not pinned.
+#[btf_map]
+pub static ARRIVAL: PerCpuArray<Arrival, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static EVENTS: RingBuf<NeighborEvent, EVENT_BYTES> = RingBuf::new();
