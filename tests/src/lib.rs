@@ -1,3 +1,5 @@
-//! What whole-system tests share beyond the laboratory (`steerage_lab`).
+//! What whole-system tests share beyond the laboratory (`steerage_lab`), and the harness that runs
+//! the XDP program on packets ([`xdp`]).
 
 pub mod stand;
+pub mod xdp;

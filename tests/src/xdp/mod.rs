@@ -1,0 +1,37 @@
+//! The XDP program on packets of our own making, by `BPF_PROG_TEST_RUN`.
+//!
+//! Nothing is mocked but the wire: a [`Host`] is a network namespace with real links, routes and
+//! neighbours, a [`Plane`] is a loaded program with its maps pinned in a directory of its own, and
+//! [`Plane::receive`] hands it a frame as if it came in on one of the links.
+
+mod host;
+
+pub mod packet;
+mod plane;
+
+pub use host::{BACKEND_LINK, CLIENT_LINK, GATEWAY_MAC, Host, backend_mac};
+pub use plane::{Action, Plane, Verdict, client_socket, vip_socket};
+
+use std::net::Ipv4Addr;
+
+/// The service address of the tests.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// Its port.
+pub const VIP_PORT: u16 = 80;
+/// A client, reached through the host's default route.
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+/// The host's address on the backends' link: where `nat` sends from.
+pub const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
+/// The port that backends listen on.
+pub const BACKEND_PORT: u16 = 8080;
+/// First port of `nat`.
+pub const NAT_PORT_FIRST: u16 = 1024;
+/// Number of ports of `nat`.
+pub const NAT_PORT_COUNT: u16 = 30_000;
+
+/// The address of the backend at `slot`.
+#[must_use]
+pub fn backend(slot: u16) -> Ipv4Addr {
+    let [high, low] = slot.to_be_bytes();
+    Ipv4Addr::new(10, 2, 16 + high, low)
+}

@@ -1,0 +1,334 @@
+//! A loaded program with a vip and backends, ready to be handed packets.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{TestRun as _, TestRunOptions};
+use steerage::config::model::LogLevel;
+use steerage::kernel::{self, Kernel, Options};
+use steerage::region::{Region, Tenant};
+use steerage_common::abi::{
+    self, Backend, FAMILY_IPV4, MODE_NAT, Reason, Vip, VipKey, active_half,
+};
+use steerage_common::health::{Event, Policy};
+use steerage_common::limits::{RING_ENTRIES, SLOTS};
+use steerage_common::maglev::{self, Cursor, Member};
+use steerage_common::slot::Slot;
+
+use super::packet::{Packet, TCP, UDP};
+use super::{
+    BACKEND_PORT, CLIENT, Host, NAT_PORT_COUNT, NAT_PORT_FIRST, SOURCE, VIP, VIP_PORT, backend,
+};
+
+/// The one service of a plane.
+const SERVICE: u16 = 3;
+/// Index of the TCP vip; the UDP one is the next.
+const VIP_INDEX: u16 = 5;
+const HASH_KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+const POLICY: Policy = Policy { probed: false, ..Policy::DEFAULT };
+
+/// What the program decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The host gets the packet.
+    Pass,
+    /// Nobody gets it.
+    Drop,
+    /// It leaves on the link that it came in on.
+    Transmit,
+    /// It leaves on another link.
+    Redirect,
+}
+
+/// What the program made of a frame.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// What becomes of it.
+    pub action: Action,
+    /// What it looks like now.
+    pub frame: Vec<u8>,
+}
+
+impl Verdict {
+    /// The packet that leaves for another host, checksums checked.
+    ///
+    /// # Panics
+    /// If it does not leave.
+    #[must_use]
+    #[track_caller]
+    pub fn sent(&self) -> Packet {
+        let is_sent = matches!(self.action, Action::Transmit | Action::Redirect);
+        assert!(is_sent, "the packet was to be sent on: {:?}", self.action);
+        Packet::read(&self.frame)
+    }
+}
+
+/// A host whose XDP program serves one TCP and one UDP vip with the same backends.
+#[derive(Debug)]
+pub struct Plane {
+    /// The loaded program.
+    pub kernel: Kernel,
+    /// The shared words.
+    pub region: Region,
+    /// The host that it runs on.
+    pub host: Host,
+    weights: Vec<u16>,
+    /// Who sits at a slot: the number that its address comes from.
+    tenants: Vec<u16>,
+    _pins: Pins,
+}
+
+/// The pins of an instance, removed when dropped.
+#[derive(Debug)]
+struct Pins(PathBuf);
+
+impl Plane {
+    /// A plane with backends of these weights, all up, at slots 0 and up.
+    ///
+    /// # Errors
+    /// If the host can't be made or the program not be loaded.
+    pub fn new(weights: &[u16]) -> Result<Self> {
+        Self::with_flows(weights, 1 << 12)
+    }
+
+    /// A plane that remembers this many flows.
+    ///
+    /// # Errors
+    /// As [`Plane::new`].
+    pub fn with_flows(weights: &[u16], max_flows: u32) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let host = Host::new(weights.len() as u16)?;
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = format!("/sys/fs/bpf/steerage-test-{}-{number}", std::process::id());
+        let pins = Pins(PathBuf::from(directory));
+        let options = Options {
+            instance_dir: pins.0.clone(),
+            cells: SLOTS as u32,
+            max_flows,
+            log_level: LogLevel::Info,
+        };
+        let kernel = Kernel::load(&options).context("loading the kernel programs")?;
+        let region = Region::map(&kernel.region_fds()?, 1).context("mapping the region")?;
+        let tenants = (0..weights.len() as u16).collect();
+        let weights = weights.to_vec();
+        let mut plane = Self { kernel, region, host, weights, tenants, _pins: pins };
+        let control = plane.region.control();
+        control.schema_version.store(abi::SCHEMA_VERSION, Ordering::Relaxed);
+        for (word, key) in control.hash_key.iter().zip(HASH_KEY) {
+            word.store(key, Ordering::Relaxed);
+        }
+        plane.set_nat_ports(NAT_PORT_FIRST, NAT_PORT_COUNT);
+        for slot in 0..plane.tenants.len() as u16 {
+            plane.tell(slot, Event::Assigned);
+        }
+        plane.publish()?;
+        for protocol in [TCP, UDP] {
+            plane.kernel.set_vip(&plane.vip_key(protocol), &plane.vip(protocol, 1))?;
+        }
+        Ok(plane)
+    }
+
+    /// Publishes a generation with the weights as they are.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn publish(&mut self) -> Result<()> {
+        let half = active_half(self.region.generation() + 1);
+        let mut members = self.members();
+        let slots: Vec<Slot> = members.iter().map(|member| member.slot).collect();
+        let mut ring = vec![0; RING_ENTRIES];
+        let mut cursors = vec![Cursor::default(); members.len()];
+        let filled = maglev::populate(HASH_KEY, &mut members, &mut cursors, &mut ring);
+        let ring = if filled { &ring[..] } else { &[] };
+        self.kernel.set_ring(SERVICE, half, ring, &slots)?;
+        let entries: Vec<_> =
+            (0..self.weights.len() as u16).map(|slot| (of(slot), self.entry(slot))).collect();
+        self.region.write_backends(&entries);
+        self.region.publish_generation();
+        Ok(())
+    }
+
+    /// Changes a backend's weight, from the next publication on.
+    pub fn set_weight(&mut self, slot: u16, weight: u16) {
+        self.weights[usize::from(slot)] = weight;
+    }
+
+    /// Seats another backend, with the address of slot `number`, at `slot`, from the next publication
+    /// on.
+    pub fn move_to(&mut self, slot: u16, number: u16) {
+        self.tenants[usize::from(slot)] = number;
+    }
+
+    /// Sets the range that `nat` takes source ports from.
+    pub fn set_nat_ports(&self, first: u16, count: u16) {
+        let control = self.region.control();
+        control.nat_port_first.store(first, Ordering::Relaxed);
+        control.nat_port_count.store(count, Ordering::Relaxed);
+    }
+
+    /// Feeds an event to the state machine of the backend at `slot`.
+    ///
+    /// # Panics
+    /// If the slot changed its tenant behind the test's back.
+    pub fn tell(&self, slot: u16, event: Event) {
+        let tenant = Tenant::new(of(slot), self.region.word(of(slot)).epoch());
+        self.region.apply(tenant, event, &POLICY).expect("the tenancy is the slot's own");
+    }
+
+    /// Lets the probes find the backend at `slot` dead.
+    pub fn kill(&self, slot: u16) {
+        for _ in 0..POLICY.fall {
+            self.tell(slot, Event::ProbeFailed);
+        }
+    }
+
+    /// Lets the probes find it well again.
+    pub fn revive(&self, slot: u16) {
+        for _ in 0..POLICY.rise {
+            self.tell(slot, Event::ProbeOk);
+        }
+    }
+
+    /// Runs the program on a frame that comes in on `ifindex`.
+    ///
+    /// # Errors
+    /// If the kernel refuses the run.
+    pub fn receive(&self, ifindex: u32, frame: &[u8]) -> Result<Verdict> {
+        let program = self.kernel.program()?;
+        let mut context = [0; 24];
+        context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+        context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
+        let mut out = vec![0; frame.len() + 256];
+        let result = self.host.enter(|| {
+            program.test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut out),
+                ctx_in: Some(&context),
+                ..TestRunOptions::new()
+            })
+        })?;
+        out.truncate(result.data_size_out as usize);
+        let action = match result.return_value {
+            1 => Action::Drop,
+            2 => Action::Pass,
+            3 => Action::Transmit,
+            4 => Action::Redirect,
+            other => bail!("the program returned {other}"),
+        };
+        Ok(Verdict { action, frame: out })
+    }
+
+    /// Runs the program on a client's packet.
+    ///
+    /// # Panics
+    /// If the kernel refuses the run.
+    #[must_use]
+    pub fn from_client(&self, packet: &Packet) -> Verdict {
+        self.receive(self.host.client_ifindex, &packet.frame()).expect("a test run")
+    }
+
+    /// Runs the program on a backend's packet.
+    ///
+    /// # Panics
+    /// If the kernel refuses the run.
+    #[must_use]
+    pub fn from_backend(&self, packet: &Packet) -> Verdict {
+        self.receive(self.host.backend_ifindex, &packet.frame()).expect("a test run")
+    }
+
+    /// How many packets had this `reason`.
+    ///
+    /// # Panics
+    /// If the counters can't be read.
+    #[must_use]
+    pub fn count(&self, reason: Reason) -> u64 {
+        self.kernel.reasons().expect("counters")[reason as usize]
+    }
+
+    /// The counters of the vip of `protocol`.
+    ///
+    /// # Panics
+    /// If the counters can't be read.
+    #[must_use]
+    pub fn vip_traffic(&self, protocol: u8) -> abi::Traffic {
+        self.kernel.vip_traffic(vip_index(protocol)).expect("counters")
+    }
+
+    /// The key of the vip of `protocol`.
+    #[must_use]
+    pub fn vip_key(&self, protocol: u8) -> VipKey {
+        VipKey { address: wide(VIP), port_be: VIP_PORT.to_be(), protocol, family: FAMILY_IPV4 }
+    }
+
+    /// The value of the vip of `protocol`, brought by `generation`.
+    #[must_use]
+    pub fn vip(&self, protocol: u8, generation: u32) -> Vip {
+        let index = vip_index(protocol);
+        Vip { generation, index, service: SERVICE, mode: MODE_NAT, reserved: [0; 7] }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let weighted = self.weights.iter().enumerate().filter(|(_, weight)| **weight > 0);
+        weighted
+            .map(|(slot, weight)| Member {
+                identity: identity(slot as u16),
+                slot: of(slot as u16),
+                weight: *weight,
+            })
+            .collect()
+    }
+
+    fn entry(&self, slot: u16) -> Backend {
+        Backend {
+            address: wide(backend(self.tenants[usize::from(slot)])),
+            source: wide(SOURCE),
+            identity: identity(slot),
+            epoch: self.region.word(of(slot)).epoch(),
+            port_be: BACKEND_PORT.to_be(),
+            weight: self.weights[usize::from(slot)],
+            service: SERVICE,
+            family: FAMILY_IPV4,
+            reserved: [0; 13],
+        }
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        if let Err(error) = kernel::detach(&self.0) {
+            eprintln!("pins at {} stay: {error}", self.0.display());
+        }
+    }
+}
+
+/// The service address.
+#[must_use]
+pub fn vip_socket() -> SocketAddrV4 {
+    SocketAddrV4::new(VIP, VIP_PORT)
+}
+
+/// A client's address with this port.
+#[must_use]
+pub fn client_socket(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(CLIENT, port)
+}
+
+fn vip_index(protocol: u8) -> u16 {
+    if protocol == TCP { VIP_INDEX } else { VIP_INDEX + 1 }
+}
+
+fn of(slot: u16) -> Slot {
+    Slot::new(slot).expect("tests use few slots")
+}
+
+fn identity(slot: u16) -> u64 {
+    steerage_common::hash::mix(u64::from(slot) + 1)
+}
+
+fn wide(address: Ipv4Addr) -> [u8; 16] {
+    let mut wide = [0; 16];
+    wide[..4].copy_from_slice(&address.octets());
+    wide
+}
