@@ -153,3 +153,6 @@ async fn tick(proxy: Rc<Proxy>) {
         net::sleep(net::TICK).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

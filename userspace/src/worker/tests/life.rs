@@ -1,0 +1,109 @@
+use std::io::{ErrorKind, Read};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::harness::*;
+use super::{gauge, value};
+
+#[test]
+fn a_draining_worker_finishes_what_it_is_at_and_nothing_else() {
+    let (heard, request) = mpsc::channel();
+    let (answer, may_answer) = mpsc::channel::<()>();
+    let may_answer = std::sync::Mutex::new(may_answer);
+    let mut worker = Worker::start(&[answering(move |_, _| {
+        heard.send(()).unwrap();
+        may_answer.lock().unwrap().recv().unwrap();
+        ok("done")
+    })]);
+    let mut idle = worker.client();
+    answer.send(()).unwrap();
+    assert_eq!(idle.get("/").text(), "done");
+    request.recv().unwrap();
+    let mut busy = worker.client();
+    busy.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    request.recv().unwrap();
+
+    worker.order_drain();
+    assert_eq!(idle.rest(), "");
+    assert_eq!(gauge(&worker.region.worker(0).live), 0);
+    answer.send(()).unwrap();
+    let response = busy.response();
+    assert_eq!((response.status, response.text()), (200, "done"));
+    assert_eq!(header(&response.head, "connection"), Some("close"));
+    assert_eq!(busy.rest(), "");
+    worker.join();
+}
+
+#[test]
+fn draining_ends_with_its_time() {
+    let mut worker = Worker::start_with(
+        &[backend(|mut stream| {
+            read_head(&mut stream);
+            std::thread::park();
+        })],
+        |model| model.global.drain = Duration::from_millis(50),
+    );
+    let mut client = worker.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the request is under way", || gauge(&worker.cell(0).active) == 1);
+    worker.order_drain();
+    worker.join();
+    assert!(matches!(client.stream.read(&mut [0]), Ok(0) | Err(_)));
+}
+
+#[test]
+fn a_worker_outlives_its_supervisor_until_there_is_another_one() {
+    let mut worker = Worker::start(&[answering(|_, _| ok("still here"))]);
+    worker.control = None;
+    let mut client = worker.client();
+    for _ in 0..3 {
+        assert_eq!(client.get("/").text(), "still here");
+    }
+    worker.region.control().supervisor_epoch.store(2, Ordering::Release);
+    assert_eq!(client.rest(), "");
+    worker.join();
+}
+
+#[test]
+fn a_worker_shows_that_it_lives() {
+    let worker = Worker::start(&[answering(|_, _| ok(""))]);
+    let line = worker.region.worker(0);
+    assert_eq!(gauge(&line.pid), std::process::id());
+    assert_eq!((gauge(&line.live), gauge(&line.supervisor_epoch)), (1, 1));
+    let before = value(&line.heartbeat_ms);
+    eventually("the heart beats", || value(&line.heartbeat_ms) > before);
+}
+
+#[test]
+fn there_are_no_more_connections_than_permits() {
+    let worker =
+        Worker::start_with(&[answering(|_, _| ok(""))], |model| model.global.max_connections = 1);
+    let mut first = worker.client();
+    assert_eq!(first.get("/").status, 200);
+    let mut second = worker.client();
+    second.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    second.stream.set_nonblocking(true).unwrap();
+    assert_eq!(first.get("/").status, 200);
+    assert_eq!(second.stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(value(&worker.region.worker(0).accepted), 1);
+    second.stream.set_nonblocking(false).unwrap();
+    drop(first);
+    assert_eq!(second.response().status, 200);
+}
+
+#[test]
+fn a_slow_head_is_told_off_and_an_idle_connection_just_ends() {
+    let worker = Worker::start_with(&[answering(|_, _| ok(""))], |model| {
+        model.listeners[0].timeouts.header_read = Duration::from_millis(50);
+    });
+    let mut client = worker.client();
+    assert_eq!(client.rest(), "", "nothing was asked");
+    let mut client = worker.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Slow");
+    let reply = client.rest();
+    assert!(reply.starts_with("HTTP/1.1 408 "), "{reply}");
+    let mut client = worker.client();
+    assert_eq!(client.get("/").status, 200);
+    assert_eq!(client.rest(), "", "idle after a request");
+}
