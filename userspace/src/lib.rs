@@ -15,5 +15,6 @@ pub mod net;
 pub mod region;
 pub mod service;
 pub mod stats;
+pub mod supervisor;
 pub mod sys;
 pub mod worker;

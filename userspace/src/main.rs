@@ -1,1 +1,108 @@
-fn main() {}
+//! The `steerage` command.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use steerage::cli::{Cli, Command, Config};
+use steerage::config::Model;
+use steerage::config::model::{Log, LogFormat, LogLevel};
+use steerage::stats::table;
+use steerage::supervisor::inherit;
+use steerage::{admin, config, kernel, supervisor, sys, worker};
+use tracing_subscriber::filter::LevelFilter;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("steerage: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Run { config } => {
+            let model = config::load(&config.path)?;
+            start_logging(model.global.log);
+            Ok(supervisor::run(model)?)
+        }
+        Command::Check { file } => {
+            let model = config::load(&file)?;
+            println!("{}: ok, {}", file.display(), summary(&model));
+            Ok(())
+        }
+        Command::Status { json, admin, config } => status(json, admin, &config),
+        Command::Detach { config } => {
+            let instance = supervisor::instance_dir(&config::load(&config.path)?);
+            kernel::detach(&instance)?;
+            println!("{}: detached", instance.display());
+            Ok(())
+        }
+        Command::Worker(numbers) => {
+            let inheritance = inherit::take(&inherit::Numbers {
+                setup: numbers.setup,
+                control: numbers.control,
+                region: numbers.region,
+                sockets: numbers.sockets,
+            })
+            .context("workers are started by `steerage run`, not by hand")?;
+            // Started through /proc/self/exe, it would be called "exe".
+            sys::name_process("steerage-worker")?;
+            start_logging(inheritance.setup.model.global.log);
+            worker::serve(
+                inheritance.setup,
+                inheritance.region,
+                inheritance.sockets,
+                inheritance.control,
+            )
+        }
+    }
+}
+
+fn status(json: bool, socket: Option<std::path::PathBuf>, config: &Config) -> anyhow::Result<()> {
+    let socket = match socket {
+        Some(socket) => socket,
+        None => config::load(&config.path)?.global.admin,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let status = runtime.block_on(admin::client::status(&socket))?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", table::render(&status));
+    }
+    Ok(())
+}
+
+/// What a configuration holds, in one line.
+fn summary(model: &Model) -> String {
+    let backends: usize = model.services.iter().map(|service| service.backends.len()).sum();
+    format!(
+        "listeners {}, vips {}, services {}, backends {backends}",
+        model.listeners.len(),
+        model.vips.len(),
+        model.services.len()
+    )
+}
+
+fn start_logging(log: Log) {
+    let level = match log.level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match log.format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
