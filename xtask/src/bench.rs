@@ -52,6 +52,12 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Microseconds from a breaker's trip to the first packet elsewhere.
+    Breaker {
+        /// Options of the runner; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 /// `cargo xtask bench`.
@@ -61,10 +67,15 @@ enum What {
 pub fn command(options: &Options) -> Result<()> {
     shell::need_root("benchmarks make a network namespace or load eBPF programs, which", "bench")?;
     interrupt::install()?;
-    if let Some(What::Xdp { arguments }) = &options.what {
+    let runner = match &options.what {
+        Some(What::Xdp { arguments }) => Some(("xdp-bench", arguments)),
+        Some(What::Breaker { arguments }) => Some(("breaker-latency", arguments)),
+        None => None,
+    };
+    if let Some((name, arguments)) = runner {
         setup::ensure(Purpose::Build)?;
         let mut runner = shell::cargo(&["run", "--release", "--package", "steerage-tests"]);
-        return shell::run(runner.args(["--bin", "xdp-bench", "--"]).args(arguments));
+        return shell::run(runner.args(["--bin", name, "--"]).args(arguments));
     }
     let cases = chosen(&options.only)?;
     setup::ensure(Purpose::Bench)?;
