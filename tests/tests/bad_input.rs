@@ -81,7 +81,8 @@ fn an_unreadable_configuration() {
 fn malformed_and_contradictory_configurations_name_the_line() {
     let bench = Bench::new("malformed");
     let line = |config: &str, text: &str| {
-        1 + config.lines().position(|line| line.contains(text)).expect("a line with the mistake")
+        let lines: Vec<&str> = config.lines().collect();
+        1 + lines.iter().rposition(|line| line.contains(text)).expect("a line with the mistake")
     };
     let broken = bench.config(&[LISTENER, SERVICE]) + "[service\n";
     let unknown = bench.config(&[LISTENER, SERVICE]) + "wieght = 3\n";
@@ -162,7 +163,7 @@ fn a_second_daemon_of_the_same_instance() {
     let output = command::finish(second.arg("run").arg("-c").arg(&path)).unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
-    assert_says(&said, &["already", &first.pid().to_string()]);
+    assert_says(&said, &["another steerage", &first.pid().to_string()]);
     // And the first one did not notice.
     assert!(first.status().is_ok());
 }
@@ -175,7 +176,7 @@ fn status_without_a_daemon_says_so() {
     let output = command::finish(status.args(["status", "-c"]).arg(&path)).unwrap();
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_says(&said, &["admin.sock", "steerage run"]);
+    assert_says(&said, &["admin.sock", "is the daemon running?"]);
 }
 
 /// A daemon that has nothing to do with the kernel's tables needs no more than a port.

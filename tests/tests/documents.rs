@@ -50,5 +50,5 @@ fn the_configurations_in_the_documents_pass_check() {
             checked += 1;
         }
     }
-    assert!(checked >= 3, "only {checked} blocks were found");
+    assert!(checked >= 2, "only {checked} blocks were found");
 }
