@@ -34,6 +34,9 @@ pub struct Sample {
     pub at: Instant,
     /// The body, without its line end; or what went wrong.
     pub answer: Result<String, String>,
+    /// Whether the connection had been closed before, so that the request was made again on a new
+    /// one: what every client does, because a server may close an idle connection at any time.
+    pub again: bool,
 }
 
 /// A client at work; dropping it stops it.
@@ -56,11 +59,11 @@ impl Poller {
         let ask = move || {
             let mut connection = None;
             while !stop.load(Ordering::SeqCst) {
-                let answer = ask(&mut connection, address);
+                let (answer, again) = ask(&mut connection, address);
                 if reuse == Reuse::Never {
                     connection = None;
                 }
-                lock(&record).push(Sample { at: Instant::now(), answer });
+                lock(&record).push(Sample { at: Instant::now(), answer, again });
                 std::thread::sleep(PAUSE);
             }
         };
@@ -110,19 +113,30 @@ impl Drop for Poller {
     }
 }
 
-fn ask(connection: &mut Option<Connection>, address: SocketAddr) -> Result<String, String> {
+/// One request; also says whether it was made again.
+fn ask(connection: &mut Option<Connection>, address: SocketAddr) -> (Result<String, String>, bool) {
+    let mut again = false;
     if let Some(mut open) = connection.take() {
         match open.get("/") {
-            Ok(response) => return read(connection, open, &response),
-            // A server may close an idle connection at any time; as every client does, ask again.
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {}
-            Err(error) => return Err(error.to_string()),
+            Ok(response) => return (read(connection, open, &response), false),
+            Err(error) if closed(&error) => again = true,
+            Err(error) => return (Err(error.to_string()), false),
         }
     }
-    let open = Connection::open_here(address, PATIENCE);
-    let mut open = open.map_err(|error| format!("connect: {error}"))?;
-    let response = open.get("/").map_err(|error| error.to_string())?;
-    read(connection, open, &response)
+    let fresh = Connection::open_here(address, PATIENCE).and_then(|mut open| {
+        let response = open.get("/")?;
+        Ok((open, response))
+    });
+    match fresh {
+        Ok((open, response)) => (read(connection, open, &response), again),
+        Err(error) => (Err(error.to_string()), again),
+    }
+}
+
+/// Whether the other side had closed the connection.
+fn closed(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
 }
 
 /// Reads the answer, and keeps the connection if it stays open.

@@ -55,6 +55,7 @@ fn a_killed_backend_costs_no_request_and_both_planes_leave_it_and_come_back() {
     };
     let lost = failed(&requests);
     assert!(lost.is_empty(), "requests failed: {lost:?}");
+    assert!(!requests.samples().iter().any(|sample| sample.again), "the client's connection ended");
     let backend = &stand.daemon.status().unwrap()["services"][0]["backends"][1];
     assert_eq!(backend["accepts_new"], false, "{backend}");
 

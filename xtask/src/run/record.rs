@@ -95,8 +95,9 @@ mod tests {
     fn a_record_says_how_long_failures_lasted() {
         let death = Instant::now();
         let at = |ms: u64| death + Duration::from_millis(ms);
-        let answer = |ms, name: &str| Sample { at: at(ms), answer: Ok(name.to_owned()) };
-        let failure = |ms| Sample { at: at(ms), answer: Err("refused".into()) };
+        let answer =
+            |ms, name: &str| Sample { at: at(ms), answer: Ok(name.to_owned()), again: false };
+        let failure = |ms| Sample { at: at(ms), answer: Err("refused".into()), again: false };
         let samples = [answer(1, "b"), failure(2), answer(3, "a"), failure(7), answer(9, "a")];
         let loss = Loss::read(&samples, death);
         assert_eq!((loss.requests, loss.failed), (5, 2));
