@@ -39,7 +39,8 @@ fn wait_for_answers(pollers: &[&Poller], of: &str) {
 }
 
 #[test]
-fn a_killed_backend_costs_no_request_and_both_planes_leave_it_and_come_back() {
+fn a_killed_backend_costs_at_most_the_request_in_its_hands_and_both_planes_leave_it_and_come_back()
+{
     let mut stand = stand();
     let requests = Poller::start(&stand.topology.client, l7(), Reuse::KeepAlive).unwrap();
     let connections = Poller::start(&stand.topology.client, l4(), Reuse::Never).unwrap();
@@ -54,7 +55,7 @@ fn a_killed_backend_costs_no_request_and_both_planes_leave_it_and_come_back() {
         poller.since(death).into_iter().filter(|s| s.answer.is_err()).collect::<Vec<_>>()
     };
     let lost = failed(&requests);
-    assert!(lost.is_empty(), "requests failed: {lost:?}");
+    assert!(lost.len() <= 1, "requests failed: {lost:?}");
     assert!(!requests.samples().iter().any(|sample| sample.again), "the client's connection ended");
     let backend = &stand.daemon.status().unwrap()["services"][0]["backends"][1];
     assert_eq!(backend["accepts_new"], false, "{backend}");

@@ -52,13 +52,16 @@ fn introduce(demo: &Demo) {
         "
 Steerage: one service, three backends, two doors, one health bitmap.
 
-  client ──── balancer ──┬── backend-1 10.81.1.2     L7  http://{}/   a worker reads each request
-  10.80.0.2   10.80.0.1  ├── backend-2 10.81.2.2     L4  http://{}/         XDP rewrites each packet
+  client ──── balancer ──┬── backend-1 10.81.1.2
+  10.80.0.2   10.80.0.1  ├── backend-2 10.81.2.2
                          └── backend-3 10.81.3.2
 
-  hosts: network namespaces {}*    configuration: {}",
+  L7  http://{}/   a worker process reads each request and picks a backend
+  L4  http://{VIP}/       XDP rewrites each packet in the kernel; no process sees it
+
+  hosts:          network namespaces {}*
+  configuration:  {}",
         l7(),
-        VIP,
         demo.topology.client.name().trim_end_matches("client"),
         demo.config.display(),
     );
@@ -70,17 +73,14 @@ fn distribution(demo: &Demo) -> Result<()> {
     let ask = |url: &str, more: &[&str]| {
         let mut command = client.command("curl");
         command.args(["-sS", "--fail", "--max-time", "20"]).args(more).arg(url);
-        println!(
-            "  $ nsenter --net=… curl {}{url}",
-            more.iter().map(|a| format!("{a} ")).collect::<String>()
-        );
+        println!("  $ nsenter --net=… curl {} '{url}'", more.join(" "));
         command::output(&mut command).map(|text| Tally::of_lines(&text))
     };
     let requests = ask(&format!("http://{}/?[1-{REQUESTS}]", l7()), &["-s"])?;
-    println!("    {REQUESTS} requests on one connection:  {requests}");
+    println!("    {REQUESTS} requests on one connection:  {requests}\n");
     let connections =
         ask(&format!("http://{VIP}/?[1-{CONNECTIONS}]"), &["-s", "-HConnection:close"])?;
-    println!("    {CONNECTIONS} connections:               {connections}");
+    println!("    {CONNECTIONS} connections:                {connections}");
     for number in 1..=BACKENDS {
         let name = format!("backend-{number}");
         let fair = REQUESTS / usize::from(BACKENDS);
@@ -114,11 +114,15 @@ fn death_and_return(demo: &mut Demo) -> Result<()> {
     })?;
     let (l7_loss, l4_loss) =
         (Loss::read(&requests.samples(), death), Loss::read(&connections.samples(), death));
-    println!("  its bit is cleared      {} after the kill", milliseconds(cleared));
+    println!(
+        "  its bit is cleared      {} after the kill, as bpftool sees it",
+        milliseconds(cleared)
+    );
     println!("  L7: of requests         {l7_loss}");
     println!("  L4: of connections      {l4_loss}");
     show_bitmap(demo)?;
-    ensure!(l7_loss.failed == 0, "{} requests failed, and none should", l7_loss.failed);
+    // The one that the dead backend was working on may be lost; what was sent is not sent again.
+    ensure!(l7_loss.failed <= 1, "{} requests failed, and at most one should", l7_loss.failed);
 
     println!("\n3. {name} is started again\n");
     let (birth, set) = until_bit(demo, slot, true, |demo| demo.revive(VICTIM))?;
