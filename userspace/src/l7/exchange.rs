@@ -196,7 +196,8 @@ impl Attempt {
             let lent = self.target().pools[self.backend].lend();
             let mut connection = match lent {
                 Some(connection) => connection,
-                None => match self.connect(timeouts.connect).await {
+                // Boxed: rare, and large beside the rest of the request's state.
+                None => match Box::pin(self.connect(timeouts.connect)).await {
                     Ok(connection) => connection,
                     Err(reason) => return Err(Failure::Unsent(Box::new(request), reason)),
                 },

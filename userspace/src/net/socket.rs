@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket};
@@ -32,9 +33,8 @@ impl Listener {
     ///
     /// # Errors
     /// As `accept(2)`.
-    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
-        let (tcp, peer) = self.tcp.accept().await?;
-        Ok((Stream::new(tcp), peer))
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, SocketAddr)>> {
+        self.tcp.poll_accept(cx).map_ok(|(tcp, peer)| (Stream::new(tcp), peer))
     }
 }
 

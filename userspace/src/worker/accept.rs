@@ -26,8 +26,9 @@ impl Acceptor {
     /// Accepts until the task is aborted.
     pub(super) async fn run(self) {
         loop {
-            let permit = self.permits.take().await;
-            match self.listener.accept().await {
+            let (permit, accepted) =
+                self.permits.take_for(|cx| self.listener.poll_accept(cx)).await;
+            match accepted {
                 Ok((stream, peer)) => {
                     let line = self.proxy.line();
                     add(&line.accepted, 1);

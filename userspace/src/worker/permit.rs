@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 /// A number of permits that are taken before a connection is accepted and come back with its end.
 #[derive(Clone, Debug)]
@@ -35,27 +35,33 @@ impl Permits {
         self.0.taken.get()
     }
 
-    /// Takes one, when there is one.
-    pub(super) async fn take(&self) -> Permit {
-        self.wait_until(|taken| taken < self.0.limit).await;
-        self.0.taken.set(self.taken() + 1);
-        Permit(self.clone())
+    /// Takes one for what `poll` gives; does not poll while there is none. So several who wait for
+    /// something to happen share the last permit: whoever's happens first has it.
+    pub(super) async fn take_for<T>(
+        &self,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> (Permit, T) {
+        poll_fn(|cx| {
+            ready!(self.poll_until(cx, |taken| taken < self.0.limit));
+            poll(cx).map(|value| {
+                self.0.taken.set(self.taken() + 1);
+                (Permit(self.clone()), value)
+            })
+        })
+        .await
     }
 
     /// Waits until none is taken.
     pub(super) async fn all_returned(&self) {
-        self.wait_until(|taken| taken == 0).await;
+        poll_fn(|cx| self.poll_until(cx, |taken| taken == 0)).await;
     }
 
-    async fn wait_until(&self, suits: impl Fn(usize) -> bool) {
-        poll_fn(|cx| {
-            if suits(self.taken()) {
-                return Poll::Ready(());
-            }
-            self.0.waiting.borrow_mut().push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+    fn poll_until(&self, cx: &Context<'_>, suits: impl Fn(usize) -> bool) -> Poll<()> {
+        if suits(self.taken()) {
+            return Poll::Ready(());
+        }
+        self.0.waiting.borrow_mut().push(cx.waker().clone());
+        Poll::Pending
     }
 }
 
@@ -78,11 +84,13 @@ mod tests {
     fn no_more_permits_are_out_than_there_are() {
         net::run(async {
             let permits = Permits::new(2);
-            let (first, second) = (permits.take().await, permits.take().await);
-            let third = net::spawn({
-                let permits = permits.clone();
-                async move { permits.take().await }
-            });
+            let take =
+                |permits: Permits| async move { permits.take_for(|_| Poll::Ready(())).await };
+            // One who waits for something holds nothing meanwhile.
+            let waiting = permits.clone();
+            net::spawn(async move { waiting.take_for(|_| Poll::<()>::Pending).await });
+            let (first, second) = (take(permits.clone()).await, take(permits.clone()).await);
+            let third = net::spawn(take(permits.clone()));
             tokio::task::yield_now().await;
             assert!(!third.is_finished());
             drop(first);
