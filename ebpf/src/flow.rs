@@ -12,7 +12,7 @@ use crate::{
     balance::{self, NOBODY, Snapshot},
     maps::{ARRIVAL, FLOWS},
     nat,
-    packet::{Aligned, widened},
+    packet::{Aligned, key_of, widened},
     parse::Packet,
     verdict::{count, note},
 };
@@ -92,12 +92,8 @@ pub fn place(
     is_opening: bool,
     now: &Snapshot<'static>,
 ) -> Result<Placed<'static>, Reason> {
-    let key = Aligned(FlowKey {
-        client: widened(packet.ip.source),
-        vip_generation: vip.generation,
-        vip: vip.index,
-        client_port_be: packet.ports.source_be,
-    });
+    let key: Aligned<FlowKey> =
+        key_of(packet.ip.source, vip.generation, vip.index, packet.ports.source_be);
     let mut keep = NOBODY;
     // SAFETY: an entry that is evicted while this reference lives may show another flow's backend
     // for this one packet. The lookup marks the entry as used, which makes it the last to go.

@@ -19,7 +19,7 @@ use steerage_common::{
 use crate::{
     flow::{self, Arrival, Placed},
     maps::NATS,
-    packet::{Aligned, Mac, copied, is_same, widened},
+    packet::{Aligned, Mac, copied, halves, is_same, key_of, narrowed, widened},
     parse::{Packet, Transport},
 };
 
@@ -42,14 +42,12 @@ pub fn owns_port(control: &Control, port: u16) -> bool {
 /// The entry that a packet from a backend would have.
 #[inline(always)]
 pub fn of_reply(packet: &Packet<'_>) -> Option<&'static mut Nat> {
-    let key = Aligned(NatKey {
-        backend: widened(packet.ip.source),
-        backend_port_be: packet.ports.source_be,
-        source_port_be: packet.ports.destination_be,
-        protocol: packet.ip.protocol,
-        family: FAMILY_IPV4,
-        reserved: 0,
-    });
+    let key = nat_key(
+        packet.ip.source,
+        packet.ports.source_be,
+        packet.ports.destination_be,
+        packet.ip.protocol,
+    );
     // SAFETY: the entry may be evicted while the reference lives; the lookup marks it as used, which
     // makes it the last to go. Other CPUs write `life` alone.
     NATS.get_ptr_mut(&key.0).map(|nat| unsafe { &mut *nat })
@@ -107,28 +105,27 @@ pub fn is_whose(packet: &Packet<'_>, key: &FlowKey, placed: &Placed<'_>) -> bool
 
 #[inline(always)]
 fn of_placed(packet: &Packet<'_>, placed: &Placed<'_>) -> Option<&'static mut Nat> {
-    let key = Aligned(nat_key(placed.backend, packet.ip.protocol, placed.source_port_be));
+    let key = key_towards(placed.backend, packet.ip.protocol, placed.source_port_be);
     // SAFETY: as in `of_reply`.
     NATS.get_ptr_mut(&key.0).map(|nat| unsafe { &mut *nat })
 }
 
 #[inline(always)]
-fn nat_key(backend: &Backend, protocol: u8, source_port_be: u16) -> NatKey {
-    NatKey {
-        backend: copied(&backend.address),
-        backend_port_be: backend.port_be,
-        source_port_be,
-        protocol,
-        family: FAMILY_IPV4,
-        reserved: 0,
-    }
+fn key_towards(backend: &Backend, protocol: u8, source_port_be: u16) -> Aligned<NatKey> {
+    nat_key(narrowed(&backend.address), backend.port_be, source_port_be, protocol)
+}
+
+#[inline(always)]
+fn nat_key(backend: u32, backend_port_be: u16, port_be: u16, protocol: u8) -> Aligned<NatKey> {
+    let kind = u16::from_ne_bytes([protocol, FAMILY_IPV4]);
+    key_of(backend, halves(backend_port_be, port_be), kind, 0)
 }
 
 /// Takes a source port towards the backend for the flow: one that is free, or that was its own.
 #[inline(always)]
 pub fn allocate(arrival: &Arrival, backend: &Backend, control: &Control) -> Result<u16, Reason> {
     let now = now_ns();
-    let mut key = Aligned(nat_key(backend, arrival.protocol, 0));
+    let mut key = key_towards(backend, arrival.protocol, 0);
     let value = Aligned(value_of(arrival, now));
     if control.nat_port_count == 0 {
         return Err(Reason::NoPort);
@@ -154,7 +151,7 @@ pub fn allocate(arrival: &Arrival, backend: &Backend, control: &Control) -> Resu
 #[inline(always)]
 pub fn inherit(arrival: &Arrival, backend: &Backend, control: &Control) -> Result<u16, Reason> {
     let now = now_ns();
-    let mut key = Aligned(nat_key(backend, arrival.protocol, 0));
+    let mut key = key_towards(backend, arrival.protocol, 0);
     for candidate in 0..CANDIDATES {
         key.0.source_port_be = candidate_port(arrival.hash, candidate, control);
         if is_left(&key, now) {

@@ -3,9 +3,10 @@
 //! Headers are packed structs, so that a reference to one asks for no alignment; what the compiler
 //! makes of their fields are plain loads, which the kernel allows wherever the hardware does.
 
-use core::mem::size_of;
+use core::mem::{size_of, transmute_copy};
 
 use aya_ebpf::programs::XdpContext;
+use zerocopy::FromBytes;
 
 /// An Ethernet header.
 #[repr(C, packed)]
@@ -146,6 +147,31 @@ fn wide(address: &[u8; 16]) -> u128 {
 pub fn widened(address: u32) -> [u8; 16] {
     // By way of one wide number, so that the zeros are stored on a word's boundary.
     u128::from(u32::from_le_bytes(address.to_ne_bytes())).to_le_bytes()
+}
+
+/// A key of up to 24 bytes: an IPv4 address widened, then fields that fill a word.
+///
+/// By whole words: the kernel hashes and compares keys by words, and a load that spans several fresh
+/// stores has to wait for all of them.
+#[inline(always)]
+pub fn key_of<K: FromBytes>(address: u32, first: u32, second: u16, third: u16) -> Aligned<K> {
+    const { assert!(size_of::<K>() <= 24) };
+    let (first, second, third) = (u64::from(first), u64::from(second), u64::from(third));
+    let tail = if cfg!(target_endian = "little") {
+        first | second << 32 | third << 48
+    } else {
+        first << 32 | second << 16 | third
+    };
+    let address = u64::from(u32::from_le_bytes(address.to_ne_bytes())).to_le();
+    // SAFETY: the source is no smaller, and `FromBytes` takes any bits.
+    Aligned(unsafe { transmute_copy(&[address, 0, tail]) })
+}
+
+/// Two halves of a word, in the order that they have in memory.
+#[inline(always)]
+pub fn halves(first: u16, second: u16) -> u32 {
+    let (first, second) = (u32::from(first), u32::from(second));
+    if cfg!(target_endian = "little") { first | second << 16 } else { first << 16 | second }
 }
 
 /// The IPv4 address that 16 bytes of the tables hold, as it lies in packets.

@@ -11,7 +11,7 @@ use crate::{
     flow,
     maps::{BACKEND_COUNTERS, REASON_COUNTERS, VIP_COUNTERS, VIPS},
     nat,
-    packet::{Aligned, Frame, Mac, narrowed, widened},
+    packet::{Aligned, Frame, Mac, halves, key_of, narrowed},
     parse::Packet,
     rewrite::{self, Endpoints},
     route::{self, Hop},
@@ -35,12 +35,9 @@ pub fn of(context: &XdpContext) -> u32 {
 
 #[inline(always)]
 fn vip_of(packet: &Packet<'_>) -> Option<&'static Vip> {
-    let key = Aligned(VipKey {
-        address: widened(packet.ip.destination),
-        port_be: packet.ports.destination_be,
-        protocol: packet.ip.protocol,
-        family: FAMILY_IPV4,
-    });
+    let kind = u16::from_ne_bytes([packet.ip.protocol, FAMILY_IPV4]);
+    let tail = halves(packet.ports.destination_be, kind);
+    let key: Aligned<VipKey> = key_of(packet.ip.destination, tail, 0, 0);
     // SAFETY: the supervisor replaces values whole; a removed one stays readable for this run.
     unsafe { VIPS.get(&key.0) }
 }
