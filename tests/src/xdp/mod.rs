@@ -5,6 +5,7 @@
 //! [`Plane::receive`] hands it a frame as if it came in on one of the links.
 
 mod host;
+pub mod measure;
 
 pub mod packet;
 mod plane;

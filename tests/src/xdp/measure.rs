@@ -1,0 +1,198 @@
+//! Nanoseconds per packet of the XDP program.
+//!
+//! The benchmark's wrapper (`ebpf/src/bin/bench.rs`) restores the packet before each round, gives it
+//! the client of the next flow, and tail-calls the program. Each round of a case is measured beside one
+//! with a program that does nothing, its *floor*: the difference of the medians is what our program
+//! costs. All rounds run on one CPU, as the flow tables have lists per CPU.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Array, MapData, ProgramArray};
+use aya::programs::{ProgramFd, Xdp};
+use aya::{Ebpf, TestRun as _, TestRunOptions};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use zerocopy::{Immutable, IntoBytes};
+
+use super::packet::{ACK, Packet, SYN};
+use super::{Plane, vip_socket};
+
+/// Rounds whose median is taken.
+const ROUNDS: usize = 9;
+/// Packets in a round.
+const PACKETS: u32 = 1 << 18;
+/// Backends of the service: enough ports for a million flows.
+const BACKENDS: usize = 256;
+/// Flows of the largest case.
+const FLOWS_MAX: u64 = 1 << 20;
+/// First address of the clients (RFC 2544's benchmarking range); 2¹⁴ flows have each address.
+const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+/// First port of the clients; outside of `nat`'s range, as clients' ports mostly are.
+const CLIENT_PORT: u16 = 40_000;
+
+/// `Case` of the wrapper.
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+struct Case {
+    sent: u64,
+    flows_mask: u64,
+    head: [u8; 56],
+}
+
+/// What a case cost.
+#[derive(Clone, Debug)]
+pub struct Cost {
+    /// Its name.
+    pub case: &'static str,
+    /// Nanoseconds per packet of our program, net of the floor.
+    pub ns_net: i64,
+    /// Nanoseconds per packet of the wrapper alone.
+    pub ns_floor: i64,
+}
+
+/// A plane with the wrapper beside it.
+#[allow(missing_debug_implementations, reason = "aya's maps have none")]
+pub struct Bench {
+    plane: Plane,
+    wrapper: Ebpf,
+    case: Array<MapData, [u8; size_of::<Case>()]>,
+    under_test: ProgramArray<MapData>,
+}
+
+impl Bench {
+    /// Loads the program and the wrapper.
+    ///
+    /// # Errors
+    /// If this process is not root, or the wrapper was not built.
+    pub fn new() -> Result<Self> {
+        // Each CPU has its share of the tables; all packets run on one.
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)? as u32;
+        let plane = Plane::with_flows(&[1; BACKENDS], (FLOWS_MAX as u32 + (1 << 16)) * cpus)?;
+        let path = env!("STEERAGE_EBPF_BENCH_OBJECT");
+        let object = fs::read(path).with_context(|| {
+            format!(
+                "reading the wrapper {path:?} (with STEERAGE_EBPF_OBJECT it must lie beside it)"
+            )
+        })?;
+        let mut wrapper = Ebpf::load(&object).context("loading the wrapper")?;
+        for name in ["bench", "bench_floor"] {
+            let program: &mut Xdp =
+                wrapper.program_mut(name).context("a program of the wrapper")?.try_into()?;
+            program.load()?;
+        }
+        let case = Array::try_from(wrapper.take_map("CASE").context("the wrapper's case")?)?;
+        let under_test = wrapper.take_map("UNDER_TEST").context("the wrapper's program table")?;
+        Ok(Self { plane, wrapper, case, under_test: ProgramArray::try_from(under_test)? })
+    }
+
+    /// Measures the cases that `wanted` names, or all of them, telling `report` of each as it is done.
+    ///
+    /// # Errors
+    /// If the kernel refuses a run, or the program decides otherwise than the case says.
+    pub fn run(&mut self, wanted: &[String], mut report: impl FnMut(&Cost)) -> Result<()> {
+        let client = SocketAddrV4::new(CLIENTS, CLIENT_PORT);
+        let known = Packet::tcp(client, vip_socket(), ACK);
+        let opening = Packet::tcp(client, vip_socket(), SYN);
+        let datagram = Packet::udp(client, vip_socket());
+        let stranger = Packet { destination: SocketAddrV4::new(CLIENTS, 80), ..known.clone() };
+        let got = self.plane.from_client(&known).sent();
+        // The wrapper gives it the source that it has.
+        let answer = Packet { source: got.destination, destination: got.source, ..known.clone() };
+        let clients = self.plane.host.client_ifindex;
+        let backends = self.plane.host.backend_ifindex;
+        for (case, ifindex, packet, flows) in [
+            ("nat", clients, &known, 1),
+            ("tcp_known_1", clients, &known, 1),
+            ("udp_known_1", clients, &datagram, 1),
+            ("nat_reply", backends, &answer, 1),
+            ("non_vip", clients, &stranger, 1),
+            ("tcp_known_64k", clients, &known, 1 << 16),
+            ("tcp_known_1m", clients, &known, FLOWS_MAX),
+            ("tcp_syn_new", clients, &opening, 1 << 24),
+        ] {
+            if wanted.is_empty() || wanted.iter().any(|name| name == case) {
+                // The flow of one case may have left the table by the next.
+                let _ = self.plane.from_client(&known);
+                report(&self.measure(case, ifindex, packet, flows)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn measure(
+        &mut self,
+        case: &'static str,
+        ifindex: u32,
+        packet: &Packet,
+        flows: u64,
+    ) -> Result<Cost> {
+        let frame = packet.frame();
+        let mut head = [0; 56];
+        let bytes = frame.len().min(54);
+        head[..bytes].copy_from_slice(&frame[..bytes]);
+        self.set(Case { sent: 0, flows_mask: flows - 1, head })?;
+        let ours = self.plane.kernel.program()?.fd()?.try_clone()?;
+        let wrapper: &Xdp = self.wrapper.program("bench_floor").context("the floor")?.try_into()?;
+        let floor = wrapper.fd()?.try_clone()?;
+        // Every flow that a later packet may be of is known before the clock starts.
+        let known = flows.min(2 * FLOWS_MAX) as u32;
+        self.round(&ours, ifindex, &frame, known.max(PACKETS))?;
+        let (mut gross, mut floors) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            floors.push(self.round(&floor, ifindex, &frame, PACKETS)?);
+            gross.push(self.round(&ours, ifindex, &frame, PACKETS)?);
+        }
+        let (gross, ns_floor) = (median(gross), median(floors));
+        Ok(Cost { case, ns_net: gross - ns_floor, ns_floor })
+    }
+
+    fn set(&mut self, case: Case) -> Result<()> {
+        let mut bytes = [0; size_of::<Case>()];
+        bytes.copy_from_slice(case.as_bytes());
+        Ok(self.case.set(0, bytes, 0)?)
+    }
+
+    /// Nanoseconds per packet of one round.
+    fn round(
+        &mut self,
+        program: &ProgramFd,
+        ifindex: u32,
+        frame: &[u8],
+        packets: u32,
+    ) -> Result<i64> {
+        self.under_test.set(0, program, 0)?;
+        let wrapper: &Xdp = self.wrapper.program("bench").context("the wrapper")?.try_into()?;
+        let mut context = [0; 24];
+        context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+        context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
+        let mut out = vec![0; frame.len() + 256];
+        let result = self.plane.host.enter(|| -> Result<_> {
+            stay_on_one_cpu()?;
+            Ok(wrapper.test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut out),
+                ctx_in: Some(&context),
+                repeat: packets,
+                ..TestRunOptions::new()
+            })?)
+        })?;
+        // Dropped or aborted packets would be measured as fast ones.
+        ensure!(result.return_value >= 2, "the program returned {}", result.return_value);
+        Ok(result.duration.as_nanos() as i64)
+    }
+}
+
+fn stay_on_one_cpu() -> Result<()> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    let last = (0..CpuSet::count()).rfind(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let mut one = CpuSet::new();
+    one.set(last.context("a CPU to run on")?)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
+}
+
+fn median(mut values: Vec<i64>) -> i64 {
+    values.sort_unstable();
+    values[values.len() / 2]
+}

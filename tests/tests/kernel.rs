@@ -1,0 +1,170 @@
+//! What an operator may rely on when the programs are loaded, attached, replaced and removed. Needs
+//! root.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, MapData};
+use steerage::config::model::LogLevel;
+use steerage::kernel::{self, Error, Kernel, Mode, Options};
+use steerage_common::abi::{SCHEMA_VERSION, Vip, VipKey};
+use steerage_common::limits::SLOTS;
+use steerage_tests::xdp::{CLIENT_LINK, Host};
+
+/// An instance of its own, removed when dropped.
+struct Instance(PathBuf);
+
+impl Instance {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("steerage-test-kernel-{}-{number}", std::process::id());
+        Self(Path::new("/sys/fs/bpf").join(name))
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            instance_dir: self.0.clone(),
+            cells: SLOTS as u32,
+            max_flows: 1000,
+            log_level: LogLevel::Info,
+        }
+    }
+
+    fn load(&self) -> Result<Kernel, Error> {
+        Kernel::load(&self.options())
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.0.join(format!("v{SCHEMA_VERSION}"))
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        kernel::detach(&self.0).expect("the instance's pins can be removed");
+        assert!(!self.0.exists());
+    }
+}
+
+const KEY: VipKey = VipKey { address: [9; 16], port_be: 80, protocol: 6, family: 4 };
+const VIP: Vip = Vip { generation: 7, index: 3, service: 2, mode: 1, reserved: [0; 7] };
+
+#[test]
+fn vips_survive_the_daemon() -> Result<()> {
+    let instance = Instance::new();
+    let mut first = instance.load()?;
+    first.set_vip(&KEY, &VIP)?;
+    drop(first);
+    let mut second = instance.load()?;
+    assert_eq!(second.vips()?, [(KEY, VIP)]);
+    second.remove_vip(&KEY)?;
+    second.remove_vip(&KEY)?;
+    assert_eq!(second.vips()?, []);
+    Ok(())
+}
+
+#[test]
+fn a_map_of_another_layout_is_refused_and_left_alone() -> Result<()> {
+    let instance = Instance::new();
+    std::fs::create_dir_all(instance.maps())?;
+    let foreign: Array<MapData, u64> = Array::create(3, 0)?;
+    let pin = instance.maps().join("VIPS");
+    foreign.pin(&pin)?;
+    let message = instance.load().map(drop).expect_err("a refusal").to_string();
+    for part in ["VIPS", "a array of 3 entries", "a hash of 512 entries", "steerage detach"] {
+        assert!(message.contains(part), "{part} in: {message}");
+    }
+    assert!(pin.exists());
+    assert_eq!(std::fs::read_dir(instance.maps())?.count(), 1, "nothing half-started");
+    Ok(())
+}
+
+#[test]
+fn tables_follow_the_configured_size() -> Result<()> {
+    let instance = Instance::new();
+    let mut first = instance.load()?;
+    first.set_vip(&KEY, &VIP)?;
+    drop(first);
+    let options = Options { cells: 2 * SLOTS as u32, max_flows: 5000, ..instance.options() };
+    let second = Kernel::load(&options)?;
+    steerage::region::Region::map(&second.region_fds()?, 2).context("room for two workers")?;
+    assert_eq!(second.vips()?, [(KEY, VIP)], "other maps stay");
+    Ok(())
+}
+
+#[test]
+fn pins_need_a_bpf_file_system() {
+    let instance_dir = std::env::temp_dir().join("steerage-test-no-bpffs");
+    let options = Options { instance_dir: instance_dir.clone(), ..Instance::new().options() };
+    let error = Kernel::load(&options).map(drop).expect_err("a refusal");
+    assert!(matches!(error, Error::NoBpffs { .. }), "{error}");
+    assert!(error.to_string().contains("mount -t bpf"), "{error}");
+    assert!(!instance_dir.exists());
+}
+
+#[test]
+fn the_program_stays_on_its_link_and_is_replaced_in_place() -> Result<()> {
+    let host = Host::new(1)?;
+    let instance = Instance::new();
+    host.enter(|| -> Result<()> {
+        let mut first = instance.load()?;
+        assert_eq!(first.attach(CLIENT_LINK)?, Mode::Native);
+        let first_id = first.program()?.info()?.id();
+        drop(first);
+        let is_loaded =
+            |id| aya::programs::loaded_programs().flatten().any(|program| program.id() == id);
+        assert!(is_loaded(first_id), "the link keeps it");
+        let mut second = instance.load()?;
+        assert_eq!(second.attach(CLIENT_LINK)?, Mode::Native);
+        assert_ne!(second.program()?.info()?.id(), first_id);
+
+        let other = Instance::new();
+        let error = other.load()?.attach(CLIENT_LINK).expect_err("a link has one program");
+        assert!(matches!(error, Error::Busy { .. }), "{error}");
+        drop(other);
+
+        second.detach_all()?;
+        let third = Instance::new();
+        assert_eq!(third.load()?.attach(CLIENT_LINK)?, Mode::Native, "the link is free again");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_link_that_went_and_came_again_gets_the_program_again() -> Result<()> {
+    let host = Host::new(1)?;
+    let instance = Instance::new();
+    host.enter(|| instance.load()?.attach(CLIENT_LINK).map(drop))?;
+    host.ip(&["link", "del", CLIENT_LINK])?;
+    host.ip(&["link", "add", CLIENT_LINK, "type", "veth", "peer", "name", "far"])?;
+    let mode = host.enter(|| instance.load()?.attach(CLIENT_LINK))?;
+    assert_eq!(mode, Mode::Native);
+    Ok(())
+}
+
+#[test]
+fn a_driver_without_xdp_gets_the_generic_mode() -> Result<()> {
+    let host = Host::new(1)?;
+    let instance = Instance::new();
+    // The loopback's driver has no XDP.
+    assert_eq!(host.enter(|| instance.load()?.attach("lo"))?, Mode::Generic);
+    Ok(())
+}
+
+#[test]
+fn a_missing_interface_and_a_link_that_does_not_forward_are_named() -> Result<()> {
+    let host = Host::new(1)?;
+    let instance = Instance::new();
+    host.enter(|| -> Result<()> {
+        let mut kernel = instance.load()?;
+        let error = kernel.attach("nowhere0").expect_err("there is no such link");
+        assert!(error.to_string().contains("\"nowhere0\""), "{error}");
+        let forwarding = format!("/proc/sys/net/ipv4/conf/{CLIENT_LINK}/forwarding");
+        std::fs::write(forwarding, "0")?;
+        let error = kernel.attach(CLIENT_LINK).expect_err("nat needs forwarding");
+        assert!(error.to_string().contains("sysctl -w net.ipv4.conf.clients.forwarding=1"));
+        Ok(())
+    })
+}
