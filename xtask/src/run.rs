@@ -104,7 +104,7 @@ impl Demo {
         for number in 1..=BACKENDS {
             backends.push(start_backend(&topology, &scratch, number)?);
         }
-        let instance = format!("demo-{}", std::process::id());
+        let instance = daemon::instance(&scratch);
         let config = scratch.write("demo.toml", &config(&scratch, &instance)?)?;
         let log = scratch.join("steerage.log");
         let daemon = Daemon::serving(&topology.balancer, &binary, &config, &log)?;
@@ -169,7 +169,7 @@ The demo stays up; the hosts are network namespaces. Try, in another terminal:
   nsenter --net={balancer} curl -s http://127.0.0.1:9900/metrics
   # the kernel's view: the bitmap and the tables that both planes read
   bpftool map dump pinned {pins}/HEALTH | head -8
-  bpftool map dump pinned {pins}/FLOWS
+  bpftool map dump pinned {pins}/FLOWS | head -20
   nsenter --net={balancer} bpftool net list
   # make it hurt: kill a backend or a worker and ask again
   kill -9 {backend}    # backend-3
