@@ -72,7 +72,7 @@ pub fn run(steps: Vec<Step>, options: &Options) -> Result<()> {
     if let Some(unknown) = options.only.iter().find(|name| !names.contains(&name.as_str())) {
         bail!("there is no step {unknown:?}; there are: {}", names.join(", "));
     }
-    setup::ensure(Purpose::Test)?;
+    setup::ensure(Purpose::Check)?;
     let chosen =
         |step: &Step| options.only.is_empty() || options.only.iter().any(|n| n == step.name);
     let mut outcomes = Vec::new();

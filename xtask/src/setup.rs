@@ -31,6 +31,8 @@ pub enum Purpose {
     Build,
     /// Build and show it.
     Demo,
+    /// Build and check it.
+    Check,
     /// Build, check and test it.
     Test,
     /// Build and measure it.
@@ -64,12 +66,12 @@ enum Remedy {
     },
 }
 
-use Purpose::{Bench, Build, Demo, Test};
+use Purpose::{Bench, Build, Check, Demo, Test};
 
 const REQUIREMENTS: &[Requirement] = &[
     Requirement {
         what: "a Rust compiler with its library's source (for eBPF)",
-        purposes: &[Build, Demo, Test, Bench],
+        purposes: &[Build, Demo, Check, Test, Bench],
         found: Found::By(|| compiler().is_some()),
         remedy: Remedy::Steps {
             packages: &["rustc-web", "cargo-web", "rust-web-src"],
@@ -79,7 +81,7 @@ const REQUIREMENTS: &[Requirement] = &[
     },
     Requirement {
         what: "bpf-linker (of the same LLVM as that compiler)",
-        purposes: &[Build, Demo, Test, Bench],
+        purposes: &[Build, Demo, Check, Test, Bench],
         found: Found::By(has_linker),
         remedy: Remedy::Steps {
             packages: &["llvm-22-dev", "libzstd-dev", "zlib1g-dev"],
@@ -98,7 +100,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("haproxy", "haproxy", &[Bench]),
     Requirement {
         what: "cargo-deny",
-        purposes: &[Test],
+        purposes: &[Check, Test],
         found: Found::By(|| cargo_program("cargo-deny").is_some()),
         remedy: Remedy::Steps {
             packages: &[],
