@@ -6,7 +6,6 @@
 
 mod host;
 pub mod measure;
-
 pub mod packet;
 mod plane;
 
