@@ -68,7 +68,7 @@ pub struct Post {
 /// # Errors
 /// If no worker can be started, or the first one dies before it serves.
 pub async fn keep(
-    post: Post,
+    mut post: Post,
     mut phase: watch::Receiver<Phase>,
     ready: mpsc::Sender<usize>,
 ) -> Result<(), Error> {
@@ -84,6 +84,8 @@ pub async fn keep(
             _ = phase.wait_for(|phase| *phase > Phase::Running) => None,
         };
         let Some(status) = ended else {
+            // The worker's copies are the last then: it empties their queues and closes them.
+            post.sockets.clear();
             stop(&mut child, &mut control, &post, &mut phase).await;
             vacate(&post);
             return Ok(());

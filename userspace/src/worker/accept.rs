@@ -1,17 +1,22 @@
 //! Accepting connections.
 
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::permit::{Permit, Permits};
 use crate::l7::{self, Proxy};
-use crate::net::{self, Listener};
+use crate::net::{self, Listener, Stream};
 use crate::region::add;
 
 /// How long accepting pauses when this host has no descriptors or memory left.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a drain waits for permits while connections are still queued.
+const QUEUE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Accepts the connections of one listening socket.
 pub(super) struct Acceptor {
@@ -24,25 +29,43 @@ pub(super) struct Acceptor {
 
 impl Acceptor {
     /// Accepts until the task is aborted.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(self: Rc<Self>) {
         loop {
             let (permit, accepted) =
                 self.permits.take_for(|cx| self.listener.poll_accept(cx)).await;
             match accepted {
-                Ok((stream, peer)) => {
-                    let line = self.proxy.line();
-                    add(&line.accepted, 1);
-                    let guard = Guard::new(self.proxy.clone(), permit);
-                    let proxy = self.proxy.clone();
-                    let front = self.front;
-                    net::spawn(async move {
-                        l7::serve(proxy, front, stream, peer).await;
-                        drop(guard);
-                    });
-                }
+                Ok((stream, peer)) => self.serve(stream, peer, permit),
                 Err(error) => self.refused(&error).await,
             }
         }
+    }
+
+    /// Accepts the connections that wait in the queue: closing the socket would reset them. Those
+    /// past the limit stay; they would wait for a permit that drain gives to nobody.
+    pub(super) async fn accept_queued(&self) {
+        // The event loop learns of connections that came since its last look.
+        tokio::task::yield_now().await;
+        loop {
+            let queued = self.permits.take_for(|cx| match self.listener.poll_accept(cx) {
+                Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
+                Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
+            });
+            let Ok((permit, Some((stream, peer)))) = net::within(QUEUE_PATIENCE, queued).await
+            else {
+                return;
+            };
+            self.serve(stream, peer, permit);
+        }
+    }
+
+    fn serve(&self, stream: Stream, peer: SocketAddr, permit: Permit) {
+        add(&self.proxy.line().accepted, 1);
+        let guard = Guard::new(self.proxy.clone(), permit);
+        let (proxy, front) = (self.proxy.clone(), self.front);
+        net::spawn(async move {
+            l7::serve(proxy, front, stream, peer).await;
+            drop(guard);
+        });
     }
 
     async fn refused(&self, error: &io::Error) {

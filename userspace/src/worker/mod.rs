@@ -89,7 +89,8 @@ async fn work(
         let listener = net::Listener::new(socket)
             .with_context(|| format!("worker {} can't take a listening socket over", setup.id))?;
         let acceptor = Acceptor { proxy: proxy.clone(), front, listener, permits: permits.clone() };
-        acceptors.push(net::spawn(acceptor.run()));
+        let acceptor = Rc::new(acceptor);
+        acceptors.push((net::spawn(acceptor.clone().run()), acceptor));
     }
 
     let line = proxy.line();
@@ -108,8 +109,9 @@ async fn work(
 
     tracing::info!(worker = setup.id, connections = permits.taken(), "draining");
     line.live.store(0, Ordering::Release);
-    for acceptor in acceptors {
-        acceptor.abort();
+    for (task, acceptor) in acceptors {
+        task.abort();
+        acceptor.accept_queued().await;
     }
     proxy.drain();
     if net::within(setup.model.global.drain, permits.all_returned()).await.is_err() {
