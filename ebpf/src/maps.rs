@@ -12,6 +12,7 @@
 //! | `FLOWS`, `NATS` | flow as the client sees it, as the backend sees it | these programs |
 //! | `VIP_COUNTERS`, `BACKEND_COUNTERS`, `REASON_COUNTERS` | vip, slot, reason | these programs |
 //! | `ARRIVAL` | 0 | these programs, for the time of one packet |
+//! | `HOPS` | hash of a destination | these programs |
 //! | `ASKED` | hash of a next hop | these programs |
 //! | `EVENTS` | - | these programs, for the supervisor |
 //!
@@ -31,7 +32,7 @@ use steerage_common::{
     limits,
 };
 
-use crate::flow::Arrival;
+use crate::{flow::Arrival, route::KnownHop};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const PER_CPU_LRU: usize = BPF_F_NO_COMMON_LRU as usize;
@@ -40,6 +41,8 @@ const PER_CPU_LRU: usize = BPF_F_NO_COMMON_LRU as usize;
 const FLOWS_DEFAULT: usize = 1 << 18;
 /// Bytes of the ring buffer: 2,000 neighbour events.
 const EVENT_BYTES: usize = 1 << 16;
+/// Each CPU remembers two to the power of so many next hops.
+pub const HOPS_BITS: u32 = 12;
 /// Next hops that are told apart when limiting the rate of events.
 pub const ASKED_ENTRIES: usize = 64;
 
@@ -100,6 +103,10 @@ pub static BACKEND_COUNTERS: PerCpuArray<Traffic, { limits::SLOTS }> = PerCpuArr
 
 #[btf_map]
 pub static REASON_COUNTERS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
+
+/// Belongs to one load of the programs and is not pinned.
+#[btf_map]
+pub static HOPS: PerCpuArray<KnownHop, { 1 << HOPS_BITS }> = PerCpuArray::new();
 
 #[btf_map]
 pub static ASKED: PerCpuArray<Asked, ASKED_ENTRIES> = PerCpuArray::new();

@@ -5,38 +5,14 @@ use std::collections::{HashMap, HashSet};
 use anyhow::Result;
 use steerage_common::abi::Reason;
 use steerage_common::health::Event;
-use steerage_tests::xdp::packet::{ACK, FIN, OWN_MAC, PEER_MAC, Packet, RST, SYN, TCP, UDP};
+use steerage_tests::xdp::packet::{ACK, FIN, Packet, RST, SYN, TCP, UDP};
 use steerage_tests::xdp::{
-    Action, BACKEND_PORT, CLIENT_LINK, GATEWAY_MAC, NAT_PORT_COUNT, NAT_PORT_FIRST, Plane, SOURCE,
-    backend, backend_mac, client_socket, vip_socket,
+    Action, GATEWAY_MAC, NAT_PORT_COUNT, NAT_PORT_FIRST, Plane, SOURCE, answer, backend,
+    backend_mac, client_socket, home_of, segment, slot_of, vip_socket,
 };
-
-/// The packet of a client at `port`.
-fn segment(port: u16, flags: u8) -> Packet {
-    Packet::tcp(client_socket(port), vip_socket(), flags)
-}
 
 fn datagram(port: u16) -> Packet {
     Packet::udp(client_socket(port), vip_socket())
-}
-
-/// The backend's answer to a packet that it got.
-fn answer(got: &Packet) -> Packet {
-    Packet { source: got.destination, destination: got.source, flags: ACK, ttl: 64, ..got.clone() }
-}
-
-/// The slot that a packet went to.
-#[track_caller]
-fn slot_of(sent: &Packet) -> u16 {
-    assert_eq!(sent.destination.port(), BACKEND_PORT);
-    let slot = (0..512).find(|slot| backend(*slot) == *sent.destination.ip());
-    slot.expect("a backend's address")
-}
-
-/// Where a new flow from `port` goes.
-#[track_caller]
-fn home_of(plane: &Plane, port: u16) -> u16 {
-    slot_of(&plane.from_client(&segment(port, SYN)).sent())
 }
 
 fn both_ways(make: impl Fn(u16) -> Packet) -> Result<()> {
@@ -423,79 +399,6 @@ fn a_closed_connection_leaves_its_source_port_to_another() -> Result<()> {
     assert_eq!(plane.from_client(&segment(1, ACK)).action, Action::Drop);
     let _ = plane.from_client(&segment(2, RST)).sent();
     assert_eq!(plane.from_client(&segment(1, SYN)).sent().source, got.source);
-    Ok(())
-}
-
-#[test]
-fn an_unknown_next_hop_is_asked_for_and_then_found() -> Result<()> {
-    let mut plane = Plane::new(&[1])?;
-    let address = backend(0).to_string();
-    let link = steerage_tests::xdp::BACKEND_LINK;
-    plane.host.ip(&["neigh", "del", &address, "dev", link])?;
-    let mut events = plane.kernel.events()?;
-    assert_eq!(plane.from_client(&segment(1, SYN)).action, Action::Drop);
-    assert_eq!(plane.count(Reason::NoNeighbor), 1);
-    let event = events.next().expect("the program asks");
-    assert_eq!(steerage::kernel::neighbor::address_of(&event), backend(0));
-    assert_eq!(event.ifindex, plane.host.backend_ifindex);
-    for _ in 0..200 {
-        assert_eq!(plane.from_client(&segment(1, SYN)).action, Action::Drop);
-    }
-    // Ten in a second on each CPU at most.
-    assert!(events.count() < 100, "a few questions are enough");
-    // The kernel takes the question: it has an entry for the neighbour now.
-    plane.host.enter(|| steerage::kernel::neighbor::resolve(event.ifindex, backend(0).into()))?;
-    plane.host.ip(&["neigh", "get", &address, "dev", link])?;
-    let mac = "02:00:00:02:00:00";
-    plane.host.ip(&["neigh", "replace", &address, "lladdr", mac, "dev", link])?;
-    assert_eq!(home_of(&plane, 1), 0);
-    Ok(())
-}
-
-#[test]
-fn answers_find_back_without_a_neighbour_entry_for_the_client() -> Result<()> {
-    let plane = Plane::new(&[1])?;
-    let got = plane.from_client(&segment(1, SYN)).sent();
-    plane.host.ip(&["neigh", "del", "10.1.0.254", "dev", CLIENT_LINK])?;
-    let back = plane.from_backend(&answer(&got));
-    assert_eq!(back.sent().destination, client_socket(1));
-    assert_eq!(back.frame[..6], PEER_MAC, "to whoever sent the client's packets");
-    assert_eq!(back.frame[6..12], OWN_MAC);
-    Ok(())
-}
-
-#[test]
-fn without_a_route_packets_are_dropped_with_a_reason() -> Result<()> {
-    let plane = Plane::new(&[1])?;
-    plane.host.ip(&["route", "add", "unreachable", "10.2.16.0/24"])?;
-    assert_eq!(plane.from_client(&segment(1, SYN)).action, Action::Drop);
-    assert_eq!(plane.count(Reason::NoRoute), 1);
-    Ok(())
-}
-
-#[test]
-fn a_packet_that_is_too_large_for_the_way_is_dropped_with_a_reason() -> Result<()> {
-    let plane = Plane::new(&[1])?;
-    plane.host.ip(&["link", "set", steerage_tests::xdp::BACKEND_LINK, "mtu", "1000"])?;
-    let large = Packet { payload: vec![0; 1200], ..segment(1, ACK) };
-    assert_eq!(plane.from_client(&large).action, Action::Drop);
-    assert_eq!(plane.count(Reason::TooBig), 1);
-    let _ = plane.from_client(&segment(1, ACK)).sent();
-    Ok(())
-}
-
-#[test]
-fn a_client_on_the_backends_link_is_served_too() -> Result<()> {
-    let plane = Plane::new(&[1])?;
-    let client = std::net::SocketAddrV4::new(backend(9), 4000);
-    let far = "neigh replace 10.2.16.9 lladdr 02:00:00:02:00:09 dev backends nud permanent";
-    plane.host.ip(&far.split(' ').collect::<Vec<_>>())?;
-    let packet = Packet::tcp(client, vip_socket(), SYN);
-    let forward = plane.from_backend(&packet);
-    assert_eq!(forward.action, Action::Transmit);
-    let back = plane.from_backend(&answer(&forward.sent()));
-    assert_eq!(back.action, Action::Transmit);
-    assert_eq!(back.sent().destination, client);
     Ok(())
 }
 

@@ -4,11 +4,13 @@
 //! neighbours, a [`Plane`] is a loaded program with its maps pinned in a directory of its own, and
 //! [`Plane::receive`] hands it a frame as if it came in on one of the links.
 
+mod flow;
 mod host;
 pub mod measure;
 pub mod packet;
 mod plane;
 
+pub use flow::{answer, home_of, segment, slot_of};
 pub use host::{BACKEND_LINK, CLIENT_LINK, GATEWAY_MAC, Host, backend_mac};
 pub use plane::{Action, Plane, Verdict, client_socket, vip_socket};
 
