@@ -89,6 +89,10 @@ fn append(headers: &mut HeaderMap, address: HeaderValue) {
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // One look at the few names there are is cheaper than five lookups.
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     if let Some(first) = headers.get(CONNECTION) {
         // Nearly all there is.
         let is_plain = matches!(first.as_bytes(), b"keep-alive" | b"close" | b"Keep-Alive");
@@ -100,6 +104,14 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    *name == CONNECTION
+        || *name == TRANSFER_ENCODING
+        || *name == UPGRADE
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
 }
 
 /// Removes the headers that `Connection` names.
