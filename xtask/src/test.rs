@@ -22,11 +22,10 @@ pub fn command(options: &Options) -> Result<()> {
 fn steps() -> Vec<Step> {
     let mut loom = cargo(&["test", "--release", "--package", "steerage-common", "publish"]);
     loom.arg("--target-dir").arg(shell::target().join("loom")).env("RUSTFLAGS", "--cfg loom");
+    let mut unit = cargo(&["test", "--no-fail-fast", "--workspace"]);
+    unit.args(["--exclude", "steerage-ebpf", "--exclude", SYSTEM]);
     let mut steps = check::steps();
-    steps.push(Step {
-        name: "unit",
-        command: cargo(&["test", "--workspace", "--exclude", "steerage-ebpf", "--exclude", SYSTEM]),
-    });
+    steps.push(Step { name: "unit", command: unit });
     steps.push(Step { name: "loom", command: loom });
     // The binary under test has its own step, so that a failure to build it is told apart.
     steps.push(Step { name: "build", command: cargo(&["build", "--package", "steerage"]) });

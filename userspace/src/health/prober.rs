@@ -262,8 +262,8 @@ mod tests {
     use crate::config::model::ProbeKind;
 
     fn probe() -> Probe {
-        let interval = Duration::from_millis(20);
-        Probe { kind: ProbeKind::Tcp, port: None, interval, timeout: interval, rise: 2, fall: 2 }
+        let (interval, timeout) = (Duration::from_millis(20), Duration::from_secs(10));
+        Probe { kind: ProbeKind::Tcp, port: None, interval, timeout, rise: 2, fall: 2 }
     }
 
     fn subscriber(index: u16) -> Subscriber {
@@ -274,9 +274,15 @@ mod tests {
         }
     }
 
+    /// Waits until the state is reached and its bits are published: the one follows the other.
     fn wait_for(region: &Region, tenant: Tenant, state: State) {
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        while region.word(tenant.slot()).state() != state {
+        let is_reached = || {
+            let word = region.word(tenant.slot());
+            let bits = (region.accepts_new(tenant.slot()), region.keeps_flows(tenant.slot()));
+            word.state() == state && bits == (word.accepts_new(), word.keeps_flows())
+        };
+        while !is_reached() {
             assert!(std::time::Instant::now() < deadline, "never {state:?}");
             std::thread::yield_now();
         }
