@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use super::exchange::respond;
 use super::forward::Sender;
 use super::reply::Reason;
-use super::{BUFFER_BYTES_MAX, HEAD_BYTES_MAX, Proxy};
+use super::{HEAD_BYTES_MAX, Proxy, REQUEST_BUFFER_BYTES_MAX};
 use crate::net::{Deadline, Progress, Stream, clock, within};
 use crate::region::add;
 
@@ -140,7 +140,7 @@ pub async fn serve(proxy: Rc<Proxy>, front: usize, stream: Stream, peer: SocketA
 async fn drive(proxy: &Rc<Proxy>, client: &Rc<Client>, io: Lent) -> End {
     let service = service_fn(|request| respond(proxy.clone(), client.clone(), request));
     let connection = http1::Builder::new()
-        .max_buf_size(BUFFER_BYTES_MAX)
+        .max_buf_size(REQUEST_BUFFER_BYTES_MAX)
         .max_header_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);

@@ -19,7 +19,7 @@ use steerage_common::abi::PoolClose;
 use steerage_common::slot::Slot;
 use tokio::task::AbortHandle;
 
-use super::BUFFER_BYTES_MAX;
+use super::RESPONSE_BUFFER_BYTES_MAX;
 use super::body::RequestBody;
 use crate::config::model;
 use crate::net::{self, Stream};
@@ -188,7 +188,7 @@ impl Pool {
     /// Makes a fresh HTTP connection of a stream to the backend.
     pub(super) async fn open(self: &Rc<Self>, stream: Stream) -> hyper::Result<Connection> {
         let (sender, connection) = http1::Builder::new()
-            .max_buf_size(BUFFER_BYTES_MAX)
+            .max_buf_size(RESPONSE_BUFFER_BYTES_MAX)
             .handshake(TokioIo::new(stream))
             .await?;
         let id = self.next_id.get();
