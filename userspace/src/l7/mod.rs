@@ -46,7 +46,7 @@ const REQUEST_BUFFER_BYTES_MAX: usize = 56 * 1024;
 
 /// hyper's buffer of a backend's connection: a response of 64 KiB with its head is one read and one
 /// write.
-const RESPONSE_BUFFER_BYTES_MAX: usize = 72 * 1024;
+const RESPONSE_BUFFER_BYTES_MAX: usize = 128 * 1024;
 
 /// Request line and headers together.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
