@@ -1,10 +1,12 @@
 //! The two HTTP servers of the supervisor.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -57,52 +59,46 @@ pub fn bind_admin(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
 
 /// Serves the admin socket for ever.
 pub async fn serve_admin(listener: UnixListener, snapshot: Snapshot) {
-    let permits = Arc::new(Semaphore::new(CLIENTS_MAX));
-    loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let snapshot = snapshot.clone();
-                tokio::spawn(async move {
-                    serve(stream, snapshot, admin).await;
-                    drop(permit);
-                });
-            }
-            Err(error) => pause("admin", &error).await,
-        }
-    }
+    let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
+    accept_all("admin", accept, &snapshot, admin).await;
 }
 
 /// Serves the metrics address for ever.
 pub async fn serve_metrics(listener: TcpListener, snapshot: Snapshot) {
+    let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
+    accept_all("metrics", accept, &snapshot, scrape).await;
+}
+
+async fn accept_all<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    server: &str,
+    mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<S>>,
+    snapshot: &Snapshot,
+    answer: Answer,
+) {
     let permits = Arc::new(Semaphore::new(CLIENTS_MAX));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
+        match poll_fn(&mut accept).await {
+            Ok(stream) => {
                 let snapshot = snapshot.clone();
                 tokio::spawn(async move {
-                    serve(stream, snapshot, scrape).await;
+                    serve(stream, snapshot, answer).await;
                     drop(permit);
                 });
             }
-            Err(error) => pause("metrics", &error).await,
+            Err(error) => {
+                warn!(server, %error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }
 
-async fn pause(server: &str, error: &io::Error) {
-    warn!(server, %error, "cannot accept a connection");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
-}
-
 type Reply = Response<Full<Bytes>>;
 
-async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    snapshot: Snapshot,
-    answer: fn(&Request<Incoming>, &Snapshot) -> Reply,
-) {
+type Answer = fn(&Request<Incoming>, &Snapshot) -> Reply;
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, snapshot: Snapshot, answer: Answer) {
     let service = service_fn(move |request| {
         let reply = answer(&request, &snapshot);
         async move { Ok::<_, Infallible>(reply) }

@@ -35,28 +35,6 @@ impl Kernel {
         Ok(())
     }
 
-    /// Takes all positions of a ring away.
-    ///
-    /// # Errors
-    /// As [`Kernel::set_ring`].
-    pub fn clear_ring(&mut self, service_line: u16, half: u32) -> Result<(), Error> {
-        self.set_ring(service_line, half, &[], &[])
-    }
-
-    /// Fills one half of a service's pair of rings with what the other half holds.
-    ///
-    /// # Errors
-    /// As [`Kernel::set_ring`].
-    pub fn copy_ring(&mut self, service_line: u16, from_half: u32) -> Result<(), Error> {
-        let from = self.ring_map(service_line, from_half)?;
-        let mut to = self.ring_map(service_line, from_half ^ 1)?;
-        for index in 0..RING_LINES as u32 {
-            let line = from.get(&index, 0).map_err(Error::map("RINGS"))?;
-            to.set(index, line, 0).map_err(Error::map("RINGS"))?;
-        }
-        Ok(())
-    }
-
     /// The inner map of a ring; made when it is first needed.
     fn ring_map(&mut self, service_line: u16, half: u32) -> Result<InnerRing, Error> {
         if usize::from(service_line) >= SERVICES {

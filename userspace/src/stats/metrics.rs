@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::status::{Backend, Count, L4, Service, Status};
+use super::status::{Backend, Count, L4, Status};
 
 /// The content type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -69,17 +69,16 @@ fn workers(page: &mut Page, status: &Status) {
 
 fn backend_health(page: &mut Page, status: &Status) {
     page.family("steerage_backend_up", "gauge", "Whether the backend takes new work.");
-    each_backend(status, |service, backend, labels| {
-        let _ = service;
+    each_backend(status, |backend, labels| {
         page.sample("steerage_backend_up", labels, u8::from(backend.accepts_new));
     });
     page.family("steerage_backend_state", "gauge", "1 for the state that the backend is in.");
-    each_backend(status, |_, backend, labels| {
+    each_backend(status, |backend, labels| {
         let labels = [labels[0], labels[1], ("state", backend.state.as_str())];
         page.sample("steerage_backend_state", &labels, 1);
     });
     page.family("steerage_backend_weight", "gauge", "The configured weight.");
-    each_backend(status, |_, backend, labels| {
+    each_backend(status, |backend, labels| {
         page.sample("steerage_backend_weight", labels, backend.weight);
     });
 }
@@ -99,7 +98,7 @@ fn backend_l7(page: &mut Page, status: &Status) {
     ];
     for (name, label, help, counts) in by_label {
         page.family(name, "counter", help);
-        each_backend(status, |_, backend, labels| {
+        each_backend(status, |backend, labels| {
             for count in counts(backend) {
                 let labels = [labels[0], labels[1], (label, count.name.as_str())];
                 page.sample(name, &labels, count.count);
@@ -142,7 +141,7 @@ fn backend_l7(page: &mut Page, status: &Status) {
     ];
     for (name, kind, help, read) in plain {
         page.family(name, kind, help);
-        each_backend(status, |_, backend, labels| page.sample(name, labels, read(backend)));
+        each_backend(status, |backend, labels| page.sample(name, labels, read(backend)));
     }
 }
 
@@ -165,7 +164,7 @@ fn l4(page: &mut Page, status: &Status) {
         }
         let name = format!("steerage_backend_l4_{suffix}");
         page.family(&name, "counter", help);
-        each_backend(status, |_, backend, labels| page.sample(&name, labels, read(&backend.l4)));
+        each_backend(status, |backend, labels| page.sample(&name, labels, read(&backend.l4)));
     }
     page.family("steerage_l4_reasons_total", "counter", "Packets dropped or flows moved, by why.");
     for reason in &status.l4_reasons {
@@ -173,11 +172,11 @@ fn l4(page: &mut Page, status: &Status) {
     }
 }
 
-fn each_backend(status: &Status, mut f: impl FnMut(&Service, &Backend, &[(&str, &str); 2])) {
+fn each_backend(status: &Status, mut f: impl FnMut(&Backend, &[(&str, &str); 2])) {
     for service in &status.services {
         for backend in &service.backends {
             let address = backend.address.to_string();
-            f(service, backend, &[("service", &service.name), ("backend", &address)]);
+            f(backend, &[("service", &service.name), ("backend", &address)]);
         }
     }
 }

@@ -154,8 +154,9 @@ fn serve(model: Model, front: Front, started: Instant) -> Result<(), Error> {
     let epoch = region.control().supervisor_epoch.load(Ordering::Relaxed).wrapping_add(1);
     let first_line = workers::free_lines(&region, front.workers);
     let addresses = addresses(&model, &front.sockets);
-    let posts = posts(&model, &published, &plane, &front, first_line, epoch)?;
-    let drain = model.global.drain;
+    let surfaces = (front.admin, front.metrics);
+    let crew = Crew { cpus: &front.cpus, account: front.account, first_line, epoch };
+    let posts = posts(&model, &published, &plane, &crew, front.sockets);
     let view = Arc::new(View {
         model,
         published,
@@ -172,10 +173,7 @@ fn serve(model: Model, front: Front, started: Instant) -> Result<(), Error> {
         .build()
         .map_err(Error::system("cannot make the supervisor's event loop"))?;
     let forwards = !view.links.is_empty();
-    let posts = posts.into_iter().zip(front.sockets);
-    let posts = posts.map(|(post, sockets)| Post { sockets, drain, ..post }).collect();
-    let sockets = (front.admin, front.metrics);
-    runtime.block_on(supervise(view, posts, sockets, plane.kernel))?;
+    runtime.block_on(supervise(view, posts, surfaces, plane.kernel))?;
     if forwards {
         info!("stopped; L4 forwarding goes on until `steerage detach`");
     } else {
@@ -230,38 +228,46 @@ fn addresses(model: &Model, sockets: &[Sockets]) -> Vec<Vec<SocketAddr>> {
     addresses
 }
 
-/// The workers' posts, still without their sockets.
+/// Who and where the workers are.
+struct Crew<'a> {
+    cpus: &'a [usize],
+    account: Option<Account>,
+    first_line: usize,
+    epoch: u32,
+}
+
+/// The workers' posts, one for each set of sockets.
 fn posts(
     model: &Model,
     published: &publish::Published,
     plane: &Plane,
-    front: &Front,
-    first_line: usize,
-    supervisor_epoch: u32,
-) -> Result<Vec<Post>, Error> {
-    let fds = Arc::new(plane.share().map_err(Error::system("cannot share the region"))?);
-    let post = |number: usize| {
-        workers::clear_line(&plane.region, first_line + number);
+    crew: &Crew<'_>,
+    sockets: Vec<Sockets>,
+) -> Vec<Post> {
+    let workers = sockets.len();
+    let post = |(number, sockets): (usize, Sockets)| {
+        let line = crew.first_line + number;
+        workers::clear_line(&plane.region, line);
         Post {
             number,
             setup: Setup {
-                id: first_line + number,
-                workers: front.workers,
-                cell_workers: 2 * front.workers,
+                id: line,
+                workers,
+                cell_workers: plane.region.cell_workers(),
                 model: model.clone(),
                 tenants: published.tenants.clone(),
                 service_lines: published.lines.clone(),
-                supervisor_epoch,
+                supervisor_epoch: crew.epoch,
             },
-            sockets: Vec::new(),
-            fds: fds.clone(),
+            sockets,
+            fds: plane.fds.clone(),
             region: plane.region.clone(),
-            account: front.account,
-            cpu: front.cpus.get(number % front.cpus.len().max(1)).copied(),
+            account: crew.account,
+            cpu: crew.cpus.get(number % crew.cpus.len().max(1)).copied(),
             drain: model.global.drain,
         }
     };
-    Ok((0..front.workers).map(post).collect())
+    sockets.into_iter().enumerate().map(post).collect()
 }
 
 /// Starts the workers, then waits for signals.

@@ -1,7 +1,5 @@
 //! The kernel half of a running daemon, or what stands in for it.
 
-use std::io;
-use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -19,7 +17,7 @@ pub struct Plane {
     /// The kernel half; `None` where eBPF is not to be had and no vip needs it.
     pub kernel: Option<Arc<Mutex<Kernel>>>,
     /// The region's descriptors, for workers.
-    pub fds: Fds,
+    pub fds: Arc<Fds>,
     /// The region, mapped.
     pub region: Arc<Region>,
 }
@@ -62,19 +60,6 @@ impl Plane {
         };
         let region = Region::map(&fds, worker_lines).map_err(Error::Region)?;
         let kernel = kernel.map(|kernel| Arc::new(Mutex::new(kernel)));
-        Ok(Self { kernel, fds, region: Arc::new(region) })
-    }
-
-    /// A second set of the region's descriptors.
-    ///
-    /// # Errors
-    /// If there is no descriptor left.
-    pub fn share(&self) -> io::Result<Fds> {
-        let mut copies = Vec::with_capacity(7);
-        for fd in self.fds.all() {
-            copies.push(fd.as_fd().try_clone_to_owned()?);
-        }
-        let all = copies.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
-        Ok(Fds::from_all(all))
+        Ok(Self { kernel, fds: Arc::new(fds), region: Arc::new(region) })
     }
 }
