@@ -10,10 +10,11 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::error::CLASSES_MAX;
 use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SLOTS};
 
 /// Version of every layout in this file.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// `family` of an unused entry.
 pub const FAMILY_NONE: u8 = 0;
@@ -110,7 +111,7 @@ pub struct HealthWord {
 }
 
 /// `WORKERS[worker]`: one worker process. Written by that worker alone.
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct WorkerLine {
     /// Process id; 0 for an unused line.
@@ -127,20 +128,12 @@ pub struct WorkerLine {
     pub accepted: u64,
     /// Monotonic milliseconds of the worker's last sign of life.
     pub heartbeat_ms: u64,
-    /// Requests that Steerage answered itself, by [`crate::abi::ReplyClass`].
-    pub replies: [u64; 3],
-}
-
-/// Why Steerage answered a request itself: index into [`WorkerLine::replies`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum ReplyClass {
-    /// The request was at fault (4xx).
-    Client = 0,
-    /// No backend could be had (503).
-    Unavailable = 1,
-    /// A backend failed (502, 504).
-    Upstream = 2,
+    /// Zero; the end of the line that the kernel reads.
+    pub reserved: [u64; 3],
+    /// Requests that Steerage answered itself, by [`crate::error::ErrorClass`].
+    pub errors: [u64; CLASSES_MAX],
+    /// Zero.
+    pub reserved_too: [u64; 16],
 }
 
 /// Failure classes of an attempt at a backend: index into [`Cell::failures`].
@@ -160,6 +153,9 @@ pub enum FailureClass {
     /// The response was 502, 503 or 504.
     GatewayStatus = 5,
 }
+
+/// Room for failure classes in a [`Cell`].
+pub const FAILURES_MAX: usize = 8;
 
 impl FailureClass {
     /// All classes, in index order.
@@ -202,12 +198,33 @@ pub enum PoolClose {
     Full = 4,
     /// Its backend takes no new work.
     Ejected = 5,
+    /// The backend sent bytes that nobody asked for.
+    Poison = 6,
+    /// The backend announced the end of the connection (h2 GOAWAY, `Connection: close`).
+    Announced = 7,
+    /// A newer connection was found closed by the backend, so the older ones are not trusted.
+    Stale = 8,
+    /// The exchange on it ended before its end.
+    Broken = 9,
 }
+
+/// Room for close reasons in a [`Cell`].
+pub const POOL_CLOSES_MAX: usize = 12;
 
 impl PoolClose {
     /// All reasons, in index order.
-    pub const ALL: [Self; 6] =
-        [Self::Peer, Self::Idle, Self::Age, Self::Requests, Self::Full, Self::Ejected];
+    pub const ALL: [Self; 10] = [
+        Self::Peer,
+        Self::Idle,
+        Self::Age,
+        Self::Requests,
+        Self::Full,
+        Self::Ejected,
+        Self::Poison,
+        Self::Announced,
+        Self::Stale,
+        Self::Broken,
+    ];
 
     /// The reason's name in metrics.
     #[must_use]
@@ -219,9 +236,16 @@ impl PoolClose {
             Self::Requests => "requests",
             Self::Full => "full",
             Self::Ejected => "ejected",
+            Self::Poison => "poison",
+            Self::Announced => "announced",
+            Self::Stale => "stale",
+            Self::Broken => "broken",
         }
     }
 }
+
+/// Room for rules and for refusals in a [`Cell`].
+pub const REPLAYS_MAX: usize = 10;
 
 /// `CELLS[worker * SLOTS + slot]`: what one worker did with one backend. Written by that worker
 /// alone; sums over workers are the backend's figures.
@@ -231,15 +255,17 @@ pub struct Cell {
     /// Responses by status class, 1xx to 5xx.
     pub responses: [u64; 5],
     /// Failed attempts by [`FailureClass`].
-    pub failures: [u64; 6],
+    pub failures: [u64; FAILURES_MAX],
     /// Connections closed by [`PoolClose`].
-    pub pool_closed: [u64; 6],
+    pub pool_closed: [u64; POOL_CLOSES_MAX],
+    /// Replays of requests that this backend did not answer, by [`crate::replay::Rule`].
+    pub replays: [u64; REPLAYS_MAX],
+    /// Replays that were not made, by [`crate::replay::Refusal`].
+    pub refusals: [u64; REPLAYS_MAX],
     /// Connections opened.
     pub connections_created: u64,
     /// Requests sent on a connection that had carried one before.
     pub connections_reused: u64,
-    /// Attempts that were given up and made again elsewhere.
-    pub retries: u64,
     /// Request body bytes sent to the backend.
     pub request_body_bytes: u64,
     /// Response body bytes received from the backend.
@@ -252,8 +278,12 @@ pub struct Cell {
     pub idle: u32,
     /// Ejections that this worker decided.
     pub ejections: u64,
+    /// Open connections now, idle or in use.
+    pub connections: u32,
+    /// Open tunnels now.
+    pub tunnels: u32,
     /// Zero.
-    pub reserved: [u64; 7],
+    pub reserved: [u64; 11],
 }
 
 /// `SERVICES[service]`: what all workers share about one service.
@@ -483,8 +513,8 @@ const _: () = {
     assert!(size_of::<Backend>() == 64);
     assert!(size_of::<BackendTable>() == 64 + 64 * SLOTS);
     assert!(size_of::<HealthWord>() == 16);
-    assert!(size_of::<WorkerLine>() == 64);
-    assert!(size_of::<Cell>() == 256);
+    assert!(size_of::<WorkerLine>() == 512);
+    assert!(size_of::<Cell>() == 512);
     assert!(size_of::<ServiceLine>() == 64);
     assert!(size_of::<VipKey>() == 20);
     assert!(size_of::<Vip>() == 16);

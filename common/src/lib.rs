@@ -9,17 +9,21 @@
 //! - [`publish`]: how a state change reaches the bitmap that XDP and the workers read.
 //! - [`maglev`] and [`ring`]: the consistent-hashing table, how it is filled and read.
 //! - [`life`]: when a flow of `nat` is over.
+//! - [`error`]: why a request is answered by Steerage itself.
+//! - [`replay`]: whether a request may be sent again.
 //! - [`hash`], [`checksum`], [`slot`], [`limits`]: the small parts.
 #![cfg_attr(not(any(test, loom)), no_std)]
 #![deny(unsafe_code)]
 
 pub mod abi;
 pub mod checksum;
+pub mod error;
 pub mod hash;
 pub mod health;
 pub mod life;
 pub mod limits;
 pub mod maglev;
 pub mod publish;
+pub mod replay;
 pub mod ring;
 pub mod slot;

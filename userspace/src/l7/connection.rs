@@ -21,14 +21,14 @@ use http::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use steerage_common::error::ErrorClass;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::exchange::respond;
 use super::forward::Sender;
-use super::reply::Reason;
+use super::reply;
 use super::{HEAD_BYTES_MAX, Proxy, REQUEST_BUFFER_BYTES_MAX};
 use crate::net::{Deadline, Progress, Stream, clock, within};
-use crate::region::add;
 
 /// How long a client may go on sending a body that nobody reads, before it is cut off.
 const LINGER: Duration = Duration::from_secs(5);
@@ -127,8 +127,8 @@ pub async fn serve(proxy: Rc<Proxy>, front: usize, stream: Stream, peer: SocketA
         && client.is_between_requests.get()
         && client.progress.received() > client.received_before.get()
     {
-        add(&proxy.line().replies[Reason::TooSlow.class() as usize], 1);
-        let _ = stream.write_all(&Reason::TooSlow.bytes()).await;
+        proxy.count_error(ErrorClass::HeaderTimeout);
+        let _ = stream.write_all(&reply::bytes(ErrorClass::HeaderTimeout)).await;
         client.leave_unread();
     }
     if client.left_unread.get() {

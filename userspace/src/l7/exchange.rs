@@ -22,11 +22,13 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use steerage_common::abi::FailureClass;
+use steerage_common::error::ErrorClass;
+use steerage_common::replay::Rule;
 
 use super::body::{Body, RequestBody, ResponseBody, Stage, Upload};
 use super::connection::Client;
 use super::pool::Connection;
-use super::reply::Reason;
+use super::reply::{self, of_failure};
 use super::route::Destination;
 use super::{Proxy, Target, forward};
 use crate::config::model::RouteTimeouts;
@@ -45,12 +47,12 @@ pub(super) async fn respond(
     client.request_began();
     let answer = match prepare(&proxy, &client, request) {
         Ok((destination, request)) => forward(&proxy, &client, destination, request).await,
-        Err(reason) => Err(reason),
+        Err(class) => Err(class),
     };
-    Ok(answer.unwrap_or_else(|reason| {
-        add(&proxy.line().replies[reason.class() as usize], 1);
+    Ok(answer.unwrap_or_else(|class| {
+        proxy.count_error(class);
         client.request_ended();
-        reason.response()
+        reply::response(class)
     }))
 }
 
@@ -59,32 +61,32 @@ fn prepare(
     proxy: &Proxy,
     client: &Rc<Client>,
     request: Request<Incoming>,
-) -> Result<(Destination, Request<RequestBody>), Reason> {
+) -> Result<(Destination, Request<RequestBody>), ErrorClass> {
     if request.method() == Method::CONNECT {
-        return Err(Reason::Connect);
+        return Err(ErrorClass::ConnectRefused);
     }
     let (mut head, body) = request.into_parts();
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(_), None) => {}
         (None, _) if head.version == Version::HTTP_10 => {}
-        _ => return Err(Reason::Host),
+        _ => return Err(ErrorClass::BadHost),
     }
     if let Some(authority) = head.uri.authority() {
         // The absolute form: its authority is the host, whatever the header says (RFC 9112, 3.2.2).
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Reason::Host)?;
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| ErrorClass::BadHost)?;
         head.headers.insert(HOST, host);
         let path = head.uri.path_and_query().cloned();
         head.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
     }
     let path = head.uri.path();
     if !path.starts_with('/') && path != "*" {
-        return Err(Reason::Target);
+        return Err(ErrorClass::BadTarget);
     }
     let host = head.headers.get(HOST).map_or(Ok(""), HeaderValue::to_str);
-    let host = host.map_err(|_| Reason::Host)?;
+    let host = host.map_err(|_| ErrorClass::BadHost)?;
     let routes = &proxy.fronts[client.front()].routes;
-    let destination = routes.find(host, path).ok_or(Reason::Route)?;
+    let destination = routes.find(host, path).ok_or(ErrorClass::NoRoute)?;
 
     forward::request(&mut head.headers, client.sender());
     // HTTP/1.0 may have none, HTTP/1.1 must (RFC 9112, 3.2): an empty one says "no authority".
@@ -98,18 +100,20 @@ async fn forward(
     client: &Rc<Client>,
     destination: Destination,
     mut request: Request<RequestBody>,
-) -> Result<Response<Body>, Reason> {
+) -> Result<Response<Body>, ErrorClass> {
     let target = &proxy.targets[destination.service];
     let upload = request.body().upload();
     let mut tried = Vec::new();
-    let mut last = Reason::Unavailable;
+    let mut last = ErrorClass::NoBackend;
     // No loop without a bound: the first attempt and the retries.
     for _ in 0..=target.retry_attempts {
         let Some(pick) = target.service.pick(&tried) else { return Err(last) };
         let upload = upload.clone();
         let attempt = Attempt::new(proxy, client, destination.service, pick.backend, upload);
         if !tried.is_empty() {
-            add(&attempt.cell().retries, 1);
+            let last = target.service.backends()[tried[tried.len() - 1]].tenant.slot();
+            let cell = proxy.region.cell(proxy.worker, last);
+            add(&cell.replays[Rule::Connect as usize], 1);
         }
         match attempt.send(destination.timeouts, request).await {
             Ok((response, connection)) => {
@@ -129,9 +133,9 @@ async fn forward(
 /// How an attempt failed.
 enum Failure {
     /// Nothing of the request has been sent.
-    Unsent(Box<Request<RequestBody>>, Reason),
+    Unsent(Box<Request<RequestBody>>, ErrorClass),
     /// There is no second try.
-    Final(Reason),
+    Final(ErrorClass),
 }
 
 /// One request at one backend: in flight until it is dropped.
@@ -211,10 +215,10 @@ impl Attempt {
                     return Ok((response, connection));
                 }
                 Ok(Err(error)) => error,
-                Err(Stalled::Client) => return Err(Failure::Final(Reason::TooSlow)),
+                Err(Stalled::Client) => return Err(Failure::Final(ErrorClass::BodyTimeout)),
                 Err(Stalled::Backend) => {
                     self.failed(FailureClass::FirstByteTimeout);
-                    return Err(Failure::Final(Reason::Failed(FailureClass::FirstByteTimeout)));
+                    return Err(Failure::Final(of_failure(FailureClass::FirstByteTimeout)));
                 }
             };
             let class = class_of(error.error());
@@ -223,40 +227,40 @@ impl Attempt {
                 Some(again) if connection.is_reused() => request = again,
                 Some(again) => {
                     self.failed(class);
-                    return Err(Failure::Unsent(Box::new(again), Reason::Failed(class)));
+                    return Err(Failure::Unsent(Box::new(again), of_failure(class)));
                 }
                 None => {
                     if !connection.is_reused() && !self.is_broken_by_client() {
                         self.failed(class);
                     }
-                    return Err(Failure::Final(Reason::Failed(class)));
+                    return Err(Failure::Final(of_failure(class)));
                 }
             }
         }
     }
 
     /// A fresh connection to the backend.
-    async fn connect(&self, timeout: Duration) -> Result<Connection, Reason> {
+    async fn connect(&self, timeout: Duration) -> Result<Connection, ErrorClass> {
         let target = self.target();
         let address = target.service.backends()[self.backend].address;
         let stream = match net::within(timeout, net::connect(address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) if net::is_local_shortage(&error) => {
                 tracing::warn!(backend = %address, %error, "no connection can be opened");
-                return Err(Reason::Exhausted);
+                return Err(ErrorClass::Exhausted);
             }
             Ok(Err(error)) => {
                 tracing::debug!(backend = %address, %error, "connecting failed");
                 self.failed(FailureClass::Connect);
-                return Err(Reason::Failed(FailureClass::Connect));
+                return Err(of_failure(FailureClass::Connect));
             }
             Err(net::Elapsed) => {
                 self.failed(FailureClass::ConnectTimeout);
-                return Err(Reason::Failed(FailureClass::ConnectTimeout));
+                return Err(of_failure(FailureClass::ConnectTimeout));
             }
         };
         let opened = target.pools[self.backend].open(stream).await;
-        opened.map_err(|_| Reason::Failed(FailureClass::Connect))
+        opened.map_err(|_| of_failure(FailureClass::Connect))
     }
 
     /// Makes the backend's response the client's.

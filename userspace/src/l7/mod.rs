@@ -29,9 +29,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use steerage_common::error::ErrorClass;
 
 use crate::config::model::Model;
-use crate::region::{Region, Tenant, WorkerLine};
+use crate::region::{Region, Tenant, WorkerLine, add};
 use crate::service::{Random, Service};
 
 pub use body::Body;
@@ -137,6 +138,11 @@ impl Proxy {
     #[must_use]
     pub fn line(&self) -> &WorkerLine {
         self.region.worker(self.worker)
+    }
+
+    /// Notes that a request was answered here.
+    fn count_error(&self, class: ErrorClass) {
+        add(&self.line().errors[class as usize], 1);
     }
 
     fn trusts(&self, peer: IpAddr) -> bool {

@@ -1,99 +1,56 @@
-//! The answers that Steerage gives itself: all of them, and each says why.
+//! The answers that Steerage gives itself: all of them, and each names its class.
+//!
+//! What a class means (status, text) is one table, [`ErrorClass`]. Here it becomes a response.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
-use steerage_common::abi::{FailureClass, ReplyClass};
+use steerage_common::abi::FailureClass;
+use steerage_common::error::ErrorClass;
 
 use super::body::Body;
 
-/// Why a request is not answered by a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// HTTP/1.1 without `Host`, or with several.
-    Host,
-    /// `CONNECT`.
-    Connect,
-    /// A request target without a path.
-    Target,
-    /// No route matches.
-    Route,
-    /// The headers or the body did not come in time.
-    TooSlow,
-    /// No backend takes new work.
-    Unavailable,
-    /// This host has no ports, descriptors or memory left for a connection.
-    Exhausted,
-    /// The last attempt failed.
-    Failed(FailureClass),
+/// Names the class, for machines.
+const X_STEERAGE_ERROR: HeaderName = HeaderName::from_static("x-steerage-error");
+
+/// The class of a request whose last attempt failed so.
+pub(super) const fn of_failure(class: FailureClass) -> ErrorClass {
+    match class {
+        FailureClass::Connect => ErrorClass::Connect,
+        FailureClass::ConnectTimeout => ErrorClass::ConnectTimeout,
+        FailureClass::Reset => ErrorClass::Reset,
+        FailureClass::FirstByteTimeout => ErrorClass::FirstByteTimeout,
+        FailureClass::Protocol | FailureClass::GatewayStatus => ErrorClass::Protocol,
+    }
 }
 
-impl Reason {
-    const fn status(self) -> StatusCode {
-        match self {
-            Self::Host | Self::Target => StatusCode::BAD_REQUEST,
-            Self::Connect => StatusCode::NOT_IMPLEMENTED,
-            Self::Route => StatusCode::NOT_FOUND,
-            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Unavailable | Self::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Failed(FailureClass::ConnectTimeout | FailureClass::FirstByteTimeout) => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
-            Self::Failed(_) => StatusCode::BAD_GATEWAY,
-        }
-    }
+fn status(class: ErrorClass) -> StatusCode {
+    StatusCode::from_u16(class.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
 
-    /// What the reply is counted as.
-    pub(super) const fn class(self) -> ReplyClass {
-        match self {
-            Self::Host | Self::Connect | Self::Target | Self::Route | Self::TooSlow => {
-                ReplyClass::Client
-            }
-            Self::Unavailable | Self::Exhausted => ReplyClass::Unavailable,
-            Self::Failed(_) => ReplyClass::Upstream,
-        }
-    }
+fn text(class: ErrorClass) -> String {
+    format!("{} {}: {}\n", class.status(), class.name(), class.text())
+}
 
-    const fn text(self) -> &'static str {
-        match self {
-            Self::Host => "bad request: exactly one Host header is required\n",
-            Self::Connect => "CONNECT is not supported\n",
-            Self::Target => "bad request: the request target has no path\n",
-            Self::Route => "not found: no route matches this host and path\n",
-            Self::TooSlow => "request timeout: the request did not arrive in time\n",
-            Self::Unavailable => "service unavailable: no backend takes requests\n",
-            Self::Exhausted => "service unavailable: no connection to a backend can be opened\n",
-            Self::Failed(class) => match class {
-                FailureClass::Connect => "bad gateway: connect\n",
-                FailureClass::ConnectTimeout => "gateway timeout: connect_timeout\n",
-                FailureClass::Reset => "bad gateway: reset\n",
-                FailureClass::FirstByteTimeout => "gateway timeout: first_byte_timeout\n",
-                FailureClass::Protocol => "bad gateway: protocol\n",
-                FailureClass::GatewayStatus => "bad gateway: gateway_status\n",
-            },
-        }
-    }
+/// The reply to a request.
+pub(super) fn response(class: ErrorClass) -> Response<Body> {
+    let mut response = Response::new(Body::Own(Some(Bytes::from(text(class)))));
+    *response.status_mut() = status(class);
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response.headers_mut().insert(X_STEERAGE_ERROR, HeaderValue::from_static(class.name()));
+    response
+}
 
-    /// The reply.
-    pub(super) fn response(self) -> Response<Body> {
-        let mut response =
-            Response::new(Body::Own(Some(Bytes::from_static(self.text().as_bytes()))));
-        *response.status_mut() = self.status();
-        let text = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(CONTENT_TYPE, text);
-        response
-    }
-
-    /// The reply as bytes, for a connection that hyper has given up; it ends the connection.
-    pub(super) fn bytes(self) -> Vec<u8> {
-        let (status, text) = (self.status(), self.text());
-        format!(
-            "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\n\
-             content-length: {}\r\nconnection: close\r\n\r\n{text}",
-            text.len()
-        )
-        .into_bytes()
-    }
+/// The reply as bytes, for a connection that hyper has given up; it ends the connection.
+pub(super) fn bytes(class: ErrorClass) -> Vec<u8> {
+    let (status, text, name) = (status(class), text(class), class.name());
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\n\
+         x-steerage-error: {name}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
+        text.len()
+    )
+    .into_bytes()
 }
 
 #[cfg(test)]
@@ -101,19 +58,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_failure_is_named_in_its_reply() {
+    fn every_failure_of_an_attempt_is_a_gateway_error() {
         for class in FailureClass::ALL {
-            let reason = Reason::Failed(class);
-            assert!(reason.text().ends_with(&format!(": {}\n", class.name())));
-            assert!(matches!(reason.status().as_u16(), 502 | 504));
+            assert!(matches!(of_failure(class).status(), 502 | 504));
         }
     }
 
     #[test]
     fn the_raw_reply_is_http() {
-        let text = String::from_utf8(Reason::TooSlow.bytes()).unwrap();
-        assert!(text.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{text}");
-        let (_, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(text.contains(&format!("content-length: {}\r\n", body.len())));
+        for class in ErrorClass::ALL {
+            let reply = String::from_utf8(bytes(*class)).unwrap();
+            assert!(reply.starts_with(&format!("HTTP/1.1 {} ", class.status())), "{reply}");
+            let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("content-length: {}\r\n", body.len())));
+            assert!(body.starts_with(&format!("{} {}: ", class.status(), class.name())));
+        }
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use steerage_common::abi;
+use steerage_common::error::CLASSES_MAX;
 
 use super::segment::Shareable;
 
@@ -43,7 +44,9 @@ pub struct WorkerLine {
     pub active_requests: AtomicU64,
     pub accepted: AtomicU64,
     pub heartbeat_ms: AtomicU64,
-    pub replies: [AtomicU64; 3],
+    reserved: [AtomicU64; 3],
+    pub errors: [AtomicU64; CLASSES_MAX],
+    reserved_too: [AtomicU64; 16],
 }
 
 /// [`abi::ServiceLine`].
@@ -62,18 +65,21 @@ pub struct ServiceLine {
 #[allow(missing_docs, reason = "documented in abi")]
 pub struct Cell {
     pub responses: [AtomicU64; 5],
-    pub failures: [AtomicU64; 6],
-    pub pool_closed: [AtomicU64; 6],
+    pub failures: [AtomicU64; abi::FAILURES_MAX],
+    pub pool_closed: [AtomicU64; abi::POOL_CLOSES_MAX],
+    pub replays: [AtomicU64; abi::REPLAYS_MAX],
+    pub refusals: [AtomicU64; abi::REPLAYS_MAX],
     pub connections_created: AtomicU64,
     pub connections_reused: AtomicU64,
-    pub retries: AtomicU64,
     pub request_body_bytes: AtomicU64,
     pub response_body_bytes: AtomicU64,
     pub first_byte_us: AtomicU64,
     pub active: AtomicU32,
     pub idle: AtomicU32,
     pub ejections: AtomicU64,
-    reserved: [AtomicU64; 7],
+    pub connections: AtomicU32,
+    pub tunnels: AtomicU32,
+    reserved: [AtomicU64; 11],
 }
 
 /// Adds to a counter that only this process writes: a plain load and store, no locked instruction.
@@ -111,8 +117,8 @@ same_layout! {
         nat_port_count, hash_key, reserved;
     HealthWord: accepts_new, keeps_flows;
     WorkerLine: pid, supervisor_epoch, live, connections, active_requests, accepted, heartbeat_ms,
-        replies;
+        reserved, errors, reserved_too;
     ServiceLine: position, identity, reserved;
-    Cell: responses, failures, pool_closed, connections_created, connections_reused, retries,
-        request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, reserved;
+    Cell: responses, failures, pool_closed, replays, refusals, connections_created, connections_reused,
+        request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, connections, tunnels, reserved;
 }

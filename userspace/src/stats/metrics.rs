@@ -57,12 +57,12 @@ fn workers(page: &mut Page, status: &Status) {
             page.sample(name, &[("worker", &worker.line.to_string())], read(worker));
         }
     }
-    let name = "steerage_worker_replies_total";
-    page.family(name, "counter", "Requests that Steerage answered itself, by cause.");
+    let name = "steerage_worker_errors_total";
+    page.family(name, "counter", "Requests that Steerage answered itself, by class.");
     for worker in &status.workers {
-        for reply in &worker.replies {
-            let labels = [("worker", worker.line.to_string()), ("cause", reply.name.clone())];
-            page.sample(name, &labels.each_ref().map(|(k, v)| (*k, v.as_str())), reply.count);
+        for error in &worker.errors {
+            let labels = [("worker", worker.line.to_string()), ("class", error.name.clone())];
+            page.sample(name, &labels.each_ref().map(|(k, v)| (*k, v.as_str())), error.count);
         }
     }
 }
@@ -85,7 +85,7 @@ fn backend_health(page: &mut Page, status: &Status) {
 
 fn backend_l7(page: &mut Page, status: &Status) {
     type Counts = fn(&Backend) -> &[Count];
-    let by_label: [(&str, &str, &str, Counts); 3] = [
+    let by_label: [(&str, &str, &str, Counts); 5] = [
         ("steerage_backend_responses_total", "class", "Responses by status class.", |b| {
             &b.l7.responses
         }),
@@ -94,6 +94,12 @@ fn backend_l7(page: &mut Page, status: &Status) {
         }),
         ("steerage_backend_pool_closed_total", "reason", "Pooled connections closed.", |b| {
             &b.l7.pool_closed
+        }),
+        ("steerage_backend_replays_total", "rule", "Requests sent again, by rule.", |b| {
+            &b.l7.replays
+        }),
+        ("steerage_backend_replays_refused_total", "reason", "Requests not sent again.", |b| {
+            &b.l7.refusals
         }),
     ];
     for (name, label, help, counts) in by_label {
@@ -106,7 +112,7 @@ fn backend_l7(page: &mut Page, status: &Status) {
         });
     }
     type Read = fn(&Backend) -> f64;
-    let plain: [(&str, &str, &str, Read); 9] = [
+    let plain: [(&str, &str, &str, Read); 10] = [
         ("steerage_backend_connections_created_total", "counter", "Connections opened.", |b| {
             b.l7.connections_created as f64
         }),
@@ -116,9 +122,6 @@ fn backend_l7(page: &mut Page, status: &Status) {
             "Requests on a connection that had carried one before.",
             |b| b.l7.connections_reused as f64,
         ),
-        ("steerage_backend_retries_total", "counter", "Attempts made again elsewhere.", |b| {
-            b.l7.retries as f64
-        }),
         ("steerage_backend_request_body_bytes_total", "counter", "Bytes to the backend.", |b| {
             b.l7.request_body_bytes as f64
         }),
@@ -135,6 +138,8 @@ fn backend_l7(page: &mut Page, status: &Status) {
             b.l7.active as f64
         }),
         ("steerage_backend_pool_idle", "gauge", "Idle pooled connections.", |b| b.l7.idle as f64),
+        ("steerage_backend_connections", "gauge", "Open connections.", |b| b.l7.connections as f64),
+        ("steerage_backend_tunnels", "gauge", "Open tunnels.", |b| b.l7.tunnels as f64),
         ("steerage_backend_ejections_total", "counter", "Ejections after failed requests.", |b| {
             b.l7.ejections as f64
         }),

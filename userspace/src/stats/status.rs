@@ -70,8 +70,8 @@ pub struct Worker {
     pub accepted: u64,
     /// Milliseconds since its last sign of life.
     pub heartbeat_age_ms: u64,
-    /// Requests that it answered itself, by cause.
-    pub replies: Vec<Count>,
+    /// Requests that it answered itself, by class.
+    pub errors: Vec<Count>,
 }
 
 /// A service.
@@ -125,8 +125,10 @@ pub struct L7 {
     pub connections_created: u64,
     /// Requests sent on a connection that had carried one before.
     pub connections_reused: u64,
-    /// Attempts that were made again elsewhere.
-    pub retries: u64,
+    /// Requests sent again after an attempt here gave no response, by rule.
+    pub replays: Vec<Count>,
+    /// Requests not sent again after such an attempt, by reason.
+    pub refusals: Vec<Count>,
     /// Request body bytes.
     pub request_body_bytes: u64,
     /// Response body bytes.
@@ -137,6 +139,10 @@ pub struct L7 {
     pub active: u64,
     /// Idle pooled connections.
     pub idle: u64,
+    /// Open connections.
+    pub connections: u64,
+    /// Open tunnels.
+    pub tunnels: u64,
     /// Ejections.
     pub ejections: u64,
 }

@@ -172,7 +172,7 @@ pub(crate) mod tests {
                 active_requests: 1,
                 accepted: 9,
                 heartbeat_age_ms: 10,
-                replies: vec![count("client", 1)],
+                errors: vec![count("no_route", 1)],
             }],
             services: vec![Service {
                 name: "api".into(),

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use steerage_common::abi::{FailureClass, PoolClose, Reason, Traffic};
+use steerage_common::error::ErrorClass;
 use steerage_common::health::{State, Word};
 use steerage_common::limits::WORKERS;
+use steerage_common::replay::{Refusal, Rule};
 
 use super::publish::Published;
 use crate::clock;
@@ -84,8 +86,7 @@ impl View {
                 let worker = self.region.worker(line);
                 let pid = worker.pid.load(Ordering::Relaxed);
                 let epoch = worker.supervisor_epoch.load(Ordering::Relaxed);
-                let replies =
-                    ["client", "unavailable", "upstream"].into_iter().zip(&worker.replies);
+                let errors = ErrorClass::ALL.iter().zip(&worker.errors);
                 (pid != 0).then(|| status::Worker {
                     line,
                     pid,
@@ -96,8 +97,8 @@ impl View {
                     accepted: worker.accepted.load(Ordering::Relaxed),
                     heartbeat_age_ms: now_ms
                         .saturating_sub(worker.heartbeat_ms.load(Ordering::Relaxed)),
-                    replies: replies
-                        .map(|(name, n)| count(name, n.load(Ordering::Relaxed)))
+                    errors: errors
+                        .map(|(class, n)| count(class.name(), n.load(Ordering::Relaxed)))
                         .collect(),
                 })
             })
@@ -185,28 +186,34 @@ impl View {
             responses: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| count(class, 0)).into(),
             failures: FailureClass::ALL.map(|class| count(class.name(), 0)).into(),
             pool_closed: PoolClose::ALL.map(|reason| count(reason.name(), 0)).into(),
+            replays: Rule::ALL.map(|rule| count(rule.name(), 0)).into(),
+            refusals: Refusal::ALL.map(|refusal| count(refusal.name(), 0)).into(),
             ..L7::default()
         };
         for line in 0..self.region.cell_workers() {
             let cell = self.region.cell(line, tenant.slot());
-            let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-            for (sum, counter) in l7.responses.iter_mut().zip(&cell.responses) {
-                sum.count += get(counter);
-            }
-            for (sum, counter) in l7.failures.iter_mut().zip(&cell.failures) {
-                sum.count += get(counter);
-            }
-            for (sum, counter) in l7.pool_closed.iter_mut().zip(&cell.pool_closed) {
-                sum.count += get(counter);
+            let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let lists: [(&mut Vec<Count>, &[AtomicU64]); 5] = [
+                (&mut l7.responses, &cell.responses),
+                (&mut l7.failures, &cell.failures),
+                (&mut l7.pool_closed, &cell.pool_closed),
+                (&mut l7.replays, &cell.replays),
+                (&mut l7.refusals, &cell.refusals),
+            ];
+            for (sums, counters) in lists {
+                for (sum, counter) in sums.iter_mut().zip(counters) {
+                    sum.count += get(counter);
+                }
             }
             l7.connections_created += get(&cell.connections_created);
             l7.connections_reused += get(&cell.connections_reused);
-            l7.retries += get(&cell.retries);
             l7.request_body_bytes += get(&cell.request_body_bytes);
             l7.response_body_bytes += get(&cell.response_body_bytes);
             l7.first_byte_seconds += get(&cell.first_byte_us) as f64 / 1e6;
             l7.active += u64::from(cell.active.load(Ordering::Relaxed));
             l7.idle += u64::from(cell.idle.load(Ordering::Relaxed));
+            l7.connections += u64::from(cell.connections.load(Ordering::Relaxed));
+            l7.tunnels += u64::from(cell.tunnels.load(Ordering::Relaxed));
             l7.ejections += get(&cell.ejections);
         }
         l7

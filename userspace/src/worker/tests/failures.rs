@@ -3,7 +3,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use steerage_common::abi::FailureClass;
+use steerage_common::error::ErrorClass;
 use steerage_common::health::{Event, State};
+use steerage_common::replay::Rule;
 
 use super::harness::*;
 use super::{gauge, value};
@@ -24,7 +26,7 @@ fn a_connection_that_fails_is_tried_elsewhere_until_the_breaker_knows() {
         assert_eq!((response.status, response.text()), (200, "here"));
     }
     assert_eq!(failures(&worker, 0, FailureClass::Connect), 5, "then it is ejected");
-    assert_eq!(value(&worker.cell(1).retries), 5);
+    assert_eq!(value(&worker.cell(0).replays[Rule::Connect as usize]), 5);
     assert_eq!(value(&worker.cell(0).ejections), 1);
     assert_eq!(worker.region.word(worker.tenants[0].slot()).state(), State::Ejected);
 }
@@ -33,14 +35,18 @@ fn a_connection_that_fails_is_tried_elsewhere_until_the_breaker_knows() {
 fn without_a_backend_the_reply_says_so() {
     let worker = Worker::start(&[nobody(), nobody()]);
     let response = worker.get("/");
-    assert_eq!((response.status, response.text()), (502, "bad gateway: connect\n"));
+    assert_eq!(
+        (response.status, response.text()),
+        (502, "502 connect: no connection to the backend\n")
+    );
+    assert_eq!(header(&response.head, "x-steerage-error"), Some("connect"));
     worker.apply(0, Event::Maintain);
     worker.apply(1, Event::Maintain);
     let response = worker.get("/");
     assert_eq!(response.status, 503);
-    assert_eq!(response.text(), "service unavailable: no backend takes requests\n");
-    let replies = &worker.region.worker(0).replies;
-    assert_eq!((value(&replies[1]), value(&replies[2])), (1, 1));
+    assert_eq!(response.text(), "503 no_backend: no backend takes requests\n");
+    let counts = (worker.errors(ErrorClass::NoBackend), worker.errors(ErrorClass::Connect));
+    assert_eq!(counts, (1, 1));
 }
 
 #[test]
@@ -57,7 +63,10 @@ fn a_backend_that_does_not_answer_in_time_is_given_up() {
         },
     );
     let response = worker.get("/");
-    assert_eq!((response.status, response.text()), (504, "gateway timeout: first_byte_timeout\n"));
+    assert_eq!(
+        (response.status, response.text().split(':').next()),
+        (504, Some("504 first_byte_timeout"))
+    );
     assert!(matches!(is_closed.recv().unwrap(), Ok(0) | Err(_)));
     assert_eq!(failures(&worker, 0, FailureClass::FirstByteTimeout), 1);
 }
@@ -86,7 +95,7 @@ fn what_is_not_http_or_breaks_off_is_a_bad_gateway() {
         })]);
         let response = worker.get("/");
         assert_eq!(response.status, 502, "{answer:?}");
-        assert_eq!(response.text(), format!("bad gateway: {}\n", class.name()));
+        assert_eq!(header(&response.head, "x-steerage-error"), Some(class.name()));
         assert_eq!(failures(&worker, 0, class), 1);
     }
 }
@@ -115,7 +124,7 @@ fn a_gateway_failure_of_the_backend_is_passed_on_and_counted() {
     assert_eq!(statuses.iter().filter(|status| **status == 503).count(), 5, "{statuses:?}");
     assert_eq!(failures(&worker, 0, FailureClass::GatewayStatus), 5);
     assert!(!worker.region.accepts_new(worker.tenants[0].slot()));
-    assert_eq!(value(&worker.region.worker(0).replies[2]), 0, "none of them is ours");
+    assert_eq!(worker.errors(ErrorClass::Connect), 0, "none of them is ours");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use steerage_common::error::ErrorClass;
 use steerage_common::health::Event;
 use steerage_common::slot::Slot;
 
@@ -75,6 +76,10 @@ impl Worker {
 
     pub(super) fn cell(&self, backend: usize) -> &Cell {
         self.region.cell(0, self.tenants[backend].slot())
+    }
+
+    pub(super) fn errors(&self, class: ErrorClass) -> u64 {
+        super::value(&self.region.worker(0).errors[class as usize])
     }
 
     pub(super) fn apply(&self, backend: usize, event: Event) {

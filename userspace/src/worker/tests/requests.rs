@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use steerage_common::abi::PoolClose;
+use steerage_common::error::ErrorClass;
 use steerage_common::health::Event;
 
 use super::harness::*;
@@ -54,7 +55,7 @@ fn routes_decide_by_host_and_path() {
     });
     assert_eq!(worker.get("/v1/x").text(), "first");
     let refused = worker.get("/v2");
-    assert_eq!((refused.status, refused.text().split(':').next()), (404, Some("not found")));
+    assert_eq!((refused.status, refused.text().split(':').next()), (404, Some("404 no_route")));
 }
 
 #[test]
@@ -63,7 +64,7 @@ fn what_is_no_proper_request_is_refused_with_a_reason() {
     for (request, status, why) in [
         ("GET / HTTP/1.1\r\n\r\n", 400, "Host"),
         ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "Host"),
-        ("CONNECT a.test:80 HTTP/1.1\r\nHost: a.test\r\n\r\n", 501, "CONNECT"),
+        ("CONNECT a.test:80 HTTP/1.1\r\nHost: a.test\r\n\r\n", 405, "CONNECT"),
     ] {
         let mut client = worker.client();
         client.send(request);
@@ -71,7 +72,7 @@ fn what_is_no_proper_request_is_refused_with_a_reason() {
         assert_eq!(response.status, status, "{request}");
         assert!(response.text().contains(why), "{}", response.text());
     }
-    assert_eq!(value(&worker.region.worker(0).replies[0]), 3);
+    assert_eq!(worker.errors(ErrorClass::BadHost), 2);
 }
 
 #[test]
