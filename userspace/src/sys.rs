@@ -55,6 +55,38 @@ pub fn cpus() -> io::Result<Vec<usize>> {
     Ok((0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect())
 }
 
+/// Bytes that the other end of a TCP connection has acknowledged (`tcpi_bytes_acked`, Linux 4.1),
+/// without the one that stands for the SYN of a connection that this end opened.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn bytes_acknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    /// Where `tcpi_bytes_acked` stands in `struct tcp_info` (include/uapi/linux/tcp.h), which libc's
+    /// ends before.
+    const BYTES_ACKED: usize = 120;
+    let mut info = [0_u8; BYTES_ACKED + 8];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes `length` bytes at most to the array, which lives through the call.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if outcome != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    match info.last_chunk::<8>() {
+        Some(bytes) if length as usize == info.len() => {
+            Ok(u64::from_ne_bytes(*bytes).saturating_sub(1))
+        }
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
 /// Raises the limit of open files as far as this process may.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use steerage_common::health::Policy;
+use steerage_common::replay;
 
 /// A whole configuration without contradictions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,6 +123,8 @@ pub struct Route {
     pub service: usize,
     /// How long the backend may take.
     pub timeouts: RouteTimeouts,
+    /// Whether a request with an `Idempotency-Key` header counts as idempotent.
+    pub idempotency_key: bool,
 }
 
 /// A pattern for the request's host, in lower case.
@@ -202,8 +205,10 @@ pub struct Service {
     pub ejection: Ejection,
     /// Idle connections to backends.
     pub pool: Pool,
-    /// Further attempts at other backends that a request may have.
-    pub retry_attempts: u32,
+    /// What happens when the backend had closed a kept connection.
+    pub stale_replay: StaleReplay,
+    /// Further attempts of a request.
+    pub retry: Retry,
     /// In the order of the file.
     pub backends: Vec<Backend>,
 }
@@ -223,6 +228,48 @@ impl Service {
             ..Policy::DEFAULT
         }
     }
+}
+
+impl Service {
+    /// What the replay decision may do.
+    #[must_use]
+    pub fn replay_policy(&self) -> replay::Policy {
+        replay::Policy {
+            stale: match self.stale_replay {
+                StaleReplay::Proven => replay::Stale::Proven,
+                StaleReplay::Idempotent => replay::Stale::Idempotent,
+                StaleReplay::Off => replay::Stale::Off,
+            },
+            attempts_max: self.retry.attempts.saturating_add(1),
+            fresh_lost: self.retry.lost,
+        }
+    }
+}
+
+/// What happens to a request whose kept connection turned out to be closed by the backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StaleReplay {
+    /// It is sent again whatever its method if the kernel proves that the backend did not receive it,
+    /// and without proof if it is idempotent.
+    #[default]
+    Proven,
+    /// It is sent again if it is idempotent.
+    Idempotent,
+    /// It is not sent again.
+    Off,
+}
+
+/// Further attempts of a request whose first one failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// How many.
+    pub attempts: u32,
+    /// Share of the requests in flight that may be attempts that a backend might execute twice, in per
+    /// cent.
+    pub budget_percent: u8,
+    /// Whether an idempotent request is tried again when a fresh connection is lost.
+    pub lost: bool,
 }
 
 /// A duration in units of 100 ms, at least one.

@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::error::Problem;
 use super::model::{
     self, Ejection, Global, Host, ListenerTimeouts, Log, Model, Path, Pool, Probe, ProbeKind,
-    RouteTimeouts,
+    Retry, RouteTimeouts,
 };
 use super::schema;
 
@@ -116,6 +116,10 @@ impl Resolver<'_> {
         if *percent.get_ref() > 100 {
             self.problem(percent.span(), "max_percent: must be from 0 to 100");
         }
+        let budget = &service.retry.budget_percent;
+        if *budget.get_ref() > 100 {
+            self.problem(budget.span(), "budget_percent: must be from 0 to 100");
+        }
         model::Service {
             probe: service.probe.map(|probe| self.probe(probe)),
             backends: self.backends(service.name.get_ref(), service.backend),
@@ -133,7 +137,12 @@ impl Resolver<'_> {
                 max_age: service.pool.max_age.0,
                 max_requests: service.pool.max_requests,
             },
-            retry_attempts: service.retry.attempts,
+            stale_replay: service.stale_replay,
+            retry: Retry {
+                attempts: service.retry.attempts,
+                budget_percent: service.retry.budget_percent.into_inner(),
+                lost: service.retry.lost,
+            },
         }
     }
 
@@ -297,6 +306,7 @@ impl Resolver<'_> {
                 connect: route.timeouts.connect.0,
                 first_byte: route.timeouts.first_byte.0,
             },
+            idempotency_key: route.idempotency_key,
         })
     }
 

@@ -9,7 +9,7 @@ use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::model::{Balance, LogFormat, LogLevel, Protocol};
+use super::model::{Balance, LogFormat, LogLevel, Protocol, StaleReplay};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -160,6 +160,8 @@ pub struct Route {
     pub service: Spanned<String>,
     #[serde(default)]
     pub timeouts: RouteTimeouts,
+    #[serde(default)]
+    pub idempotency_key: bool,
 }
 
 #[derive(Deserialize)]
@@ -205,6 +207,8 @@ pub struct Service {
     pub ejection: Ejection,
     #[serde(default)]
     pub pool: Pool,
+    #[serde(default)]
+    pub stale_replay: StaleReplay,
     #[serde(default)]
     pub retry: Retry,
     #[serde(default)]
@@ -290,11 +294,13 @@ impl Default for Pool {
 #[serde(deny_unknown_fields, default)]
 pub struct Retry {
     pub attempts: u32,
+    pub budget_percent: Spanned<u8>,
+    pub lost: bool,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { attempts: 2 }
+        Self { attempts: 2, budget_percent: Spanned::new(0..0, 20), lost: true }
     }
 }
 

@@ -1,39 +1,38 @@
 //! One request and its response.
 //!
-//! Attempts: a connection that can't be made is tried at another backend, up to the service's
-//! `retry.attempts` times; a request that hyper gives back unsent (the pooled connection was closed in
-//! that moment) goes to the same backend over a fresh connection, or counts as a failed connection if
-//! it was fresh already. What has been sent is not sent again.
+//! A request is answered by what [`respond`] returns, and by nothing else: it takes the request and
+//! gives one response, whose body ends where its framing says. There is no writer that two could hold,
+//! so a second response, or bytes after the end of one, cannot be expressed.
 //!
-//! Whose fault: failures of a fresh connection, timeouts of the backend and broken responses are told
-//! to the breaker. A pooled connection that died, a client that stalled or left, and this host's own
-//! shortages are not.
+//! It may take several attempts ([`super::attempt`]). Whether a failed one is followed by another is
+//! decided by [`steerage_common::replay::decide`] and nowhere else.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{HOST, HeaderValue};
+use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
-use steerage_common::abi::FailureClass;
 use steerage_common::error::ErrorClass;
-use steerage_common::replay::Rule;
+use steerage_common::replay::{self, Evidence, Rule};
 
-use super::body::{Body, RequestBody, ResponseBody, Stage, Upload};
+use super::attempt::{Attempt, Failed, Failure};
+use super::body::Body;
+use super::budget::Share;
 use super::connection::Client;
-use super::pool::Connection;
-use super::reply::{self, of_failure};
+use super::reply;
 use super::route::Destination;
+use super::upload::{Outgoing, Stage, Upload};
 use super::{Proxy, Target, forward};
-use crate::config::model::RouteTimeouts;
-use crate::net::{self, Deadline, clock};
-use crate::region::{self, add};
+use crate::net::{self, clock};
+use crate::region::add;
+use crate::service::{Pick, Random};
+
+/// The longest wait before a retry at another backend.
+const RETRY_JITTER: Duration = Duration::from_millis(25);
 
 /// Answers a request, by a backend or by itself.
 ///
@@ -59,9 +58,9 @@ pub(super) async fn respond(
 /// Decides where a request goes and makes it the one that the backend gets.
 fn prepare(
     proxy: &Proxy,
-    client: &Rc<Client>,
+    client: &Client,
     request: Request<Incoming>,
-) -> Result<(Destination, Request<RequestBody>), ErrorClass> {
+) -> Result<(Destination, Outgoing), ErrorClass> {
     if request.method() == Method::CONNECT {
         return Err(ErrorClass::ConnectRefused);
     }
@@ -92,290 +91,152 @@ fn prepare(
     // HTTP/1.0 may have none, HTTP/1.1 must (RFC 9112, 3.2): an empty one says "no authority".
     head.headers.entry(HOST).or_insert(HeaderValue::from_static(""));
     head.version = Version::HTTP_11;
-    Ok((destination, Request::from_parts(head, RequestBody::new(body, client))))
+    Ok((destination, Request::from_parts(head, Upload::new(body))))
+}
+
+/// A request that may be sent several times.
+struct Exchange<'a> {
+    proxy: &'a Rc<Proxy>,
+    client: &'a Rc<Client>,
+    destination: Destination,
+    head: Parts,
+    upload: Option<Rc<Upload>>,
+    /// Whether executing it twice does no harm.
+    is_idempotent: bool,
+    /// When the response must have begun, by [`clock::now_ms`].
+    deadline_ms: u64,
+    attempts: u32,
+    stale_replays: u32,
+    /// Backends that failed.
+    tried: Vec<usize>,
+}
+
+/// Where the next attempt goes.
+enum Next {
+    /// To whichever backend the service picks.
+    Any,
+    /// To the same backend, over a fresh connection.
+    Again(usize),
 }
 
 async fn forward(
     proxy: &Rc<Proxy>,
     client: &Rc<Client>,
     destination: Destination,
-    mut request: Request<RequestBody>,
+    request: Outgoing,
 ) -> Result<Response<Body>, ErrorClass> {
-    let target = &proxy.targets[destination.service];
-    let upload = request.body().upload();
-    let mut tried = Vec::new();
-    let mut last = ErrorClass::NoBackend;
-    // No loop without a bound: the first attempt and the retries.
-    for _ in 0..=target.retry_attempts {
-        let Some(pick) = target.service.pick(&tried) else { return Err(last) };
-        let upload = upload.clone();
-        let attempt = Attempt::new(proxy, client, destination.service, pick.backend, upload);
-        if !tried.is_empty() {
-            let last = target.service.backends()[tried[tried.len() - 1]].tenant.slot();
-            let cell = proxy.region.cell(proxy.worker, last);
-            add(&cell.replays[Rule::Connect as usize], 1);
-        }
-        match attempt.send(destination.timeouts, request).await {
-            Ok((response, connection)) => {
-                return Ok(attempt.answered(response, connection, pick.is_trial));
-            }
-            Err(Failure::Unsent(again, reason)) => {
-                request = *again;
-                last = reason;
-                tried.push(pick.backend);
-            }
-            Err(Failure::Final(reason)) => return Err(reason),
-        }
+    let (head, upload) = request.into_parts();
+    let first_byte_ms = destination.timeouts.first_byte.as_millis() as u64;
+    let mut exchange = Exchange {
+        proxy,
+        client,
+        destination,
+        is_idempotent: is_idempotent(&head, destination.idempotency_key),
+        head,
+        upload,
+        deadline_ms: clock::now_ms().saturating_add(first_byte_ms),
+        attempts: 0,
+        stale_replays: 0,
+        tried: Vec::new(),
+    };
+    let answer = exchange.run().await;
+    if answer.is_err() && exchange.upload.is_some_and(|upload| upload.is_unread()) {
+        client.leave_unread();
     }
-    Err(last)
+    answer
 }
 
-/// How an attempt failed.
-enum Failure {
-    /// Nothing of the request has been sent.
-    Unsent(Box<Request<RequestBody>>, ErrorClass),
-    /// There is no second try.
-    Final(ErrorClass),
-}
-
-/// One request at one backend: in flight until it is dropped.
-#[derive(Debug)]
-pub(super) struct Attempt {
-    proxy: Rc<Proxy>,
-    client: Rc<Client>,
-    service: usize,
-    backend: usize,
-    /// The body that must have passed whole before the connection can be used again.
-    upload: Option<Rc<Upload>>,
-    /// Whether the breaker has heard of the outcome.
-    is_judged: bool,
-    /// Whether the response has begun: the request ends with this attempt.
-    is_answered: bool,
-}
-
-impl Attempt {
-    fn new(
-        proxy: &Rc<Proxy>,
-        client: &Rc<Client>,
-        service: usize,
-        backend: usize,
-        upload: Option<Rc<Upload>>,
-    ) -> Self {
-        let attempt = Self {
-            proxy: proxy.clone(),
-            client: client.clone(),
-            service,
-            backend,
-            upload,
-            is_judged: false,
-            is_answered: false,
-        };
-        let active = &attempt.cell().active;
-        active.store(active.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        add(&proxy.line().active_requests, 1);
-        attempt
-    }
-
-    fn target(&self) -> &Target {
-        &self.proxy.targets[self.service]
-    }
-
-    fn cell(&self) -> &region::Cell {
-        let slot = self.target().service.backends()[self.backend].tenant.slot();
-        self.proxy.region.cell(self.proxy.worker, slot)
-    }
-
-    fn failed(&self, class: FailureClass) {
-        add(&self.cell().failures[class as usize], 1);
-        self.target().service.failed(self.backend, class);
-    }
-
-    /// Sends the request and waits for the response's head.
-    async fn send(
-        &self,
-        timeouts: RouteTimeouts,
-        mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Connection), Failure> {
+impl Exchange<'_> {
+    /// Attempts, until one gives a response or the decision is that no other follows.
+    async fn run(&mut self) -> Result<Response<Body>, ErrorClass> {
+        let target = &self.proxy.targets[self.destination.service];
+        let mut share = target.budget.enter();
+        let mut next = Next::Any;
+        let mut last = ErrorClass::NoBackend;
+        // Bounded: the decision allows `retry.attempts` and one replay of a stale connection.
         loop {
-            let lent = self.target().pools[self.backend].lend();
-            let mut connection = match lent {
-                Some(connection) => connection,
-                // Boxed: rare, and large beside the rest of the request's state.
-                None => match Box::pin(self.connect(timeouts.connect)).await {
-                    Ok(connection) => connection,
-                    Err(reason) => return Err(Failure::Unsent(Box::new(request), reason)),
-                },
-            };
-            let began_us = clock::now_us();
-            let sent = connection.sender.try_send_request(request);
-            let answer = within_first_byte(timeouts.first_byte, self.upload.as_deref(), sent).await;
-            let mut error = match answer {
-                Ok(Ok(response)) => {
-                    add(&self.cell().first_byte_us, clock::now_us().saturating_sub(began_us));
-                    return Ok((response, connection));
+            let Some(pick) = self.pick(target, &next) else { return Err(last) };
+            let is_fresh = matches!(next, Next::Again(_));
+            self.attempts += 1;
+            let attempt = self.attempt(pick.backend);
+            let failed = match attempt.send(&self.head, is_fresh).await {
+                Ok((response, connection)) => {
+                    return Ok(attempt.answered(response, connection, pick.is_trial));
                 }
-                Ok(Err(error)) => error,
-                Err(Stalled::Client) => return Err(Failure::Final(ErrorClass::BodyTimeout)),
-                Err(Stalled::Backend) => {
-                    self.failed(FailureClass::FirstByteTimeout);
-                    return Err(Failure::Final(of_failure(FailureClass::FirstByteTimeout)));
+                Err(Failure::Final(class)) => return Err(class),
+                Err(Failure::Open(failed)) => failed,
+            };
+            let evidence = self.evidence(&failed, &share);
+            let cell = attempt.cell();
+            let rule = match replay::decide(&evidence, &target.replay) {
+                Ok(rule) => rule,
+                Err(refusal) => {
+                    add(&cell.refusals[refusal as usize], 1);
+                    return Err(failed.class);
                 }
             };
-            let class = class_of(error.error());
-            match error.take_message() {
-                // The backend closed it in this moment. The pool has one less: this ends.
-                Some(again) if connection.is_reused() => request = again,
-                Some(again) => {
-                    self.failed(class);
-                    return Err(Failure::Unsent(Box::new(again), of_failure(class)));
-                }
-                None => {
-                    if !connection.is_reused() && !self.is_broken_by_client() {
-                        self.failed(class);
-                    }
-                    return Err(Failure::Final(of_failure(class)));
-                }
+            add(&cell.replays[rule as usize], 1);
+            last = failed.class;
+            self.stale_replays += u32::from(rule == Rule::StaleProven);
+            if rule.takes_budget() {
+                share.retry();
             }
-        }
-    }
-
-    /// A fresh connection to the backend.
-    async fn connect(&self, timeout: Duration) -> Result<Connection, ErrorClass> {
-        let target = self.target();
-        let address = target.service.backends()[self.backend].address;
-        let stream = match net::within(timeout, net::connect(address)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if net::is_local_shortage(&error) => {
-                tracing::warn!(backend = %address, %error, "no connection can be opened");
-                return Err(ErrorClass::Exhausted);
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(backend = %address, %error, "connecting failed");
-                self.failed(FailureClass::Connect);
-                return Err(of_failure(FailureClass::Connect));
-            }
-            Err(net::Elapsed) => {
-                self.failed(FailureClass::ConnectTimeout);
-                return Err(of_failure(FailureClass::ConnectTimeout));
-            }
-        };
-        let opened = target.pools[self.backend].open(stream).await;
-        opened.map_err(|_| of_failure(FailureClass::Connect))
-    }
-
-    /// Makes the backend's response the client's.
-    fn answered(
-        mut self,
-        response: Response<Incoming>,
-        connection: Connection,
-        is_trial: bool,
-    ) -> Response<Body> {
-        let (mut head, incoming) = response.into_parts();
-        let status = head.status;
-        if let Some(count) = self.cell().responses.get(usize::from(status.as_u16() / 100 - 1)) {
-            add(count, 1);
-        }
-        if is_gateway_failure(status) {
-            self.failed(FailureClass::GatewayStatus);
-            self.is_judged = true;
-        } else if is_trial {
-            // A trial must not take as long as its body does.
-            self.target().service.succeeded(self.backend);
-        }
-        self.is_answered = true;
-        forward::response(&mut head.headers);
-        head.version = Version::HTTP_11;
-        // Of a former hop: hyper's notes on the connection to the backend.
-        head.extensions.clear();
-        Response::from_parts(head, Body::Backend(ResponseBody::new(incoming, self, connection)))
-    }
-
-    /// A piece of the response body came.
-    pub(super) fn received(&self, bytes: usize) {
-        add(&self.cell().response_body_bytes, bytes as u64);
-    }
-
-    /// The response is whole.
-    pub(super) fn finished(self, connection: Connection) {
-        if !self.is_judged {
-            self.target().service.succeeded(self.backend);
-        }
-        if self.upload.as_ref().is_none_or(|upload| upload.stage() == Stage::Done) {
-            self.target().pools[self.backend].take_back(connection);
-        }
-    }
-
-    /// The response ended before it was whole.
-    pub(super) fn broke(self, class: FailureClass) {
-        if !self.is_judged && !self.is_broken_by_client() {
-            self.failed(class);
-        }
-    }
-
-    fn is_broken_by_client(&self) -> bool {
-        self.upload.as_ref().is_some_and(|upload| upload.stage() == Stage::Broken)
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if let Some(upload) = &self.upload {
-            add(&self.cell().request_body_bytes, upload.take_bytes());
-        }
-        if self.is_answered {
-            self.client.request_ended();
-        }
-        let active = &self.cell().active;
-        active.store(active.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
-        let all = &self.proxy.line().active_requests;
-        all.store(all.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
-    }
-}
-
-/// Who did not do its part in time.
-enum Stalled {
-    Client,
-    Backend,
-}
-
-/// The response's head, if it comes in time. The time runs while nothing moves: a request body under
-/// way stops it.
-async fn within_first_byte<F: Future>(
-    timeout: Duration,
-    upload: Option<&Upload>,
-    response: F,
-) -> Result<F::Output, Stalled> {
-    let deadline = Deadline::after(timeout);
-    let mut response = pin!(response);
-    poll_fn(|cx| {
-        if let Poll::Ready(output) = response.as_mut().poll(cx) {
-            return Poll::Ready(Ok(output));
-        }
-        while deadline.poll_reached(cx).is_ready() {
-            let Some(upload) = upload else { return Poll::Ready(Err(Stalled::Backend)) };
-            let until = upload.progress_ms().saturating_add(timeout.as_millis() as u64);
-            if until > clock::now_ms() {
-                deadline.set_at_ms(until);
-            } else if upload.stage() == Stage::Client {
-                return Poll::Ready(Err(Stalled::Client));
+            next = if rule.wants_another_backend() {
+                self.tried.push(pick.backend);
+                Next::Any
             } else {
-                return Poll::Ready(Err(Stalled::Backend));
+                Next::Again(pick.backend)
+            };
+            if rule.is_delayed() {
+                net::sleep(jitter(&self.proxy.random)).await;
             }
         }
-        Poll::Pending
-    })
-    .await
+    }
+
+    fn pick(&self, target: &Target, next: &Next) -> Option<Pick> {
+        match next {
+            Next::Again(backend) if target.service.accepts_new(*backend) => {
+                Some(Pick { backend: *backend, is_trial: false })
+            }
+            _ => target.service.pick(&self.tried),
+        }
+    }
+
+    fn attempt(&self, backend: usize) -> Attempt {
+        let (proxy, client) = (self.proxy.clone(), self.client.clone());
+        Attempt::new(
+            proxy,
+            client,
+            self.destination,
+            backend,
+            self.upload.clone(),
+            self.deadline_ms,
+        )
+    }
+
+    fn evidence(&self, failed: &Failed, share: &Share<'_>) -> Evidence {
+        let upload = self.upload.as_ref();
+        Evidence {
+            stage: failed.stage,
+            is_reused: failed.is_reused,
+            is_idempotent: self.is_idempotent,
+            holds_body: upload.is_none_or(|upload| upload.is_held()),
+            is_client_there: upload.is_none_or(|upload| upload.stage() != Stage::Broken),
+            is_late: self.deadline_ms <= clock::now_ms(),
+            attempts: self.attempts,
+            stale_replays: self.stale_replays,
+            is_in_budget: share.may_retry(),
+        }
+    }
 }
 
-/// Statuses by which a backend says that what is behind it failed.
-fn is_gateway_failure(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
-    )
+/// Methods that may be executed twice (RFC 9110, 9.2.2), and requests that say so themselves.
+fn is_idempotent(head: &Parts, key_counts: bool) -> bool {
+    // The standard's own list: of methods that it does not know nothing is known.
+    head.method.is_idempotent() || (key_counts && head.headers.contains_key("idempotency-key"))
 }
 
-/// What hyper's error on a connection to a backend means.
-fn class_of(error: &hyper::Error) -> FailureClass {
-    if error.is_parse() { FailureClass::Protocol } else { FailureClass::Reset }
+/// A moment to wait, so that many retries do not come at once.
+fn jitter(random: &Random) -> Duration {
+    Duration::from_micros(random.below(RETRY_JITTER.as_micros() as usize) as u64)
 }

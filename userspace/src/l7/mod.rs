@@ -1,7 +1,7 @@
 //! The HTTP/1.1 proxy of one worker.
 //!
 //! ```text
-//! connection ─► exchange: route ─► pick ─► pool or connect ─► send ─► response
+//! connection ─► exchange: route ─► pick ─► attempt: pool or connect ─► send ─► response
 //!     │             │ reply, if there is nothing to forward       │
 //!     └─ deadline   └─ forward: header rules              body: both ways, as they come
 //! ```
@@ -15,13 +15,17 @@
 //! `Upgrade` is not passed on: the header is removed as the hop-by-hop header that it is, so a
 //! backend answers such a request as plain HTTP. `CONNECT` is refused.
 
+mod attempt;
 mod body;
+mod budget;
 mod connection;
 mod exchange;
 mod forward;
 mod pool;
 mod reply;
 mod route;
+mod ttl;
+mod upload;
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -30,12 +34,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use steerage_common::error::ErrorClass;
+use steerage_common::replay;
 
 use crate::config::model::Model;
 use crate::region::{Region, Tenant, WorkerLine, add};
 use crate::service::{Random, Service};
 
 pub use body::Body;
+use budget::Budget;
 pub use connection::serve;
 use pool::Pool;
 
@@ -60,6 +66,7 @@ pub struct Proxy {
     fronts: Vec<Front>,
     targets: Vec<Target>,
     trusted: Vec<IpNet>,
+    random: Random,
     is_draining: Cell<bool>,
 }
 
@@ -76,7 +83,8 @@ struct Target {
     service: Service,
     /// By index of the backend.
     pools: Vec<Rc<Pool>>,
-    retry_attempts: u32,
+    replay: replay::Policy,
+    budget: Budget,
 }
 
 impl Proxy {
@@ -99,7 +107,12 @@ impl Proxy {
                 Rc::new(Pool::new(model.pool, region.clone(), worker, slot, random.next()))
             });
             let pools = pools.collect();
-            Target { service, pools, retry_attempts: model.retry_attempts }
+            Target {
+                service,
+                pools,
+                replay: model.replay_policy(),
+                budget: Budget::new(model.retry.budget_percent.into()),
+            }
         };
         Self {
             worker,
@@ -114,6 +127,7 @@ impl Proxy {
             targets: model.services.iter().zip(tenants).zip(lines).map(target).collect(),
             trusted: model.global.trusted_proxies.clone(),
             is_draining: Cell::new(false),
+            random,
             region,
         }
     }

@@ -2,11 +2,13 @@
 //!
 //! Last in, first out: the connection used last is the one least likely to have been closed by the
 //! backend, and the others get the chance to grow old. A connection leaves the pool when it has been
-//! idle too long, is too old, has carried its number of requests (the last two ± 10 %, so that those
-//! opened together are not closed together), when the pool is full, when the backend stops taking new
-//! work, and in the moment in which the backend closes it: its task ends then and takes it out.
+//! idle too long ([`IdleLimit`] learns how long that is), is too old, has carried its number of requests
+//! (the last two ± 10 %, so that those opened together are not closed together), when the pool is full,
+//! when the backend stops taking new work, and in the moment in which the backend closes it or sends
+//! bytes that nobody asked for: its task ends then and takes it out. Those bytes reach nobody.
 //!
-//! A lent connection that is not given back is closed.
+//! A lent connection that is not given back is closed. Every connection's end is counted once, with its
+//! reason.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -20,9 +22,10 @@ use steerage_common::slot::Slot;
 use tokio::task::AbortHandle;
 
 use super::RESPONSE_BUFFER_BYTES_MAX;
-use super::body::RequestBody;
+use super::ttl::IdleLimit;
+use super::upload::RequestBody;
 use crate::config::model;
-use crate::net::{self, Stream};
+use crate::net::{self, Progress, Stream};
 use crate::region::{self, Region, add};
 use crate::service::Random;
 
@@ -30,9 +33,8 @@ use crate::service::Random;
 #[derive(Debug)]
 pub(super) struct Pool {
     limits: model::Pool,
-    region: Rc<Region>,
-    worker: usize,
-    slot: Slot,
+    idle_limit: IdleLimit,
+    meter: Rc<Meter>,
     random: Random,
     next_id: Cell<u64>,
     /// Used last comes last.
@@ -42,30 +44,72 @@ pub(super) struct Pool {
 #[derive(Debug)]
 struct Idle {
     since_ms: u64,
+    /// Bytes received until then.
+    received: u64,
     connection: Connection,
+}
+
+/// Where the connections to one backend are counted.
+#[derive(Debug)]
+struct Meter {
+    region: Rc<Region>,
+    worker: usize,
+    slot: Slot,
+}
+
+impl Meter {
+    fn cell(&self) -> &region::Cell {
+        self.region.cell(self.worker, self.slot)
+    }
+
+    /// Adds to the number of open connections.
+    fn count(&self, more: i32) {
+        let connections = &self.cell().connections;
+        let now = connections.load(Ordering::Relaxed).saturating_add_signed(more);
+        connections.store(now, Ordering::Relaxed);
+    }
 }
 
 /// A connection to a backend, for one request at a time. Dropped, it is closed.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) sender: SendRequest<RequestBody>,
+    /// What the stream under it did.
+    pub(super) progress: Progress,
+    meter: Rc<Meter>,
     task: AbortHandle,
     id: u64,
     expires_ms: u64,
     requests_left: u64,
-    is_reused: bool,
+    /// When it was last put into the pool; `None` for a fresh one.
+    idle_since_ms: Option<u64>,
+    /// Why it would be closed now.
+    close: PoolClose,
 }
 
 impl Connection {
     /// Whether it has carried a request before.
     pub(super) fn is_reused(&self) -> bool {
-        self.is_reused
+        self.idle_since_ms.is_some()
+    }
+
+    /// Notes that the backend will close it after this response.
+    pub(super) fn is_announced_to_close(&mut self) {
+        self.close = PoolClose::Announced;
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         self.task.abort();
+        add(&self.meter.cell().pool_closed[self.close as usize], 1);
+        self.meter.count(-1);
+    }
+}
+
+impl Idle {
+    fn close(mut self, reason: PoolClose) {
+        self.connection.close = reason;
     }
 }
 
@@ -79,9 +123,8 @@ impl Pool {
     ) -> Self {
         Self {
             limits,
-            region,
-            worker,
-            slot,
+            idle_limit: IdleLimit::new(limits.idle),
+            meter: Rc::new(Meter { region, worker, slot }),
             random: Random::new(seed),
             next_id: Cell::new(0),
             idle: RefCell::new(Vec::new()),
@@ -89,7 +132,7 @@ impl Pool {
     }
 
     fn cell(&self) -> &region::Cell {
-        self.region.cell(self.worker, self.slot)
+        self.meter.cell()
     }
 
     /// The connection used last, if one is idle and still good.
@@ -101,17 +144,17 @@ impl Pool {
         while let Some(before) = at.checked_sub(1) {
             at = before;
             if let Some(reason) = self.expiry(&idle[at], now) {
-                self.closed(reason);
-                idle.remove(at);
+                idle.remove(at).close(reason);
             } else if idle[at].connection.sender.is_ready() {
-                lent = Some(idle.remove(at).connection);
+                let Idle { since_ms, mut connection, .. } = idle.remove(at);
+                connection.idle_since_ms = Some(since_ms);
+                lent = Some(connection);
                 break;
             }
             // Else it is still busy with the end of its last request.
         }
         self.show(idle.len());
-        let mut connection = lent?;
-        connection.is_reused = true;
+        let connection = lent?;
         add(&self.cell().connections_reused, 1);
         Some(connection)
     }
@@ -122,11 +165,14 @@ impl Pool {
         let now = net::clock::now_ms();
         let mut idle = self.idle.borrow_mut();
         let is_full = idle.len() >= self.limits.max_idle;
-        let entry = Idle { since_ms: now, connection };
+        let received = connection.progress.received();
+        let entry = Idle { since_ms: now, received, connection };
         match self.expiry(&entry, now) {
-            Some(reason) => self.closed(reason),
-            None if !self.region.accepts_new(self.slot) => self.closed(PoolClose::Ejected),
-            None if is_full => self.closed(PoolClose::Full),
+            Some(reason) => entry.close(reason),
+            None if !self.meter.region.accepts_new(self.meter.slot) => {
+                entry.close(PoolClose::Ejected);
+            }
+            None if is_full => entry.close(PoolClose::Full),
             None => idle.push(entry),
         }
         self.show(idle.len());
@@ -139,45 +185,69 @@ impl Pool {
         if idle.is_empty() {
             return;
         }
-        idle.retain(|entry| {
+        idle.retain_mut(|entry| {
             let expiry = self.expiry(entry, now);
             let reason = expiry.or((!accepts_new).then_some(PoolClose::Ejected));
             if let Some(reason) = reason {
-                self.closed(reason);
+                entry.connection.close = reason;
             }
             reason.is_none()
         });
         self.show(idle.len());
     }
 
-    /// Takes a connection out that the backend has closed.
+    /// Closes the connections that have been idle for longer than `stale`, which the backend had closed:
+    /// it has closed them too, or is about to.
+    pub(super) fn evict_older(&self, stale: &Connection) {
+        let Some(since_ms) = stale.idle_since_ms else { return };
+        let mut idle = self.idle.borrow_mut();
+        idle.retain_mut(|entry| {
+            entry.connection.close = PoolClose::Stale;
+            entry.since_ms > since_ms
+        });
+        for entry in idle.iter_mut() {
+            entry.connection.close = PoolClose::Broken;
+        }
+        self.show(idle.len());
+    }
+
+    /// Learns from a response's `Keep-Alive` header.
+    pub(super) fn announced(&self, keep_alive: &[u8]) {
+        self.idle_limit.announced(keep_alive);
+    }
+
+    /// Takes a connection out whose task has ended while it was idle.
     fn evict(&self, id: u64) {
         let mut idle = self.idle.borrow_mut();
         if let Some(at) = idle.iter().position(|entry| entry.connection.id == id) {
-            self.closed(PoolClose::Peer);
-            idle.remove(at);
+            let entry = idle.remove(at);
             self.show(idle.len());
+            if entry.connection.progress.received() > entry.received {
+                entry.close(PoolClose::Poison);
+                return;
+            }
+            let now = net::clock::now_ms();
+            self.idle_limit.closed_after(now.saturating_sub(entry.since_ms), now);
+            entry.close(PoolClose::Peer);
         }
     }
 
     /// Why a connection may not be used any more.
     fn expiry(&self, entry: &Idle, now: u64) -> Option<PoolClose> {
         let connection = &entry.connection;
-        if connection.sender.is_closed() {
+        if connection.close == PoolClose::Announced {
+            Some(PoolClose::Announced)
+        } else if connection.sender.is_closed() {
             Some(PoolClose::Peer)
         } else if connection.requests_left == 0 {
             Some(PoolClose::Requests)
         } else if now >= connection.expires_ms {
             Some(PoolClose::Age)
-        } else if now >= entry.since_ms + ms(self.limits.idle) {
+        } else if now >= entry.since_ms + self.idle_limit.ms(now) {
             Some(PoolClose::Idle)
         } else {
             None
         }
-    }
-
-    fn closed(&self, reason: PoolClose) {
-        add(&self.cell().pool_closed[reason as usize], 1);
     }
 
     /// Publishes how many connections are idle.
@@ -187,6 +257,7 @@ impl Pool {
 
     /// Makes a fresh HTTP connection of a stream to the backend.
     pub(super) async fn open(self: &Rc<Self>, stream: Stream) -> hyper::Result<Connection> {
+        let progress = stream.progress();
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(RESPONSE_BUFFER_BYTES_MAX)
             .handshake(TokioIo::new(stream))
@@ -201,13 +272,17 @@ impl Pool {
             pool.evict(id);
         });
         add(&self.cell().connections_created, 1);
+        self.meter.count(1);
         Ok(Connection {
             sender,
+            progress,
+            meter: self.meter.clone(),
             task: task.abort_handle(),
             id,
             expires_ms: net::clock::now_ms() + self.random.spread(ms(self.limits.max_age)),
             requests_left: self.random.spread(self.limits.max_requests),
-            is_reused: false,
+            idle_since_ms: None,
+            close: PoolClose::Broken,
         })
     }
 }

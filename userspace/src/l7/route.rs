@@ -15,6 +15,8 @@ pub(super) struct Destination {
     /// Index of the service.
     pub(super) service: usize,
     pub(super) timeouts: RouteTimeouts,
+    /// Whether an `Idempotency-Key` makes a request idempotent.
+    pub(super) idempotency_key: bool,
 }
 
 /// A listener's routes, in the order of precedence.
@@ -34,7 +36,11 @@ impl Table {
     pub(super) fn new(routes: &[Route]) -> Self {
         let mut table = Self::default();
         for route in routes {
-            let destination = Destination { service: route.service, timeouts: route.timeouts };
+            let destination = Destination {
+                service: route.service,
+                timeouts: route.timeouts,
+                idempotency_key: route.idempotency_key,
+            };
             let paths = match &route.host {
                 None => &mut table.any,
                 Some(Host::Exact(host)) => table.exact.entry(host.as_str().into()).or_default(),
@@ -133,6 +139,7 @@ mod tests {
                 path: path.clone(),
                 service,
                 timeouts: TIMEOUTS,
+                idempotency_key: false,
             })
             .collect();
         Table::new(&routes)

@@ -53,7 +53,9 @@ impl Deadline {
         Self::at_ms(from_now(duration))
     }
 
-    fn at_ms(at_ms: u64) -> Self {
+    /// A timer for a time of [`clock::now_ms`].
+    #[must_use]
+    pub fn at_ms(at_ms: u64) -> Self {
         let key = ENTRIES.with_borrow_mut(|entries| entries.insert(Entry { at_ms, waker: None }));
         Self { key, of_this_thread: PhantomData }
     }

@@ -15,15 +15,18 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{clock, turn};
+use crate::sys;
 
 /// Bytes that a stream may hold back. Copying so many costs less than a system call.
 const DEFERRED_MAX: usize = 16 * 1024;
@@ -59,7 +62,11 @@ pub(super) struct Inner {
     writer: Option<Waker>,
     /// When the kernel last took bytes.
     sent_ms: u64,
+    /// Bytes that the kernel took.
+    taken: u64,
     received: u64,
+    /// Whether the other end's FIN was read.
+    is_ended: bool,
 }
 
 /// A view of a stream's progress that outlives its move into an HTTP connection.
@@ -80,6 +87,44 @@ impl Progress {
     pub fn received(&self) -> u64 {
         self.inner.borrow().received
     }
+
+    /// Bytes that the kernel took to send.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.inner.borrow().taken
+    }
+
+    /// Bytes that were written, taken by the kernel or still deferred.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        let inner = self.inner.borrow();
+        inner.taken + inner.waiting().len() as u64
+    }
+
+    /// Whether the other end's FIN was read: it sends nothing more.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.inner.borrow().is_ended
+    }
+
+    /// Bytes that the other end's TCP has acknowledged: a system call. `None` if the kernel does not
+    /// tell.
+    #[must_use]
+    pub fn acknowledged(&self) -> Option<u64> {
+        sys::bytes_acknowledged(self.inner.borrow().tcp.as_fd()).ok()
+    }
+
+    /// Takes back what was written and has not left: deferred bytes are forgotten, and the connection
+    /// will be reset when it is closed, so that the kernel sends none of those it still has.
+    pub fn withdraw(&self) {
+        let mut inner = self.inner.borrow_mut();
+        let unsent = inner.waiting().len();
+        if unsent != 0 {
+            inner.advance(unsent);
+        }
+        // It fails for a connection that is over already.
+        let _ = SockRef::from(&inner.tcp).set_linger(Some(Duration::ZERO));
+    }
 }
 
 impl Stream {
@@ -94,7 +139,9 @@ impl Stream {
             error: None,
             writer: None,
             sent_ms: clock::now_ms(),
+            taken: 0,
             received: 0,
+            is_ended: false,
         };
         Self { inner: Rc::new(RefCell::new(inner)) }
     }
@@ -172,6 +219,7 @@ impl Inner {
                 Ok(sent) => {
                     self.is_blocked = false;
                     self.sent_ms = clock::now_ms();
+                    self.taken += sent as u64;
                     let buffered = self.waiting().len();
                     if sent > buffered {
                         self.advance(buffered);
@@ -222,6 +270,7 @@ impl Inner {
             match inner.try_send(&[]) {
                 Ok(sent) => {
                     inner.sent_ms = clock::now_ms();
+                    inner.taken += sent as u64;
                     inner.advance(sent);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -285,7 +334,11 @@ impl AsyncRead for Stream {
         let mut inner = self.inner.borrow_mut();
         let before = buffer.filled().len();
         ready!(Pin::new(&mut inner.tcp).poll_read(cx, buffer))?;
-        inner.received += (buffer.filled().len() - before) as u64;
+        let received = buffer.filled().len() - before;
+        inner.received += received as u64;
+        if received == 0 && buffer.remaining() != 0 {
+            inner.is_ended = true;
+        }
         Poll::Ready(Ok(()))
     }
 }

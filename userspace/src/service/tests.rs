@@ -30,7 +30,8 @@ fn workers(weights: &[u16], balance: Balance, workers: usize) -> Vec<Service> {
             max_age: Duration::from_secs(1),
             max_requests: 1,
         },
-        retry_attempts: 1,
+        stale_replay: model::StaleReplay::Proven,
+        retry: model::Retry { attempts: 1, budget_percent: 20, lost: true },
         backends: backends.collect(),
     };
     // Slots on both sides of a word's end.

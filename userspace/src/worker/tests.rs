@@ -4,6 +4,7 @@ mod bodies;
 mod failures;
 mod harness;
 mod life;
+mod replay;
 mod requests;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -223,3 +223,47 @@ fn a_full_list_is_sent_at_once() {
     })
     .unwrap();
 }
+
+/// Sends `request` after `before` was acknowledged, and waits for the FIN. Gives how many bytes of
+/// it the other end's TCP acknowledged.
+async fn acknowledged_of(stream: &mut Stream, before: u64, request: &[u8]) -> u64 {
+    let progress = stream.progress();
+    assert_eq!(progress.written(), before);
+    stream.write_all(request).await.unwrap();
+    assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0);
+    assert!(progress.is_ended());
+    assert_eq!(progress.taken(), before + request.len() as u64);
+    progress.acknowledged().unwrap() - before
+}
+
+#[test]
+fn the_kernel_tells_whether_the_other_end_received_a_byte() {
+    run(async {
+        let (mut stream, mut peer) = pair().await;
+        stream.write_all(b"first").await.unwrap();
+        assert_eq!(read_from(&mut peer, 5).await, b"first");
+        drop(peer);
+        assert_eq!(acknowledged_of(&mut stream, 5, b"second").await, 0, "it had closed before");
+
+        let (mut stream, mut peer) = pair().await;
+        let reader = spawn(async move { read_from(&mut peer, 7).await });
+        assert_eq!(acknowledged_of(&mut stream, 0, b"request").await, 7, "it closed after reading");
+        assert_eq!(reader.await.unwrap(), b"request");
+    })
+    .unwrap();
+}
+
+#[test]
+fn what_is_withdrawn_is_not_sent() {
+    run(async {
+        let (mut stream, mut peer) = pair().await;
+        stream.write_all(b"request").await.unwrap();
+        let progress = stream.progress();
+        progress.withdraw();
+        assert_eq!((progress.taken(), progress.written()), (0, 0));
+        drop((stream, progress));
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(peer.read(&mut [0; 16]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    })
+    .unwrap();
+}

@@ -163,16 +163,3 @@ fn a_client_that_leaves_within_its_body_harms_nobody() {
     eventually("nothing is in flight", || gauge(&worker.cell(0).active) == 0);
     assert_eq!(all_failures(&worker, 0), 0);
 }
-
-#[test]
-fn a_pooled_connection_that_dies_with_a_request_is_not_held_against_the_backend() {
-    let worker = Worker::start(&[backend(|mut stream| {
-        read_head(&mut stream);
-        stream.write_all(ok("one").as_bytes()).unwrap();
-        read_head(&mut stream);
-    })]);
-    let mut client = worker.client();
-    assert_eq!(client.get("/").status, 200);
-    assert_eq!(client.get("/").status, 502);
-    assert_eq!(all_failures(&worker, 0), 0);
-}

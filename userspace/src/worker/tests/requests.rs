@@ -51,6 +51,7 @@ fn routes_decide_by_host_and_path() {
             path: Path::Prefix("/v1".into()),
             service: 0,
             timeouts,
+            idempotency_key: false,
         }];
     });
     assert_eq!(worker.get("/v1/x").text(), "first");

@@ -1,0 +1,338 @@
+//! One attempt: the request at one backend, once.
+//!
+//! A failed attempt says how far it came, by what the connection's stream saw and what the kernel
+//! knows; what follows from it is decided elsewhere. Before anything is concluded, what was written and
+//! has not left is withdrawn: the kernel sends nothing of it any more, so that the evidence stays true.
+//!
+//! Whose fault: a connection that can't be made, the loss of a fresh one, timeouts of the backend and
+//! broken responses are told to the breaker. A kept connection that died before a response, a client
+//! that stalled or left, and this host's own shortages are not.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+
+use http::header::{CONNECTION, HeaderName};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use steerage_common::abi::FailureClass;
+use steerage_common::error::ErrorClass;
+use steerage_common::replay::{End, Stage as Reached};
+
+use super::body::{Body, ResponseBody};
+use super::connection::Client;
+use super::pool::Connection;
+use super::reply::of_failure;
+use super::route::Destination;
+use super::upload::{Doubt, RequestBody, Stage, Upload};
+use super::{Proxy, Target, forward};
+use crate::net::{self, Deadline, Progress, clock};
+use crate::region::{self, add};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// How an attempt failed.
+pub(super) enum Failure {
+    /// Another one may follow.
+    Open(Failed),
+    /// None does, whatever the rules: the fault is not the backend's, or its time is up.
+    Final(ErrorClass),
+}
+
+/// What is known of a failed attempt.
+pub(super) struct Failed {
+    pub(super) stage: Reached,
+    pub(super) is_reused: bool,
+    /// What the client is told if none follows.
+    pub(super) class: ErrorClass,
+}
+
+/// One request at one backend: in flight until it is dropped.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    proxy: Rc<Proxy>,
+    client: Rc<Client>,
+    destination: Destination,
+    backend: usize,
+    /// The body that must have passed whole before the connection can be used again.
+    upload: Option<Rc<Upload>>,
+    /// When the response must have begun, by [`clock::now_ms`].
+    deadline_ms: u64,
+    /// Whether the breaker has heard of the outcome.
+    is_judged: bool,
+    /// Whether the response has begun: the request ends with this attempt.
+    is_answered: bool,
+}
+
+impl Attempt {
+    pub(super) fn new(
+        proxy: Rc<Proxy>,
+        client: Rc<Client>,
+        destination: Destination,
+        backend: usize,
+        upload: Option<Rc<Upload>>,
+        deadline_ms: u64,
+    ) -> Self {
+        let attempt = Self {
+            proxy,
+            client,
+            destination,
+            backend,
+            upload,
+            deadline_ms,
+            is_judged: false,
+            is_answered: false,
+        };
+        let active = &attempt.cell().active;
+        active.store(active.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        add(&attempt.proxy.line().active_requests, 1);
+        attempt
+    }
+
+    fn target(&self) -> &Target {
+        &self.proxy.targets[self.destination.service]
+    }
+
+    pub(super) fn cell(&self) -> &region::Cell {
+        let slot = self.target().service.backends()[self.backend].tenant.slot();
+        self.proxy.region.cell(self.proxy.worker, slot)
+    }
+
+    fn failed(&self, class: FailureClass) {
+        add(&self.cell().failures[class as usize], 1);
+        self.target().service.failed(self.backend, class);
+    }
+
+    /// Sends the request and waits for the response's head.
+    pub(super) async fn send(
+        &self,
+        head: &Parts,
+        is_fresh: bool,
+    ) -> Result<(Response<Incoming>, Connection), Failure> {
+        let pool = &self.target().pools[self.backend];
+        let lent = if is_fresh { None } else { pool.lend() };
+        let mut connection = match lent {
+            Some(connection) => connection,
+            // Boxed: rare, and large beside the rest of the request's state.
+            None => Box::pin(self.connect()).await?,
+        };
+        let mark = Mark::of(&connection.progress);
+        let body = RequestBody::new(self.upload.as_ref(), || {
+            connection.is_reused().then(|| Doubt::new(connection.progress.clone(), mark.written))
+        });
+        let request = Request::from_parts(head.clone(), body);
+        let began_us = clock::now_us();
+        let sent = connection.sender.try_send_request(request);
+        match self.within_first_byte(sent).await {
+            Ok(Ok(response)) => {
+                add(&self.cell().first_byte_us, clock::now_us().saturating_sub(began_us));
+                Ok((response, connection))
+            }
+            Ok(Err(error)) => Err(self.lost(connection, mark, error.error())),
+            Err(Stalled::Client) => Err(Failure::Final(ErrorClass::BodyTimeout)),
+            Err(Stalled::Backend) => {
+                self.failed(FailureClass::FirstByteTimeout);
+                Err(Failure::Final(ErrorClass::FirstByteTimeout))
+            }
+        }
+    }
+
+    /// What the end of the connection means.
+    fn lost(&self, connection: Connection, mark: Mark, error: &hyper::Error) -> Failure {
+        connection.progress.withdraw();
+        let stage = mark.reached(&connection.progress);
+        let is_reused = connection.is_reused();
+        tracing::debug!(%error, ?stage, is_reused, "connection to backend lost");
+        if self.is_broken_by_client() {
+            return Failure::Final(ErrorClass::Reset);
+        }
+        let failure = if error.is_parse() { FailureClass::Protocol } else { FailureClass::Reset };
+        if !is_reused || stage == Reached::Answered {
+            self.failed(failure);
+        } else {
+            self.target().pools[self.backend].evict_older(&connection);
+        }
+        let class = match stage {
+            Reached::Lost(_) if is_reused => ErrorClass::StaleUnproven,
+            _ => of_failure(failure),
+        };
+        Failure::Open(Failed { stage, is_reused, class })
+    }
+
+    /// A fresh connection to the backend.
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let target = self.target();
+        let address = target.service.backends()[self.backend].address;
+        let unconnected = |class| {
+            self.failed(class);
+            let class = of_failure(class);
+            Failure::Open(Failed { stage: Reached::Unconnected, is_reused: false, class })
+        };
+        let timeout = self.destination.timeouts.connect;
+        let stream = match net::within(timeout, net::connect(address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if net::is_local_shortage(&error) => {
+                tracing::warn!(backend = %address, %error, "no connection can be opened");
+                return Err(Failure::Final(ErrorClass::Exhausted));
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(backend = %address, %error, "connecting failed");
+                return Err(unconnected(FailureClass::Connect));
+            }
+            Err(net::Elapsed) => return Err(unconnected(FailureClass::ConnectTimeout)),
+        };
+        let opened = target.pools[self.backend].open(stream).await;
+        opened.map_err(|_| unconnected(FailureClass::Connect))
+    }
+
+    /// Makes the backend's response the client's.
+    pub(super) fn answered(
+        mut self,
+        response: Response<Incoming>,
+        mut connection: Connection,
+        is_trial: bool,
+    ) -> Response<Body> {
+        let (mut head, incoming) = response.into_parts();
+        let status = head.status;
+        if let Some(count) = self.cell().responses.get(usize::from(status.as_u16() / 100 - 1)) {
+            add(count, 1);
+        }
+        if is_gateway_failure(status) {
+            self.failed(FailureClass::GatewayStatus);
+            self.is_judged = true;
+        } else if is_trial {
+            // A trial must not take as long as its body does.
+            self.target().service.succeeded(self.backend);
+        }
+        self.is_answered = true;
+        self.learn(&head.headers, &mut connection);
+        forward::response(&mut head.headers);
+        head.version = Version::HTTP_11;
+        // Of a former hop: hyper's notes on the connection to the backend.
+        head.extensions.clear();
+        Response::from_parts(head, Body::Backend(ResponseBody::new(incoming, self, connection)))
+    }
+
+    /// What the backend says of its connection.
+    fn learn(&self, headers: &HeaderMap, connection: &mut Connection) {
+        if headers.get(CONNECTION).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close")) {
+            connection.is_announced_to_close();
+        }
+        if let Some(value) = headers.get(KEEP_ALIVE) {
+            self.target().pools[self.backend].announced(value.as_bytes());
+        }
+    }
+
+    /// A piece of the response body came.
+    pub(super) fn received(&self, bytes: usize) {
+        add(&self.cell().response_body_bytes, bytes as u64);
+    }
+
+    /// The response is whole.
+    pub(super) fn finished(self, connection: Connection) {
+        if !self.is_judged {
+            self.target().service.succeeded(self.backend);
+        }
+        if self.upload.as_ref().is_none_or(|upload| upload.stage() == Stage::Done) {
+            self.target().pools[self.backend].take_back(connection);
+        }
+    }
+
+    /// The response ended before it was whole.
+    pub(super) fn broke(self, class: FailureClass) {
+        if !self.is_judged && !self.is_broken_by_client() {
+            self.failed(class);
+        }
+    }
+
+    fn is_broken_by_client(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.stage() == Stage::Broken)
+    }
+
+    /// The response's head, if it comes in time. A request body under way moves the time.
+    async fn within_first_byte<F: Future>(&self, response: F) -> Result<F::Output, Stalled> {
+        let timeout_ms = self.destination.timeouts.first_byte.as_millis() as u64;
+        let deadline = Deadline::at_ms(self.deadline_ms);
+        let mut response = pin!(response);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = response.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            while deadline.poll_reached(cx).is_ready() {
+                let Some(upload) = &self.upload else { return Poll::Ready(Err(Stalled::Backend)) };
+                let until = upload.progress_ms().saturating_add(timeout_ms);
+                if until > clock::now_ms() {
+                    deadline.set_at_ms(until);
+                } else if upload.stage() == Stage::Client {
+                    return Poll::Ready(Err(Stalled::Client));
+                } else {
+                    return Poll::Ready(Err(Stalled::Backend));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(upload) = &self.upload {
+            add(&self.cell().request_body_bytes, upload.take_bytes());
+            if self.is_answered && upload.is_unread() {
+                self.client.leave_unread();
+            }
+        }
+        if self.is_answered {
+            self.client.request_ended();
+        }
+        let active = &self.cell().active;
+        active.store(active.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        let all = &self.proxy.line().active_requests;
+        all.store(all.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+    }
+}
+
+/// Who did not do its part in time.
+enum Stalled {
+    Client,
+    Backend,
+}
+
+/// Where a connection stood before a request.
+#[derive(Clone, Copy)]
+struct Mark {
+    written: u64,
+    received: u64,
+}
+
+impl Mark {
+    fn of(progress: &Progress) -> Self {
+        Self { written: progress.written(), received: progress.received() }
+    }
+
+    /// How far the request came, now that the connection is over.
+    fn reached(self, progress: &Progress) -> Reached {
+        if progress.received() > self.received {
+            Reached::Answered
+        } else if progress.taken() <= self.written {
+            Reached::Unwritten
+        } else if progress.is_ended() {
+            let acked = progress.acknowledged().map(|acked| acked.saturating_sub(self.written));
+            Reached::Lost(End::Fin { acked })
+        } else {
+            Reached::Lost(End::Reset)
+        }
+    }
+}
+
+/// Statuses by which a backend says that what is behind it failed.
+fn is_gateway_failure(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+    )
+}

@@ -1,0 +1,311 @@
+//! A request body on its way to a backend, or to several one after another.
+//!
+//! What has passed is kept as long as it may have to be sent again: up to [`HELD_BYTES_MAX`] of any
+//! body. A longer one is gone with the attempt that sent it, but not by accident: on a kept connection,
+//! which the backend may just have closed, no more than that leaves before its TCP has acknowledged a
+//! byte. (Then there is no proof any more that nothing arrived, and nothing to hold it for.)
+//!
+//! It also notes how far it is, so that a timeout is blamed on the side that stalls.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+
+use crate::net::{self, Progress, clock};
+
+/// What is kept of a request body so that it can be sent again.
+const HELD_BYTES_MAX: usize = 64 * 1024;
+
+/// How often the kernel is asked whether the backend's TCP received something: a fraction of a path's
+/// round trip, and no load.
+const ACKNOWLEDGED_POLL: Duration = Duration::from_millis(1);
+
+/// Who a request body waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The backend, to take more.
+    Backend,
+    /// The client, to send more.
+    Client,
+    /// Nobody: it has passed whole.
+    Done,
+    /// Nobody: the client broke off.
+    Broken,
+}
+
+/// A request whose body can be sent more than once; `None` for an empty one.
+pub(super) type Outgoing = http::Request<Option<Rc<Upload>>>;
+
+/// A request body that is not empty.
+#[derive(Debug)]
+pub(super) struct Upload {
+    source: RefCell<Source>,
+    stage: Cell<Stage>,
+    progress_ms: Cell<u64>,
+    bytes: Cell<u64>,
+    /// The attempt that the body belongs to now.
+    attempt: Cell<u32>,
+}
+
+#[derive(Debug)]
+struct Source {
+    incoming: Incoming,
+    /// All that came so far; `None` once that was too much.
+    held: Option<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    trailers: Option<HeaderMap>,
+    /// Whether nothing more comes.
+    is_whole: bool,
+}
+
+impl Upload {
+    /// The body of a request; `None` for an empty one.
+    pub(super) fn new(incoming: Incoming) -> Option<Rc<Self>> {
+        (!incoming.is_end_stream()).then(|| {
+            Rc::new(Self {
+                source: RefCell::new(Source { incoming, held: Some(Held::default()) }),
+                stage: Cell::new(Stage::Backend),
+                progress_ms: Cell::new(clock::now_ms()),
+                bytes: Cell::new(0),
+                attempt: Cell::new(0),
+            })
+        })
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.stage.get()
+    }
+
+    /// Whether the client has more to send than was read.
+    pub(super) fn is_unread(&self) -> bool {
+        matches!(self.stage(), Stage::Backend | Stage::Client)
+    }
+
+    /// When bytes last came, by [`clock::now_ms`].
+    pub(super) fn progress_ms(&self) -> u64 {
+        self.progress_ms.get()
+    }
+
+    /// Bytes since the last call.
+    pub(super) fn take_bytes(&self) -> u64 {
+        self.bytes.take()
+    }
+
+    /// Whether the body can be sent from its beginning.
+    pub(super) fn is_held(&self) -> bool {
+        self.source.borrow().held.is_some()
+    }
+
+    fn note(&self, frame: &Frame<Bytes>) {
+        self.progress_ms.set(clock::now_ms());
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        self.bytes.set(self.bytes.get() + bytes as u64);
+    }
+}
+
+impl Held {
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.bytes += data.len();
+            self.pieces.push(data.clone());
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+        }
+    }
+
+    /// The piece at `at`; the trailers come last.
+    fn frame(&self, at: usize) -> Option<Frame<Bytes>> {
+        match self.pieces.get(at) {
+            Some(piece) => Some(Frame::data(piece.clone())),
+            None if at == self.pieces.len() => self.trailers.clone().map(Frame::trailers),
+            None => None,
+        }
+    }
+
+    fn bytes_from(&self, at: usize) -> u64 {
+        self.pieces.iter().skip(at).map(|piece| piece.len() as u64).sum()
+    }
+
+    fn frames(&self) -> usize {
+        self.pieces.len() + usize::from(self.trailers.is_some())
+    }
+}
+
+/// A kept connection on which nothing of this request may arrive.
+#[derive(Debug)]
+pub(super) struct Doubt {
+    progress: Progress,
+    /// Bytes written to it before this request.
+    before: u64,
+}
+
+impl Doubt {
+    pub(super) fn new(progress: Progress, before: u64) -> Self {
+        Self { progress, before }
+    }
+
+    fn is_over(&self) -> bool {
+        // If the kernel does not tell, waiting teaches nothing.
+        self.progress.acknowledged().is_none_or(|acknowledged| acknowledged > self.before)
+    }
+}
+
+/// A request body as one attempt sends it.
+#[derive(Debug)]
+pub(super) enum RequestBody {
+    Empty,
+    Upload(Pass),
+}
+
+/// One pass of a body, from its beginning.
+pub(super) struct Pass {
+    upload: Rc<Upload>,
+    attempt: u32,
+    /// The next of the held pieces.
+    next: usize,
+    doubt: Option<Doubt>,
+    nap: Option<Pin<Box<dyn Future<Output = ()>>>>,
+}
+
+impl RequestBody {
+    /// The body from its beginning; a former attempt's gets nothing more. `doubt` is asked for a body
+    /// that is not empty.
+    pub(super) fn new(upload: Option<&Rc<Upload>>, doubt: impl FnOnce() -> Option<Doubt>) -> Self {
+        let Some(upload) = upload else { return Self::Empty };
+        let doubt = doubt();
+        let mut source = upload.source.borrow_mut();
+        let is_untouched = source.held.as_ref().is_some_and(|held| held.frames() == 0);
+        let is_long = source.incoming.size_hint().lower() > HELD_BYTES_MAX as u64;
+        if is_untouched && is_long && doubt.is_none() {
+            source.held = None;
+        }
+        drop(source);
+        let attempt = upload.attempt.get() + 1;
+        upload.attempt.set(attempt);
+        upload.progress_ms.set(clock::now_ms());
+        if upload.stage() == Stage::Done {
+            upload.stage.set(Stage::Backend);
+        }
+        Self::Upload(Pass { upload: upload.clone(), attempt, next: 0, doubt, nap: None })
+    }
+}
+
+impl Pass {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.attempt != self.upload.attempt.get() {
+            return Poll::Pending;
+        }
+        let upload = self.upload.clone();
+        let mut source = upload.source.borrow_mut();
+        let Source { incoming, held } = &mut *source;
+        if let Some(kept) = held {
+            if let Some(frame) = kept.frame(self.next) {
+                self.next += 1;
+                let is_end = kept.is_whole && self.next == kept.frames();
+                upload.stage.set(if is_end { Stage::Done } else { Stage::Backend });
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if kept.is_whole {
+                return Poll::Ready(None);
+            }
+            if kept.bytes >= HELD_BYTES_MAX {
+                ready!(self.poll_doubt(cx));
+                *held = None;
+            }
+        }
+        let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        let is_end = incoming.is_end_stream();
+        upload.stage.set(match &polled {
+            Poll::Pending => Stage::Client,
+            Poll::Ready(None) => Stage::Done,
+            Poll::Ready(Some(Err(_))) => Stage::Broken,
+            Poll::Ready(Some(Ok(frame))) => {
+                upload.note(frame);
+                if is_end { Stage::Done } else { Stage::Backend }
+            }
+        });
+        if let Some(kept) = held {
+            if let Poll::Ready(Some(Ok(frame))) = &polled {
+                kept.keep(frame);
+                self.next += 1;
+            }
+            kept.is_whole = upload.stage() == Stage::Done;
+        }
+        polled
+    }
+
+    /// Waits until something of the request has arrived; then the body need not be held any more.
+    fn poll_doubt(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.doubt.as_ref().is_some_and(|doubt| !doubt.is_over()) {
+            let nap = self.nap.get_or_insert_with(|| Box::pin(net::sleep(ACKNOWLEDGED_POLL)));
+            ready!(nap.as_mut().poll(cx));
+            self.nap = None;
+        }
+        self.doubt = None;
+        Poll::Ready(())
+    }
+
+    fn is_end(&self) -> bool {
+        let source = self.upload.source.borrow();
+        match &source.held {
+            Some(held) => held.is_whole && self.next >= held.frames(),
+            None => source.incoming.is_end_stream(),
+        }
+    }
+}
+
+impl hyper::body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Upload(pass) => pass.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Upload(pass) => pass.is_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Upload(pass) => {
+                let source = pass.upload.source.borrow();
+                let left = source.held.as_ref().map_or(0, |held| held.bytes_from(pass.next));
+                let coming = source.incoming.size_hint();
+                let mut hint = SizeHint::new();
+                if let Some(upper) = coming.upper() {
+                    hint.set_upper(upper + left);
+                }
+                hint.set_lower(coming.lower() + left);
+                hint
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Pass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pass").field("attempt", &self.attempt).field("next", &self.next).finish()
+    }
+}
