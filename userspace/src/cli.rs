@@ -26,6 +26,9 @@ pub enum Command {
     Check {
         /// The file.
         file: PathBuf,
+        /// What to say beside that.
+        #[command(flatten)]
+        request: Request,
     },
     /// Show services, backends, vips and workers of the running daemon.
     Status {
@@ -48,6 +51,23 @@ pub enum Command {
     /// What the supervisor starts workers with.
     #[command(hide = true)]
     Worker(Worker),
+}
+
+/// A request to be explained.
+#[derive(Debug, Args)]
+pub struct Request {
+    /// Say which route and service a request to this URL would take, and why.
+    #[arg(long, value_name = "URL")]
+    pub explain: Option<String>,
+    /// The request's method.
+    #[arg(long, requires = "explain", default_value = "GET")]
+    pub method: String,
+    /// A header of the request, as 'Name: value'; may be repeated.
+    #[arg(long, requires = "explain", value_name = "HEADER")]
+    pub header: Vec<String>,
+    /// Only this listener; by default all that are bound to the URL's port.
+    #[arg(long, requires = "explain", value_name = "NAME")]
+    pub listener: Option<String>,
 }
 
 /// Which configuration.

@@ -8,6 +8,7 @@ use clap::Parser as _;
 use steerage::cli::{Cli, Command, Config};
 use steerage::config::Model;
 use steerage::config::model::{Log, LogFormat, LogLevel};
+use steerage::l7::explain::{Subject, explain};
 use steerage::stats::table;
 use steerage::supervisor::inherit;
 use steerage::{admin, config, kernel, supervisor, sys, worker};
@@ -46,9 +47,17 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             start_logging(model.global.log);
             Ok(supervisor::run(model)?)
         }
-        Command::Check { file } => {
+        Command::Check { file, request } => {
             let model = config::load(&file)?;
-            println!("{}: ok, {}", file.display(), summary(&model));
+            match &request.explain {
+                None => println!("{}: ok, {}", file.display(), summary(&model)),
+                Some(url) => {
+                    let subject = Subject::new(url, &request.method, &request.header)?;
+                    let (name, listener) =
+                        (file.display().to_string(), request.listener.as_deref());
+                    print!("{}", explain(&model, &name, &subject, listener)?);
+                }
+            }
             Ok(())
         }
         Command::Status { json, admin, config } => status(json, admin, &config),

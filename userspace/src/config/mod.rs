@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod model;
+pub mod pattern;
 mod resolve;
 mod schema;
 

@@ -2,6 +2,8 @@
 //!
 //! Serializable, because the supervisor hands it to its workers.
 
+mod route;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use steerage_common::health::Policy;
 use steerage_common::replay;
+
+pub use route::{HeaderMatch, Host, Path, Route, RouteTimeouts, ValueMatch};
 
 /// A whole configuration without contradictions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,50 +114,6 @@ pub struct Listener {
 pub struct ListenerTimeouts {
     /// From the wait for a request to the end of its headers; also ends idle connections.
     pub header_read: Duration,
-}
-
-/// Which requests go to a service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Route {
-    /// The request's host; `None` for any.
-    pub host: Option<Host>,
-    /// The request's path.
-    pub path: Path,
-    /// Index in [`Model::services`].
-    pub service: usize,
-    /// How long the backend may take.
-    pub timeouts: RouteTimeouts,
-    /// Whether a request with an `Idempotency-Key` header counts as idempotent.
-    pub idempotency_key: bool,
-}
-
-/// A pattern for the request's host, in lower case.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Host {
-    /// This host.
-    Exact(String),
-    /// Any host that ends so; begins with a dot.
-    Suffix(String),
-}
-
-/// A pattern for the request's path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Path {
-    /// Any path.
-    Any,
-    /// Any path that begins with these whole segments; no slash at the end.
-    Prefix(String),
-    /// This path.
-    Exact(String),
-}
-
-/// How long a backend may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RouteTimeouts {
-    /// To accept a connection.
-    pub connect: Duration,
-    /// From the end of the connection's making to the response's first byte.
-    pub first_byte: Duration,
 }
 
 /// An L4 service address, handled in XDP.

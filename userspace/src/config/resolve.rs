@@ -1,5 +1,7 @@
 //! From the file as written to the model: references, limits, contradictions.
 
+mod route;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -9,8 +11,7 @@ use toml::Spanned;
 
 use super::error::Problem;
 use super::model::{
-    self, Ejection, Global, Host, ListenerTimeouts, Log, Model, Path, Pool, Probe, ProbeKind,
-    Retry, RouteTimeouts,
+    self, Ejection, Global, ListenerTimeouts, Log, Model, Pool, Probe, ProbeKind, Retry,
 };
 use super::schema;
 
@@ -272,68 +273,6 @@ impl Resolver<'_> {
             });
         }
         resolved
-    }
-
-    fn route(
-        &mut self,
-        route: schema::Route,
-        services: &HashMap<String, usize>,
-    ) -> Option<model::Route> {
-        let host = route.host.and_then(|host| self.host(host));
-        let path = match (route.path, route.path_exact) {
-            (Some(_), Some(exact)) => {
-                self.problem(exact.span(), "a route has either path or path_exact, not both");
-                return None;
-            }
-            (Some(prefix), None) => {
-                self.check_path(&prefix);
-                match prefix.get_ref().trim_end_matches('/') {
-                    "" => Path::Any,
-                    prefix => Path::Prefix(prefix.into()),
-                }
-            }
-            (None, Some(exact)) => {
-                self.check_path(&exact);
-                Path::Exact(exact.into_inner())
-            }
-            (None, None) => Path::Any,
-        };
-        Some(model::Route {
-            host,
-            path,
-            service: self.service_index(&route.service, services)?,
-            timeouts: RouteTimeouts {
-                connect: route.timeouts.connect.0,
-                first_byte: route.timeouts.first_byte.0,
-            },
-            idempotency_key: route.idempotency_key,
-        })
-    }
-
-    fn check_path(&mut self, path: &Spanned<String>) {
-        if !path.get_ref().starts_with('/') || path.get_ref().contains(['?', '#']) {
-            self.problem(path.span(), "a route's path begins with '/' and has no '?' or '#'");
-        }
-    }
-
-    fn host(&mut self, host: Spanned<String>) -> Option<Host> {
-        let text = host.get_ref().to_ascii_lowercase();
-        let (suffix, name) = match text.strip_prefix('*') {
-            Some("") => return None,
-            Some(rest) => (true, rest.strip_prefix('.').unwrap_or("")),
-            None => (false, text.as_str()),
-        };
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-        if name.is_empty() || name.starts_with('.') || !name.chars().all(allowed) {
-            self.problem(
-                host.span(),
-                format!(
-                    "host: {:?} is neither a host name nor a pattern such as \"*.example.com\"",
-                    host.get_ref()
-                ),
-            );
-        }
-        Some(if suffix { Host::Suffix(format!(".{name}")) } else { Host::Exact(text) })
     }
 
     fn vips(

@@ -1,5 +1,7 @@
 //! The configuration file as written: names, types and defaults.
 
+mod route;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::model::{Balance, LogFormat, LogLevel, Protocol, StaleReplay};
+
+pub use route::{Route, ValueMatch};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -130,7 +134,7 @@ pub struct Listener {
     #[serde(default)]
     pub timeouts: ListenerTimeouts,
     #[serde(default)]
-    pub route: Vec<Route>,
+    pub route: Vec<Spanned<Route>>,
 }
 
 #[derive(Deserialize)]
@@ -148,32 +152,6 @@ pub struct ListenerTimeouts {
 impl Default for ListenerTimeouts {
     fn default() -> Self {
         Self { header_read: Span::seconds(10) }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Route {
-    pub host: Option<Spanned<String>>,
-    pub path: Option<Spanned<String>>,
-    pub path_exact: Option<Spanned<String>>,
-    pub service: Spanned<String>,
-    #[serde(default)]
-    pub timeouts: RouteTimeouts,
-    #[serde(default)]
-    pub idempotency_key: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RouteTimeouts {
-    pub connect: Span,
-    pub first_byte: Span,
-}
-
-impl Default for RouteTimeouts {
-    fn default() -> Self {
-        Self { connect: Span::seconds(3), first_byte: Span::seconds(60) }
     }
 }
 

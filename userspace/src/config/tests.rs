@@ -96,7 +96,38 @@ fn every_mistake_names_its_line_and_the_remedy() {
         (
             "path = \"/v1/\"",
             "path = \"/v1/\"\npath_exact = \"/\"",
-            "16:14: a route has either path or path_exact",
+            "16:14: a route has one of path, path_exact and path_regex",
+        ),
+        (
+            "path = \"/v1/\"",
+            "path_regex = \"/v1/(\"",
+            "15:14: path_regex: \"/v1/(\" is no regular expression: unclosed group",
+        ),
+        (
+            "path = \"/v1/\"",
+            "method = [\"GET\", \"get\"]",
+            "15:18: method: \"get\" is no method; methods are written as \"GET\"",
+        ),
+        ("path = \"/v1/\"", "method = \"GET\"", "15:10: method: invalid type: string \"GET\""),
+        (
+            "path = \"/v1/\"",
+            "headers = { \"X Y\" = true }",
+            "15:13: headers: \"X Y\" is no header's name",
+        ),
+        (
+            "path = \"/v1/\"",
+            "headers = { a = true, A = \"1\" }",
+            "15:13: headers: \"a\" is there twice",
+        ),
+        (
+            "path = \"/v1/\"",
+            "headers = { a = 1 }",
+            "15:17: a: invalid type: integer `1`, expected a",
+        ),
+        (
+            "path = \"/v1/\"",
+            "headers = { a = { regex = \"[\" } }",
+            "15:17: headers: \"[\" is no regular expression: unclosed character class",
         ),
         ("*.Example.com", "*.", "14:8: host: \"*.\" is neither a host name nor a pattern"),
         ("\"tcp\"", "\"sctp\"", "24:12: protocol: unknown variant `sctp`, expected `tcp` or `udp`"),

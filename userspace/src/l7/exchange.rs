@@ -24,7 +24,7 @@ use super::body::Body;
 use super::budget::Share;
 use super::connection::Client;
 use super::reply;
-use super::route::Destination;
+use super::route::{Destination, Query};
 use super::upload::{Outgoing, Stage, Upload};
 use super::{Proxy, Target, forward};
 use crate::net::{self, clock};
@@ -85,7 +85,8 @@ fn prepare(
     let host = head.headers.get(HOST).map_or(Ok(""), HeaderValue::to_str);
     let host = host.map_err(|_| ErrorClass::BadHost)?;
     let routes = &proxy.fronts[client.front()].routes;
-    let destination = routes.find(host, path).ok_or(ErrorClass::NoRoute)?;
+    let query = Query { host, path, method: &head.method, headers: &head.headers };
+    let destination = routes.find(&query).ok_or(ErrorClass::NoRoute)?;
 
     forward::request(&mut head.headers, client.sender());
     // HTTP/1.0 may have none, HTTP/1.1 must (RFC 9112, 3.2): an empty one says "no authority".

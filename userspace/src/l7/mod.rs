@@ -20,6 +20,7 @@ mod body;
 mod budget;
 mod connection;
 mod exchange;
+pub mod explain;
 mod forward;
 mod pool;
 mod reply;

@@ -1,13 +1,41 @@
-//! Which service a request is for: a pure function of host and path.
+//! Which route a request takes: a pure function of its host, path, method and headers.
 //!
-//! The more exact host decides first (exact, then the longest suffix, then any), the more exact path
-//! second (exact, then the longest prefix, then any). A request whose host has routes but none for
-//! its path falls through to the less exact ones. Of two equal routes the first one counts.
+//! The order of precedence, each step deciding between what the former leave equal:
+//! 1. host: exact, then the longest wildcard, then none;
+//! 2. path: exact, then the longest prefix, then a regular expression, then none;
+//! 3. the number of conditions on method and headers, more before fewer;
+//! 4. the order of the file.
+//!
+//! The first route in this order whose conditions all hold is taken: a request that no route of an
+//! exact host takes falls through to the less exact ones.
+//!
+//! [`Table::in_order`] is that order written out. [`Table::find`] gives the same answer faster: hosts
+//! and exact paths by hash, prefixes by hash of each segment's end up to the longest prefix there is.
+//! Nothing is allocated, but for a host that is not in lower case.
+
+mod rule;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::ops::Range;
 
-use crate::config::model::{Host, Path, Route, RouteTimeouts};
+use http::{HeaderMap, Method};
+
+pub(super) use rule::{Entry, Mismatch, Pattern};
+
+use crate::config::model::{Host, Route, RouteTimeouts};
+
+/// What of a request decides.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Query<'a> {
+    /// The value of `Host`, with or without a port.
+    pub(super) host: &'a str,
+    pub(super) path: &'a str,
+    pub(super) method: &'a Method,
+    pub(super) headers: &'a HeaderMap,
+}
 
 /// Where a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,45 +47,53 @@ pub(super) struct Destination {
     pub(super) idempotency_key: bool,
 }
 
-/// A listener's routes, in the order of precedence.
+/// A listener's routes.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     exact: HashMap<Box<str>, Paths>,
     /// Longest first.
     suffixes: Vec<(Box<str>, Paths)>,
     any: Paths,
+    /// In the order of the file.
+    destinations: Vec<Destination>,
 }
 
-/// Routes of one host, in the order of precedence.
+/// Routes of one host.
 #[derive(Debug, Default)]
-struct Paths(Vec<(Path, Destination)>);
+struct Paths {
+    /// In the order of precedence; those of one path stand together.
+    entries: Vec<Entry>,
+    /// Entries of an exact path.
+    exact: HashMap<Box<str>, Range<usize>>,
+    /// Entries of a prefix.
+    prefixes: HashMap<Box<str>, Range<usize>>,
+    prefix_bytes_max: usize,
+    /// Where the entries with an expression or without a path begin.
+    rest: usize,
+}
 
 impl Table {
     pub(super) fn new(routes: &[Route]) -> Self {
         let mut table = Self::default();
-        for route in routes {
-            let destination = Destination {
+        for (index, route) in routes.iter().enumerate() {
+            table.destinations.push(Destination {
                 service: route.service,
                 timeouts: route.timeouts,
                 idempotency_key: route.idempotency_key,
-            };
+            });
+            let Some(entry) = Entry::new(index, route) else { continue };
             let paths = match &route.host {
                 None => &mut table.any,
                 Some(Host::Exact(host)) => table.exact.entry(host.as_str().into()).or_default(),
                 Some(Host::Suffix(suffix)) => table.of_suffix(suffix),
             };
-            paths.0.push((route.path.clone(), destination));
+            paths.entries.push(entry);
         }
         table.suffixes.sort_by_key(|(suffix, _)| Reverse(suffix.len()));
         let exact = table.exact.values_mut();
         let suffixes = table.suffixes.iter_mut().map(|(_, paths)| paths);
         for paths in exact.chain(suffixes).chain([&mut table.any]) {
-            // Stable: the first of equals stays the first.
-            paths.0.sort_by_key(|(path, _)| match path {
-                Path::Exact(_) => (0, Reverse(0)),
-                Path::Prefix(prefix) => (1, Reverse(prefix.len())),
-                Path::Any => (2, Reverse(0)),
-            });
+            paths.arrange();
         }
         table
     }
@@ -71,12 +107,17 @@ impl Table {
         &mut self.suffixes[at].1
     }
 
-    /// The destination for a `Host` value (with or without a port) and a path.
-    pub(super) fn find(&self, host: &str, path: &str) -> Option<Destination> {
+    /// The destination of a request.
+    pub(super) fn find(&self, query: &Query<'_>) -> Option<Destination> {
+        self.index_of(query).map(|index| self.destinations[index])
+    }
+
+    /// The route's place in the file's order.
+    pub(super) fn index_of(&self, query: &Query<'_>) -> Option<usize> {
         if self.exact.is_empty() && self.suffixes.is_empty() {
-            return self.any.find(path);
+            return self.any.find(query);
         }
-        let host = without_port(host);
+        let host = without_port(query.host);
         let lower;
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             lower = host.to_ascii_lowercase();
@@ -86,115 +127,92 @@ impl Table {
         };
         self.exact
             .get(host)
-            .and_then(|paths| paths.find(path))
+            .and_then(|paths| paths.find(query))
             .or_else(|| {
-                let ending = |(suffix, _): &&(Box<str>, Paths)| {
-                    host.len() > suffix.len() && host.ends_with(&**suffix)
-                };
-                self.suffixes.iter().filter(ending).find_map(|(_, paths)| paths.find(path))
+                let ending = |(suffix, _): &&(Box<str>, Paths)| ends_below(host, suffix);
+                self.suffixes.iter().filter(ending).find_map(|(_, paths)| paths.find(query))
             })
-            .or_else(|| self.any.find(path))
+            .or_else(|| self.any.find(query))
+    }
+
+    /// All routes in the order of precedence; those of exact hosts, of which at most one can match, in
+    /// the order of the file.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = &Entry> {
+        let mut exact: Vec<&Paths> = self.exact.values().collect();
+        exact.sort_by_key(|paths| paths.entries.iter().map(|entry| entry.route).min());
+        let suffixes = self.suffixes.iter().map(|(_, paths)| paths);
+        exact.into_iter().chain(suffixes).chain([&self.any]).flat_map(|paths| &paths.entries)
     }
 }
 
 impl Paths {
-    fn find(&self, path: &str) -> Option<Destination> {
-        let matches = |pattern: &Path| match pattern {
-            Path::Any => true,
-            Path::Exact(exact) => exact == path,
-            Path::Prefix(prefix) => path
-                .strip_prefix(prefix.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-        };
-        self.0.iter().find(|(pattern, _)| matches(pattern)).map(|(_, destination)| *destination)
+    fn arrange(&mut self) {
+        // Stable: the first of equals stays the first.
+        self.entries.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
+        for (at, entry) in self.entries.iter().enumerate() {
+            let (ranges, path) = match &entry.pattern {
+                Pattern::Exact(path) => (&mut self.exact, path),
+                Pattern::Prefix(path) => {
+                    self.prefix_bytes_max = self.prefix_bytes_max.max(path.len());
+                    (&mut self.prefixes, path)
+                }
+                Pattern::Regex(_) | Pattern::Any => break,
+            };
+            ranges.entry(path.clone()).or_insert(at..at).end = at + 1;
+            self.rest = at + 1;
+        }
+    }
+
+    fn find(&self, query: &Query<'_>) -> Option<usize> {
+        let exact = self.exact.get(query.path).and_then(|range| self.first(range, query));
+        exact.or_else(|| self.by_prefix(query)).or_else(|| {
+            let rest = self.entries[self.rest..].iter();
+            rest.filter(|entry| entry.pattern.matches(query.path))
+                .find(|entry| entry.conditions_hold(query))
+                .map(|entry| entry.route)
+        })
+    }
+
+    fn by_prefix(&self, query: &Query<'_>) -> Option<usize> {
+        if self.prefixes.is_empty() {
+            return None;
+        }
+        let path = query.path.as_bytes();
+        let ends = (1..=path.len().min(self.prefix_bytes_max)).rev();
+        ends.filter(|end| path.get(*end).is_none_or(|next| *next == b'/'))
+            .filter_map(|end| self.prefixes.get(query.path.get(..end)?))
+            .find_map(|range| self.first(range, query))
+    }
+
+    /// The first of some entries of one path whose conditions hold.
+    fn first(&self, range: &Range<usize>, query: &Query<'_>) -> Option<usize> {
+        let entries = self.entries[range.clone()].iter();
+        entries.into_iter().find(|entry| entry.conditions_hold(query)).map(|entry| entry.route)
+    }
+}
+
+/// Whether a host is of a wildcard's; a suffix is not the host itself.
+fn ends_below(host: &str, suffix: &str) -> bool {
+    host.len() > suffix.len() && host.ends_with(suffix)
+}
+
+/// Whether a route with this host takes requests to `host`, which may have a port and any case.
+pub(super) fn is_of_host(pattern: Option<&Host>, host: &str) -> bool {
+    let host = without_port(host).to_ascii_lowercase();
+    match pattern {
+        None => true,
+        Some(Host::Exact(exact)) => *exact == host,
+        Some(Host::Suffix(suffix)) => ends_below(&host, suffix),
     }
 }
 
 /// The host of `host[:port]`; an IPv6 address keeps its brackets. The final dot of a fully qualified
 /// name is no part of it.
-fn without_port(host: &str) -> &str {
+pub(super) fn without_port(host: &str) -> &str {
     let end = match host.rfind(']') {
         Some(bracket) => bracket + 1,
         None => host.rfind(':').unwrap_or(host.len()),
     };
     let host = &host[..end];
     host.strip_suffix('.').unwrap_or(host)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    const TIMEOUTS: RouteTimeouts =
-        RouteTimeouts { connect: Duration::ZERO, first_byte: Duration::ZERO };
-
-    fn table(routes: &[(Option<Host>, Path)]) -> Table {
-        let routes: Vec<Route> = routes
-            .iter()
-            .enumerate()
-            .map(|(service, (host, path))| Route {
-                host: host.clone(),
-                path: path.clone(),
-                service,
-                timeouts: TIMEOUTS,
-                idempotency_key: false,
-            })
-            .collect();
-        Table::new(&routes)
-    }
-
-    fn exact(host: &str) -> Option<Host> {
-        Some(Host::Exact(host.into()))
-    }
-
-    fn suffix(host: &str) -> Option<Host> {
-        Some(Host::Suffix(host.into()))
-    }
-
-    fn prefix(path: &str) -> Path {
-        Path::Prefix(path.into())
-    }
-
-    #[test]
-    fn the_more_exact_host_then_the_more_exact_path_decides() {
-        let table = table(&[
-            (None, Path::Any),
-            (None, prefix("/static")),
-            (suffix(".example.com"), Path::Any),
-            (suffix(".api.example.com"), Path::Any),
-            (exact("api.example.com"), prefix("/v1")),
-            (exact("api.example.com"), prefix("/v1/users")),
-            (exact("api.example.com"), Path::Exact("/v1/users".into())),
-            (None, Path::Any),
-        ]);
-        let find = |host, path| table.find(host, path).unwrap().service;
-        assert_eq!(find("other.org", "/"), 0);
-        assert_eq!(find("other.org", "/static/x.css"), 1);
-        assert_eq!(find("www.example.com", "/static/x.css"), 2);
-        assert_eq!(find("x.api.example.com", "/"), 3);
-        assert_eq!(find("api.example.com", "/v1/other"), 4);
-        assert_eq!(find("api.example.com", "/v1/users/7"), 5);
-        assert_eq!(find("API.Example.com.:8080", "/v1/users"), 6);
-        assert_eq!(find("api.example.com", "/v10"), 2, "segments are whole");
-        assert_eq!(find("example.com", "/"), 0, "a suffix is not the host itself");
-        assert_eq!(find("", "/"), 0);
-    }
-
-    #[test]
-    fn there_need_not_be_a_route() {
-        let table = table(&[(exact("a.org"), prefix("/v1"))]);
-        assert_eq!(table.find("b.org", "/v1"), None);
-        assert_eq!(table.find("a.org", "/v2"), None);
-        assert!(table.find("a.org:80", "/v1").is_some());
-    }
-
-    #[test]
-    fn ports_are_no_part_of_the_host() {
-        assert_eq!(without_port("a.org:80"), "a.org");
-        assert_eq!(without_port("[::1]:80"), "[::1]");
-        assert_eq!(without_port("[::1]"), "[::1]");
-        assert_eq!(without_port(":80"), "");
-    }
 }

@@ -1,0 +1,79 @@
+//! Which requests go where.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Which requests go to a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// Where it begins in the file; from 1.
+    pub line: usize,
+    /// The request's host; `None` for any.
+    pub host: Option<Host>,
+    /// The request's path.
+    pub path: Path,
+    /// The request's method; empty for any.
+    pub methods: Vec<String>,
+    /// What the request's headers must be, all of it.
+    pub headers: Vec<HeaderMatch>,
+    /// Index in [`super::Model::services`].
+    pub service: usize,
+    /// How long the backend may take.
+    pub timeouts: RouteTimeouts,
+    /// Whether a request with an `Idempotency-Key` header counts as idempotent.
+    pub idempotency_key: bool,
+}
+
+/// A pattern for the request's host, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Host {
+    /// This host.
+    Exact(String),
+    /// Any host that ends so; begins with a dot.
+    Suffix(String),
+}
+
+/// A pattern for the request's path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Path {
+    /// Any path.
+    Any,
+    /// Any path that a valid regular expression matches whole.
+    Regex(String),
+    /// Any path that begins with these whole segments; no slash at the end.
+    Prefix(String),
+    /// This path.
+    Exact(String),
+}
+
+/// What a header must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeaderMatch {
+    /// The header's name, in lower case.
+    pub name: String,
+    /// Its value; one of its values, if it has several.
+    pub value: ValueMatch,
+}
+
+/// What a header's value must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ValueMatch {
+    /// Any: the header is there.
+    Present,
+    /// None: the header is not there.
+    Absent,
+    /// This value.
+    Exact(String),
+    /// Any value that a valid regular expression matches whole.
+    Regex(String),
+}
+
+/// How long a backend may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteTimeouts {
+    /// To accept a connection.
+    pub connect: Duration,
+    /// From the end of the connection's making to the response's first byte.
+    pub first_byte: Duration,
+}

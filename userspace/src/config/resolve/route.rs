@@ -1,0 +1,151 @@
+//! Routes: what they match, and whether that can be.
+
+use std::collections::{BTreeMap, HashMap};
+
+use http::{HeaderName, HeaderValue, Method};
+use toml::Spanned;
+
+use super::Resolver;
+use crate::config::error::Problem;
+use crate::config::model::{self, HeaderMatch, Host, Path, RouteTimeouts, ValueMatch};
+use crate::config::{pattern, schema};
+
+impl Resolver<'_> {
+    pub(super) fn route(
+        &mut self,
+        route: Spanned<schema::Route>,
+        services: &HashMap<String, usize>,
+    ) -> Option<model::Route> {
+        let line = Problem::at(self.text, route.span(), "").line;
+        let route = route.into_inner();
+        let host = route.host.and_then(|host| self.host(host));
+        let path = self.path(route.path, route.path_exact, route.path_regex);
+        let methods = route.method.into_iter().map(|method| self.method(method)).collect();
+        let headers = self.header_matches(route.headers);
+        Some(model::Route {
+            line,
+            host,
+            path: path?,
+            methods,
+            headers,
+            service: self.service_index(&route.service, services)?,
+            timeouts: RouteTimeouts {
+                connect: route.timeouts.connect.0,
+                first_byte: route.timeouts.first_byte.0,
+            },
+            idempotency_key: route.idempotency_key,
+        })
+    }
+
+    fn path(
+        &mut self,
+        prefix: Option<Spanned<String>>,
+        exact: Option<Spanned<String>>,
+        regex: Option<Spanned<String>>,
+    ) -> Option<Path> {
+        let second = [&prefix, &exact, &regex].into_iter().flatten().nth(1);
+        if let Some(second) = second {
+            let message = "a route has one of path, path_exact and path_regex";
+            self.problem(second.span(), message);
+            return None;
+        }
+        if let Some(prefix) = prefix {
+            self.check_path(&prefix);
+            return Some(match prefix.get_ref().trim_end_matches('/') {
+                "" => Path::Any,
+                prefix => Path::Prefix(prefix.into()),
+            });
+        }
+        if let Some(exact) = exact {
+            self.check_path(&exact);
+            return Some(Path::Exact(exact.into_inner()));
+        }
+        Some(match regex {
+            Some(regex) => {
+                self.check_regex("path_regex", &regex, regex.get_ref());
+                Path::Regex(regex.into_inner())
+            }
+            None => Path::Any,
+        })
+    }
+
+    fn check_path(&mut self, path: &Spanned<String>) {
+        if !path.get_ref().starts_with('/') || path.get_ref().contains(['?', '#']) {
+            self.problem(path.span(), "a route's path begins with '/' and has no '?' or '#'");
+        }
+    }
+
+    fn check_regex<T>(&mut self, key: &str, at: &Spanned<T>, regex: &str) {
+        if let Err(why) = pattern::whole(regex) {
+            let message = format!("{key}: {regex:?} is no regular expression: {why}");
+            self.problem(at.span(), message);
+        }
+    }
+
+    fn method(&mut self, method: Spanned<String>) -> String {
+        let text = method.get_ref();
+        let is_known = Method::from_bytes(text.as_bytes()).is_ok();
+        let upper = text.to_ascii_uppercase();
+        if !is_known || *text != upper {
+            let message = format!("method: {text:?} is no method; methods are written as \"GET\"");
+            self.problem(method.span(), message);
+        }
+        method.into_inner()
+    }
+
+    fn header_matches(
+        &mut self,
+        headers: BTreeMap<Spanned<String>, Spanned<schema::ValueMatch>>,
+    ) -> Vec<HeaderMatch> {
+        let mut matches: Vec<HeaderMatch> = Vec::with_capacity(headers.len());
+        for (name, value) in headers {
+            let Ok(known) = HeaderName::from_bytes(name.get_ref().as_bytes()) else {
+                let message = format!("headers: {:?} is no header's name", name.get_ref());
+                self.problem(name.span(), message);
+                continue;
+            };
+            if matches.iter().any(|other| other.name == known.as_str()) {
+                let message = format!("headers: {:?} is there twice", name.get_ref());
+                self.problem(name.span(), message);
+            }
+            let span = value.span();
+            let value = match value.get_ref() {
+                schema::ValueMatch::Is(true) => ValueMatch::Present,
+                schema::ValueMatch::Is(false) => ValueMatch::Absent,
+                schema::ValueMatch::Exact(text) => {
+                    if HeaderValue::from_str(text).is_err() || text.trim() != text {
+                        let message = format!("headers: {text:?} can be no header's value");
+                        self.problem(span, message);
+                    }
+                    ValueMatch::Exact(text.clone())
+                }
+                schema::ValueMatch::Regex(regex) => {
+                    self.check_regex("headers", &value, regex);
+                    ValueMatch::Regex(regex.clone())
+                }
+            };
+            matches.push(HeaderMatch { name: known.as_str().to_owned(), value });
+        }
+        matches
+    }
+
+    fn host(&mut self, host: Spanned<String>) -> Option<Host> {
+        let text = host.get_ref().to_ascii_lowercase();
+        let (suffix, name) = match text.strip_prefix('*') {
+            Some("") => return None,
+            Some(rest) => (true, rest.strip_prefix('.').unwrap_or("")),
+            None => (false, text.as_str()),
+        };
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(allowed) {
+            self.problem(
+                host.span(),
+                format!(
+                    "host: {:?} is neither a host name nor a pattern such as \"*.example.com\"",
+                    host.get_ref()
+                ),
+            );
+        }
+        Some(if suffix { Host::Suffix(format!(".{name}")) } else { Host::Exact(text) })
+    }
+}
