@@ -96,6 +96,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("nsenter", "util-linux", &[Demo, Test, Bench]),
     program("taskset", "util-linux", &[Bench]),
     program("wrk", "wrk", &[Bench]),
+    program("h2load", "nghttp2-client", &[Test, Bench]),
     program("nginx", "nginx-light", &[Bench]),
     program("haproxy", "haproxy", &[Bench]),
     Requirement {

@@ -105,8 +105,29 @@ pub struct Listener {
     pub bind: Vec<SocketAddr>,
     /// How long clients may take.
     pub timeouts: ListenerTimeouts,
+    /// Limits of clients that speak HTTP/2.
+    pub http2: Http2,
     /// In the order of the file.
     pub routes: Vec<Route>,
+}
+
+/// Limits of a client's HTTP/2 connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Http2 {
+    /// Streams that may be open.
+    pub streams: u32,
+    /// Bytes that may be sent on one stream before they are read.
+    pub stream_window: u32,
+    /// Bytes that may be sent on all streams before they are read.
+    pub connection_window: u32,
+    /// Length of a request's headers, as HTTP/2 counts them.
+    pub header_list: u32,
+    /// Streams that the client may reset within ten seconds without waiting for their response.
+    pub resets: u32,
+    /// How long there may be no stream.
+    pub idle: Duration,
+    /// How long the client may take for a piece of a response.
+    pub stall: Duration,
 }
 
 /// How long clients may take.

@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use super::error::Problem;
 use super::model::{
-    self, Ejection, Global, ListenerTimeouts, Log, Model, Pool, Probe, ProbeKind, Retry,
+    self, Ejection, Global, Http2, ListenerTimeouts, Log, Model, Pool, Probe, ProbeKind, Retry,
 };
 use super::schema;
 
@@ -269,10 +269,37 @@ impl Resolver<'_> {
                 bind: listener.bind.into_iter().map(Spanned::into_inner).collect(),
                 name: listener.name.into_inner(),
                 timeouts: ListenerTimeouts { header_read: listener.timeouts.header_read.0 },
+                http2: self.http2(listener.http2),
                 routes,
             });
         }
         resolved
+    }
+
+    fn http2(&mut self, http2: schema::Http2) -> Http2 {
+        /// The largest window that the protocol has (RFC 9113, 6.9.1).
+        const WINDOW_MAX: u32 = (1 << 31) - 1;
+        let mut within = |key: &str, number: Spanned<u32>, least: u32, most: u32| {
+            if !(least..=most).contains(number.get_ref()) {
+                self.problem(number.span(), format!("{key}: must be from {least} to {most}"));
+            }
+            number.into_inner()
+        };
+        Http2 {
+            streams: within("streams", http2.streams, 1, 10_000),
+            stream_window: within("stream_window", http2.stream_window, 1024, WINDOW_MAX),
+            connection_window: within(
+                "connection_window",
+                http2.connection_window,
+                // A connection's window can't be made smaller than it is at first.
+                65_535,
+                WINDOW_MAX,
+            ),
+            header_list: within("header_list", http2.header_list, 1024, 1 << 20),
+            resets: within("resets", http2.resets, 1, 1 << 20),
+            idle: http2.idle.0,
+            stall: http2.stall.0,
+        }
     }
 
     fn vips(

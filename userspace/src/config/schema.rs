@@ -134,7 +134,36 @@ pub struct Listener {
     #[serde(default)]
     pub timeouts: ListenerTimeouts,
     #[serde(default)]
+    pub http2: Http2,
+    #[serde(default)]
     pub route: Vec<Spanned<Route>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http2 {
+    pub streams: Spanned<u32>,
+    pub stream_window: Spanned<u32>,
+    pub connection_window: Spanned<u32>,
+    pub header_list: Spanned<u32>,
+    pub resets: Spanned<u32>,
+    pub idle: Span,
+    pub stall: Span,
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        let number = |number| Spanned::new(0..0, number);
+        Self {
+            streams: number(100),
+            stream_window: number(64 * 1024),
+            connection_window: number(1024 * 1024),
+            header_list: number(64 * 1024),
+            resets: number(100),
+            idle: Span::seconds(120),
+            stall: Span::seconds(60),
+        }
+    }
 }
 
 #[derive(Deserialize)]

@@ -161,6 +161,24 @@ fn every_mistake_names_its_line_and_the_remedy() {
 }
 
 #[test]
+fn a_listener_may_limit_its_http2_clients() {
+    let with = |keys: &str| {
+        let key = format!("protocol = \"http\"\nhttp2 = {{ {keys} }}");
+        WHOLE.replacen("protocol = \"http\"", &key, 1)
+    };
+    let http2 = load(&with("streams = 50")).unwrap().listeners[0].http2;
+    assert_eq!((http2.streams, http2.stream_window, http2.idle.as_secs()), (50, 65_536, 120));
+    for (keys, expected) in [
+        ("streams = 0", "11:21: streams: must be from 1 to 10000"),
+        ("connection_window = 1", "11:31: connection_window: must be from 65535 to 2147483647"),
+        ("window = 1", "11:11: unknown field `window`"),
+    ] {
+        let message = message(&with(keys));
+        assert!(message.starts_with(&format!("steerage.toml:{expected}")), "{message}");
+    }
+}
+
+#[test]
 fn all_mistakes_are_told_at_once() {
     let text = WHOLE.replace("weight = 5", "weight = 500").replace("*.Example.com", "a b");
     let message = message(&text);

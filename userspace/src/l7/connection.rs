@@ -1,4 +1,7 @@
-//! A client's connection: its requests one after another, its time limit, its end.
+//! A client's connection: its version of HTTP, its requests, its time limit, its end.
+//!
+//! It is served as HTTP/1 until its first bytes turn out to be HTTP/2's preface ([`Line`]); what is
+//! HTTP/2's own stands in [`super::http2`].
 //!
 //! The time limit (`timeouts.header_read`) runs from the connection's beginning, or the last
 //! response's end, to the end of a request's headers; while bytes of a response still go out it begins
@@ -8,11 +11,11 @@
 //! steps, because closing a socket with unread bytes resets it, and the reset can destroy the answer
 //! before the client has read it (RFC 9112, 9.6).
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -22,12 +25,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use steerage_common::error::ErrorClass;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::exchange::respond;
 use super::forward::Sender;
-use super::reply;
-use super::{HEAD_BYTES_MAX, Proxy, REQUEST_BUFFER_BYTES_MAX};
+use super::lent::Line;
+use super::{HEAD_BYTES_MAX, Proxy, REQUEST_BUFFER_BYTES_MAX, http2, reply};
 use crate::net::{Deadline, Progress, Stream, clock, within};
 
 /// How long a client may go on sending a body that nobody reads, before it is cut off.
@@ -38,10 +41,11 @@ const LINGER: Duration = Duration::from_secs(5);
 pub(super) struct Client {
     front: usize,
     sender: Sender,
-    header_read: Duration,
-    /// Set between requests.
+    /// How long the connection may be without a request.
+    idle: Cell<Duration>,
+    /// Set while no request is open.
     deadline: Deadline,
-    is_between_requests: Cell<bool>,
+    open_requests: Cell<u32>,
     /// Bytes received before the wait for the next request.
     received_before: Cell<u64>,
     progress: Progress,
@@ -61,9 +65,9 @@ impl Client {
                 is_trusted: proxy.trusts(ip),
                 scheme: HeaderValue::from_static("http"),
             },
-            header_read,
+            idle: Cell::new(header_read),
             deadline: Deadline::after(header_read),
-            is_between_requests: Cell::new(true),
+            open_requests: Cell::new(0),
             received_before: Cell::new(0),
             progress,
             left_unread: Cell::new(false),
@@ -79,14 +83,25 @@ impl Client {
     }
 
     pub(super) fn request_began(&self) {
-        self.is_between_requests.set(false);
+        self.open_requests.set(self.open_requests.get() + 1);
         self.deadline.unset_again();
     }
 
     pub(super) fn request_ended(&self) {
-        self.is_between_requests.set(true);
-        self.received_before.set(self.progress.received());
-        self.deadline.set(self.header_read);
+        let left = self.open_requests.get().saturating_sub(1);
+        self.open_requests.set(left);
+        if left == 0 {
+            self.received_before.set(self.progress.received());
+            self.deadline.set(self.idle.get());
+        }
+    }
+
+    /// Allows another time without a request, from now on.
+    pub(super) fn may_idle(&self, idle: Duration) {
+        self.idle.set(idle);
+        if self.open_requests.get() == 0 {
+            self.deadline.set(idle);
+        }
     }
 
     /// Notes that a request body was dropped before its end.
@@ -94,10 +109,15 @@ impl Client {
         self.left_unread.set(true);
     }
 
-    /// Ready when the client's time is over.
+    /// Ready when the client was without a request for too long.
+    pub(super) fn poll_idle(&self, cx: &Context<'_>) -> Poll<()> {
+        self.deadline.poll_reached(cx)
+    }
+
+    /// As [`Client::poll_idle`], but the last response's way to the client does not count.
     fn poll_overdue(&self, cx: &Context<'_>) -> Poll<()> {
         while self.deadline.poll_reached(cx).is_ready() {
-            let until = self.progress.sent_ms() + self.header_read.as_millis() as u64;
+            let until = self.progress.sent_ms() + self.idle.get().as_millis() as u64;
             if until <= clock::now_ms() {
                 return Poll::Ready(());
             }
@@ -113,18 +133,27 @@ enum End {
     Closed,
     /// By the time limit.
     Overdue,
+    /// Not at all: the client began with HTTP/2's preface.
+    IsHttp2,
 }
 
 /// Serves a client until one side ends the connection.
 pub async fn serve(proxy: Rc<Proxy>, front: usize, stream: Stream, peer: SocketAddr) {
     let client = Rc::new(Client::new(&proxy, front, peer, stream.progress()));
-    let lent = Rc::new(RefCell::new(stream));
-    let end = drive(&proxy, &client, Lent(lent.clone())).await;
+    let line = Line::new(stream);
+    let mut end = serve_http1(&proxy, &client, &line).await;
+    if matches!(end, End::IsHttp2) {
+        // Boxed: large beside what an HTTP/1 connection needs.
+        Box::pin(http2::serve(&proxy, &client, &line)).await;
+        end = End::Closed;
+        // A stream that is not read to its end is none of the connection's.
+        client.left_unread.set(false);
+    }
     // hyper has given its half back.
-    let Ok(stream) = Rc::try_unwrap(lent) else { return };
-    let mut stream = stream.into_inner();
+    let Ok(line) = Rc::try_unwrap(line) else { return };
+    let mut stream = line.into_stream();
     if matches!(end, End::Overdue)
-        && client.is_between_requests.get()
+        && client.open_requests.get() == 0
         && client.progress.received() > client.received_before.get()
     {
         proxy.count_error(ErrorClass::HeaderTimeout);
@@ -137,12 +166,12 @@ pub async fn serve(proxy: Rc<Proxy>, front: usize, stream: Stream, peer: SocketA
     // Dropping it sends what is deferred and closes.
 }
 
-async fn drive(proxy: &Rc<Proxy>, client: &Rc<Client>, io: Lent) -> End {
+async fn serve_http1(proxy: &Rc<Proxy>, client: &Rc<Client>, line: &Rc<Line>) -> End {
     let service = service_fn(|request| respond(proxy.clone(), client.clone(), request));
     let connection = http1::Builder::new()
         .max_buf_size(REQUEST_BUFFER_BYTES_MAX)
         .max_header_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(line.lend()), service);
     let mut connection = pin!(connection);
     let mut is_told = false;
     poll_fn(|cx| {
@@ -156,6 +185,9 @@ async fn drive(proxy: &Rc<Proxy>, client: &Rc<Client>, io: Lent) -> End {
             }
             return Poll::Ready(End::Closed);
         }
+        if line.is_http2() {
+            return Poll::Ready(End::IsHttp2);
+        }
         client.poll_overdue(cx).map(|()| End::Overdue)
     })
     .await
@@ -167,48 +199,4 @@ async fn linger(stream: &mut Stream) -> io::Result<()> {
     let mut sink = vec![0; 16 * 1024];
     while stream.read(&mut sink).await? != 0 {}
     Ok(())
-}
-
-/// The stream while hyper has it. A shutdown merely flushes: what ends the connection is [`serve`],
-/// which mostly closes it at once and so saves the system call.
-struct Lent(Rc<RefCell<Stream>>);
-
-impl AsyncRead for Lent {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Lent {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_flush(cx)
-    }
 }

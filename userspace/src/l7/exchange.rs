@@ -26,7 +26,7 @@ use super::connection::Client;
 use super::reply;
 use super::route::{Destination, Query};
 use super::upload::{Outgoing, Stage, Upload};
-use super::{Proxy, Target, forward};
+use super::{Proxy, Target, forward, version};
 use crate::net::{self, clock};
 use crate::region::add;
 use crate::service::{Pick, Random};
@@ -69,7 +69,11 @@ fn prepare(
     match (hosts.next(), hosts.next()) {
         (Some(_), None) => {}
         (None, _) if head.version == Version::HTTP_10 => {}
+        (None, _) if head.version == Version::HTTP_2 && head.uri.authority().is_some() => {}
         _ => return Err(ErrorClass::BadHost),
+    }
+    if head.version == Version::HTTP_2 {
+        version::from_http2(&head.uri, &mut head.headers)?;
     }
     if let Some(authority) = head.uri.authority() {
         // The absolute form: its authority is the host, whatever the header says (RFC 9112, 3.2.2).

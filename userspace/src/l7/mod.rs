@@ -1,4 +1,4 @@
-//! The HTTP/1.1 proxy of one worker.
+//! The HTTP proxy of one worker.
 //!
 //! ```text
 //! connection ─► exchange: route ─► pick ─► attempt: pool or connect ─► send ─► response
@@ -22,11 +22,15 @@ mod connection;
 mod exchange;
 pub mod explain;
 mod forward;
+mod http2;
+mod lent;
 mod pool;
+mod preface;
 mod reply;
 mod route;
 mod ttl;
 mod upload;
+mod version;
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -37,7 +41,7 @@ use ipnet::IpNet;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay;
 
-use crate::config::model::Model;
+use crate::config::model::{Http2, Model};
 use crate::region::{Region, Tenant, WorkerLine, add};
 use crate::service::{Random, Service};
 
@@ -75,6 +79,7 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Front {
     header_read: Duration,
+    http2: Http2,
     routes: route::Table,
 }
 
@@ -122,6 +127,7 @@ impl Proxy {
                 .iter()
                 .map(|listener| Front {
                     header_read: listener.timeouts.header_read,
+                    http2: listener.http2,
                     routes: route::Table::new(&listener.routes),
                 })
                 .collect(),

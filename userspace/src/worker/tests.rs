@@ -3,6 +3,7 @@
 mod bodies;
 mod failures;
 mod harness;
+mod http2;
 mod life;
 mod replay;
 mod requests;
