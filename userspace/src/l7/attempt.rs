@@ -13,6 +13,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderName};
 use http::request::Parts;
@@ -27,12 +28,16 @@ use super::connection::Client;
 use super::pool::Connection;
 use super::reply::of_failure;
 use super::route::Destination;
-use super::upload::{Doubt, RequestBody, Stage, Upload};
+use super::upload::{RequestBody, Stage, Upload};
 use super::{Proxy, Target, forward};
 use crate::net::{self, Deadline, Progress, clock};
 use crate::region::{self, add};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// How long a connection may have been idle for a body that can't be sent twice. Backends close what is
+/// idle after a second or more; what was used just now is closed by accident only.
+const LONG_BODY_IDLE_MAX: Duration = Duration::from_millis(100);
 
 /// How an attempt failed.
 pub(super) enum Failure {
@@ -113,16 +118,19 @@ impl Attempt {
         is_fresh: bool,
     ) -> Result<(Response<Incoming>, Connection), Failure> {
         let pool = &self.target().pools[self.backend];
-        let lent = if is_fresh { None } else { pool.lend() };
+        let is_long = self.upload.as_ref().is_some_and(|upload| upload.is_long());
+        let lent = match (is_fresh, is_long) {
+            (true, _) => None,
+            (false, true) => pool.lend_used_within(LONG_BODY_IDLE_MAX),
+            (false, false) => pool.lend(),
+        };
         let mut connection = match lent {
             Some(connection) => connection,
             // Boxed: rare, and large beside the rest of the request's state.
             None => Box::pin(self.connect()).await?,
         };
         let mark = Mark::of(&connection.progress);
-        let body = RequestBody::new(self.upload.as_ref(), || {
-            connection.is_reused().then(|| Doubt::new(connection.progress.clone(), mark.written))
-        });
+        let body = RequestBody::new(self.upload.as_ref());
         let request = Request::from_parts(head.clone(), body);
         let began_us = clock::now_us();
         let sent = connection.sender.try_send_request(request);

@@ -159,6 +159,13 @@ impl Pool {
         Some(connection)
     }
 
+    /// The connection used last, if that was no longer ago than `idle_max`.
+    pub(super) fn lend_used_within(&self, idle_max: Duration) -> Option<Connection> {
+        let since_ms = self.idle.borrow().last().map(|entry| entry.since_ms)?;
+        let idle_ms = net::clock::now_ms().saturating_sub(since_ms);
+        if idle_ms <= ms(idle_max) { self.lend() } else { None }
+    }
+
     /// Takes a connection back after a whole response.
     pub(super) fn take_back(&self, mut connection: Connection) {
         connection.requests_left = connection.requests_left.saturating_sub(1);

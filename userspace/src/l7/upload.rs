@@ -1,30 +1,24 @@
 //! A request body on its way to a backend, or to several one after another.
 //!
-//! What has passed is kept as long as it may have to be sent again: up to [`HELD_BYTES_MAX`] of any
-//! body. A longer one is gone with the attempt that sent it, but not by accident: on a kept connection,
-//! which the backend may just have closed, no more than that leaves before its TCP has acknowledged a
-//! byte. (Then there is no proof any more that nothing arrived, and nothing to hold it for.)
+//! What has passed is kept so that it can be sent again, up to [`HELD_BYTES_MAX`]. A longer body is gone
+//! once it has begun to pass; so one that says that it is longer is sent on a connection that is fresh or
+//! was in use just now ([`Upload::is_long`]).
 //!
 //! It also notes how far it is, so that a timeout is blamed on the side that stalls.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 
-use crate::net::{self, Progress, clock};
+use crate::net::clock;
 
 /// What is kept of a request body so that it can be sent again.
 const HELD_BYTES_MAX: usize = 64 * 1024;
-
-/// How often the kernel is asked whether the backend's TCP received something: a fraction of a path's
-/// round trip, and no load.
-const ACKNOWLEDGED_POLL: Duration = Duration::from_millis(1);
 
 /// Who a request body waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +96,11 @@ impl Upload {
         self.bytes.take()
     }
 
+    /// Whether the body says that it is too long to be kept.
+    pub(super) fn is_long(&self) -> bool {
+        self.source.borrow().incoming.size_hint().lower() > HELD_BYTES_MAX as u64
+    }
+
     /// Whether the body can be sent from its beginning.
     pub(super) fn is_held(&self) -> bool {
         self.source.borrow().held.is_some()
@@ -142,25 +141,6 @@ impl Held {
     }
 }
 
-/// A kept connection on which nothing of this request may arrive.
-#[derive(Debug)]
-pub(super) struct Doubt {
-    progress: Progress,
-    /// Bytes written to it before this request.
-    before: u64,
-}
-
-impl Doubt {
-    pub(super) fn new(progress: Progress, before: u64) -> Self {
-        Self { progress, before }
-    }
-
-    fn is_over(&self) -> bool {
-        // If the kernel does not tell, waiting teaches nothing.
-        self.progress.acknowledged().is_none_or(|acknowledged| acknowledged > self.before)
-    }
-}
-
 /// A request body as one attempt sends it.
 #[derive(Debug)]
 pub(super) enum RequestBody {
@@ -174,30 +154,19 @@ pub(super) struct Pass {
     attempt: u32,
     /// The next of the held pieces.
     next: usize,
-    doubt: Option<Doubt>,
-    nap: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
 impl RequestBody {
-    /// The body from its beginning; a former attempt's gets nothing more. `doubt` is asked for a body
-    /// that is not empty.
-    pub(super) fn new(upload: Option<&Rc<Upload>>, doubt: impl FnOnce() -> Option<Doubt>) -> Self {
+    /// The body from its beginning; a former attempt's gets nothing more.
+    pub(super) fn new(upload: Option<&Rc<Upload>>) -> Self {
         let Some(upload) = upload else { return Self::Empty };
-        let doubt = doubt();
-        let mut source = upload.source.borrow_mut();
-        let is_untouched = source.held.as_ref().is_some_and(|held| held.frames() == 0);
-        let is_long = source.incoming.size_hint().lower() > HELD_BYTES_MAX as u64;
-        if is_untouched && is_long && doubt.is_none() {
-            source.held = None;
-        }
-        drop(source);
         let attempt = upload.attempt.get() + 1;
         upload.attempt.set(attempt);
         upload.progress_ms.set(clock::now_ms());
         if upload.stage() == Stage::Done {
             upload.stage.set(Stage::Backend);
         }
-        Self::Upload(Pass { upload: upload.clone(), attempt, next: 0, doubt, nap: None })
+        Self::Upload(Pass { upload: upload.clone(), attempt, next: 0 })
     }
 }
 
@@ -206,7 +175,7 @@ impl Pass {
         if self.attempt != self.upload.attempt.get() {
             return Poll::Pending;
         }
-        let upload = self.upload.clone();
+        let upload = &self.upload;
         let mut source = upload.source.borrow_mut();
         let Source { incoming, held } = &mut *source;
         if let Some(kept) = held {
@@ -220,7 +189,6 @@ impl Pass {
                 return Poll::Ready(None);
             }
             if kept.bytes >= HELD_BYTES_MAX {
-                ready!(self.poll_doubt(cx));
                 *held = None;
             }
         }
@@ -235,6 +203,13 @@ impl Pass {
                 if is_end { Stage::Done } else { Stage::Backend }
             }
         });
+        if held.as_ref().is_some_and(|kept| kept.frames() == 0)
+            && incoming.size_hint().lower() > HELD_BYTES_MAX as u64
+        {
+            // Even what is left is too long: no piece is kept, for it would hold a whole read buffer
+            // back (a MiB costs 298 µs instead of 213 when 64 KiB of it are kept).
+            *held = None;
+        }
         if let Some(kept) = held {
             if let Poll::Ready(Some(Ok(frame))) = &polled {
                 kept.keep(frame);
@@ -243,17 +218,6 @@ impl Pass {
             kept.is_whole = upload.stage() == Stage::Done;
         }
         polled
-    }
-
-    /// Waits until something of the request has arrived; then the body need not be held any more.
-    fn poll_doubt(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.doubt.as_ref().is_some_and(|doubt| !doubt.is_over()) {
-            let nap = self.nap.get_or_insert_with(|| Box::pin(net::sleep(ACKNOWLEDGED_POLL)));
-            ready!(nap.as_mut().poll(cx));
-            self.nap = None;
-        }
-        self.doubt = None;
-        Poll::Ready(())
     }
 
     fn is_end(&self) -> bool {
