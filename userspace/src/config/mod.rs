@@ -33,7 +33,9 @@ pub fn parse(path: &Path, text: &str) -> Result<Model, Error> {
     let invalid = |problems| Error::Invalid { path: path.to_owned(), problems };
     let file: schema::File =
         toml::from_str(text).map_err(|error| invalid(vec![Problem::from_toml(text, &error)]))?;
-    resolve::resolve(text, file).map_err(invalid)
+    // What the file names is beside it.
+    let directory = path.parent().unwrap_or(Path::new(""));
+    resolve::resolve(text, directory, file).map_err(invalid)
 }
 
 #[cfg(test)]

@@ -107,6 +107,10 @@ pub struct Listener {
     pub timeouts: ListenerTimeouts,
     /// Limits of clients that speak HTTP/2.
     pub http2: Http2,
+    /// What replaces the short text of an error; one for a status.
+    pub error_pages: Vec<ErrorPage>,
+    /// Whether errors name their class in `X-Steerage-Error`.
+    pub error_header: bool,
     /// In the order of the file.
     pub routes: Vec<Route>,
 }
@@ -128,6 +132,17 @@ pub struct Http2 {
     pub idle: Duration,
     /// How long the client may take for a piece of a response.
     pub stall: Duration,
+}
+
+/// What clients see of an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorPage {
+    /// The errors' status.
+    pub status: u16,
+    /// The value of `Content-Type`.
+    pub content_type: String,
+    /// The page.
+    pub body: String,
 }
 
 /// How long clients may take.

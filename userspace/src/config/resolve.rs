@@ -1,10 +1,12 @@
 //! From the file as written to the model: references, limits, contradictions.
 
+mod pages;
 mod route;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::path::Path;
 
 use steerage_common::limits::{SERVICES, SLOTS, VIPS, WEIGHT_MAX, WORKERS};
 use toml::Spanned;
@@ -15,13 +17,22 @@ use super::model::{
 };
 use super::schema;
 
-/// Validates the whole file; all problems are found in one pass.
-pub fn resolve(text: &str, file: schema::File) -> Result<Model, Vec<Problem>> {
-    let mut resolver = Resolver { text, problems: Vec::new() };
+/// Validates the whole file; all problems are found in one pass. Files that it names are looked for in
+/// `directory`.
+pub fn resolve(
+    text: &str,
+    directory: &Path,
+    mut file: schema::File,
+) -> Result<Model, Vec<Problem>> {
+    let mut resolver = Resolver { text, directory, problems: Vec::new() };
     let services = resolver.services(file.service);
     let names: HashMap<String, usize> =
         services.iter().enumerate().map(|(i, service)| (service.name.clone(), i)).collect();
-    let listeners = resolver.listeners(file.listener, &names);
+    let replies = Replies {
+        pages: resolver.error_pages(std::mem::take(&mut file.global.error_pages), &[]),
+        header: file.global.error_header,
+    };
+    let listeners = resolver.listeners(file.listener, &names, &replies);
     let vips = resolver.vips(file.vip, &names, &services);
     let global = resolver.global(file.global);
     let mut problems = resolver.problems;
@@ -39,8 +50,15 @@ pub fn resolve(text: &str, file: schema::File) -> Result<Model, Vec<Problem>> {
     Err(problems)
 }
 
+/// What listeners that say nothing else answer errors with.
+struct Replies {
+    pages: Vec<model::ErrorPage>,
+    header: bool,
+}
+
 struct Resolver<'a> {
     text: &'a str,
+    directory: &'a Path,
     problems: Vec<Problem>,
 }
 
@@ -231,6 +249,7 @@ impl Resolver<'_> {
         &mut self,
         listeners: Vec<schema::Listener>,
         services: &HashMap<String, usize>,
+        replies: &Replies,
     ) -> Vec<model::Listener> {
         let mut names = Names::new("listener");
         let mut binds: HashMap<SocketAddr, String> = HashMap::new();
@@ -270,6 +289,8 @@ impl Resolver<'_> {
                 name: listener.name.into_inner(),
                 timeouts: ListenerTimeouts { header_read: listener.timeouts.header_read.0 },
                 http2: self.http2(listener.http2),
+                error_pages: self.error_pages(listener.error_pages, &replies.pages),
+                error_header: listener.error_header.unwrap_or(replies.header),
                 routes,
             });
         }

@@ -2,6 +2,7 @@
 
 mod route;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub struct Global {
     pub max_flows: Spanned<u32>,
     pub trusted_proxies: Vec<IpNet>,
     pub drain: Span,
+    pub error_pages: BTreeMap<Spanned<String>, Spanned<String>>,
+    pub error_header: bool,
 }
 
 impl Default for Global {
@@ -63,6 +66,8 @@ impl Default for Global {
             max_flows: Spanned::new(unplaced, 262_144),
             trusted_proxies: Vec::new(),
             drain: Span::seconds(30),
+            error_pages: BTreeMap::new(),
+            error_header: true,
         }
     }
 }
@@ -135,6 +140,9 @@ pub struct Listener {
     pub timeouts: ListenerTimeouts,
     #[serde(default)]
     pub http2: Http2,
+    #[serde(default)]
+    pub error_pages: BTreeMap<Spanned<String>, Spanned<String>>,
+    pub error_header: Option<bool>,
     #[serde(default)]
     pub route: Vec<Spanned<Route>>,
 }

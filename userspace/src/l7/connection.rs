@@ -30,7 +30,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::exchange::respond;
 use super::forward::Sender;
 use super::lent::Line;
-use super::{HEAD_BYTES_MAX, Proxy, REQUEST_BUFFER_BYTES_MAX, http2, reply};
+use super::{HEAD_BYTES_MAX, Proxy, REQUEST_BUFFER_BYTES_MAX, http2};
 use crate::net::{Deadline, Progress, Stream, clock, within};
 
 /// How long a client may go on sending a body that nobody reads, before it is cut off.
@@ -157,7 +157,8 @@ pub async fn serve(proxy: Rc<Proxy>, front: usize, stream: Stream, peer: SocketA
         && client.progress.received() > client.received_before.get()
     {
         proxy.count_error(ErrorClass::HeaderTimeout);
-        let _ = stream.write_all(&reply::bytes(ErrorClass::HeaderTimeout)).await;
+        let replies = &proxy.fronts[front].replies;
+        let _ = stream.write_all(&replies.bytes(ErrorClass::HeaderTimeout)).await;
         client.leave_unread();
     }
     if client.left_unread.get() {

@@ -23,7 +23,6 @@ use super::attempt::{Attempt, Failed, Failure};
 use super::body::Body;
 use super::budget::Share;
 use super::connection::Client;
-use super::reply;
 use super::route::{Destination, Query};
 use super::upload::{Outgoing, Stage, Upload};
 use super::{Proxy, Target, forward, version};
@@ -51,7 +50,7 @@ pub(super) async fn respond(
     Ok(answer.unwrap_or_else(|class| {
         proxy.count_error(class);
         client.request_ended();
-        reply::response(class)
+        proxy.fronts[client.front()].replies.response(class)
     }))
 }
 

@@ -81,6 +81,7 @@ struct Front {
     header_read: Duration,
     http2: Http2,
     routes: route::Table,
+    replies: reply::Replies,
 }
 
 /// A service and the connections to its backends.
@@ -129,6 +130,7 @@ impl Proxy {
                     header_read: listener.timeouts.header_read,
                     http2: listener.http2,
                     routes: route::Table::new(&listener.routes),
+                    replies: reply::Replies::new(listener),
                 })
                 .collect(),
             targets: model.services.iter().zip(tenants).zip(lines).map(target).collect(),

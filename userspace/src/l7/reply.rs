@@ -1,6 +1,7 @@
 //! The answers that Steerage gives itself: all of them, and each names its class.
 //!
-//! What a class means (status, text) is one table, [`ErrorClass`]. Here it becomes a response.
+//! What a class means (status, text) is one table, [`ErrorClass`]. Here it becomes a response, with the
+//! page that the configuration has for its status.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -9,6 +10,7 @@ use steerage_common::abi::FailureClass;
 use steerage_common::error::ErrorClass;
 
 use super::body::Body;
+use crate::config::model::{ErrorPage, Listener};
 
 /// Names the class, for machines.
 const X_STEERAGE_ERROR: HeaderName = HeaderName::from_static("x-steerage-error");
@@ -28,34 +30,76 @@ fn status(class: ErrorClass) -> StatusCode {
     StatusCode::from_u16(class.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn text(class: ErrorClass) -> String {
-    format!("{} {}: {}\n", class.status(), class.name(), class.text())
+/// How a listener words its own answers.
+#[derive(Debug)]
+pub(super) struct Replies {
+    /// Instead of the class's text, by status.
+    pages: Vec<(u16, Page)>,
+    /// Whether the class is named in a header.
+    has_header: bool,
 }
 
-/// The reply to a request.
-pub(super) fn response(class: ErrorClass) -> Response<Body> {
-    let mut response = Response::new(Body::Own(Some(Bytes::from(text(class)))));
-    *response.status_mut() = status(class);
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, plain);
-    response.headers_mut().insert(X_STEERAGE_ERROR, HeaderValue::from_static(class.name()));
-    response
+#[derive(Clone, Debug)]
+struct Page {
+    content_type: HeaderValue,
+    body: Bytes,
 }
 
-/// The reply as bytes, for a connection that hyper has given up; it ends the connection.
-pub(super) fn bytes(class: ErrorClass) -> Vec<u8> {
-    let (status, text, name) = (status(class), text(class), class.name());
-    format!(
-        "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\n\
-         x-steerage-error: {name}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
-        text.len()
-    )
-    .into_bytes()
+impl Replies {
+    pub(super) fn new(listener: &Listener) -> Self {
+        let page = |page: &ErrorPage| {
+            let content_type = HeaderValue::from_str(&page.content_type).ok()?;
+            Some((page.status, Page { content_type, body: page.body.clone().into() }))
+        };
+        let pages = listener.error_pages.iter().filter_map(page).collect();
+        Self { pages, has_header: listener.error_header }
+    }
+
+    fn page(&self, class: ErrorClass) -> Page {
+        let own = self.pages.iter().find(|(status, _)| *status == class.status());
+        own.map(|(_, page)| page.clone()).unwrap_or_else(|| Page {
+            content_type: HeaderValue::from_static("text/plain; charset=utf-8"),
+            body: format!("{} {}: {}\n", class.status(), class.name(), class.text()).into(),
+        })
+    }
+
+    /// The reply to a request.
+    pub(super) fn response(&self, class: ErrorClass) -> Response<Body> {
+        let page = self.page(class);
+        let mut response = Response::new(Body::Own(Some(page.body)));
+        *response.status_mut() = status(class);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, page.content_type);
+        if self.has_header {
+            headers.insert(X_STEERAGE_ERROR, HeaderValue::from_static(class.name()));
+        }
+        response
+    }
+
+    /// The reply as bytes, for a connection that hyper has given up; it ends the connection.
+    pub(super) fn bytes(&self, class: ErrorClass) -> Vec<u8> {
+        let Page { content_type, body } = self.page(class);
+        let mut bytes = format!("HTTP/1.1 {}\r\ncontent-type: ", status(class)).into_bytes();
+        bytes.extend_from_slice(content_type.as_bytes());
+        if self.has_header {
+            bytes.extend_from_slice(format!("\r\nx-steerage-error: {}", class.name()).as_bytes());
+        }
+        let end = format!("\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+        bytes.extend_from_slice(end.as_bytes());
+        bytes.extend_from_slice(&body);
+        bytes
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn replies(status: u16, has_header: bool) -> Replies {
+        let content_type = HeaderValue::from_static("text/html");
+        let pages = vec![(status, Page { content_type, body: Bytes::from_static(b"<p>sorry") })];
+        Replies { pages, has_header }
+    }
 
     #[test]
     fn every_failure_of_an_attempt_is_a_gateway_error() {
@@ -66,12 +110,30 @@ mod tests {
 
     #[test]
     fn the_raw_reply_is_http() {
+        let replies = replies(503, true);
         for class in ErrorClass::ALL {
-            let reply = String::from_utf8(bytes(*class)).unwrap();
+            let reply = String::from_utf8(replies.bytes(*class)).unwrap();
             assert!(reply.starts_with(&format!("HTTP/1.1 {} ", class.status())), "{reply}");
             let (head, body) = reply.split_once("\r\n\r\n").unwrap();
-            assert!(head.contains(&format!("content-length: {}\r\n", body.len())));
-            assert!(body.starts_with(&format!("{} {}: ", class.status(), class.name())));
+            assert!(head.contains(&format!("\r\ncontent-length: {}\r\n", body.len())));
+            assert!(head.contains(&format!("\r\nx-steerage-error: {}\r\n", class.name())));
+            let (expected, kind) = match class.status() {
+                503 => ("<p>sorry".to_owned(), "text/html"),
+                _ => (format!("{} {}: ", class.status(), class.name()), "text/plain"),
+            };
+            assert!(body.starts_with(&expected), "{reply}");
+            assert!(head.contains(&format!("content-type: {kind}")), "{reply}");
         }
+    }
+
+    #[test]
+    fn the_class_need_not_be_told() {
+        let replies = replies(404, false);
+        let response = replies.response(ErrorClass::NoRoute);
+        assert_eq!(response.status(), 404);
+        assert_eq!(response.headers()[CONTENT_TYPE], "text/html");
+        assert!(!response.headers().contains_key(X_STEERAGE_ERROR));
+        let raw = String::from_utf8(replies.bytes(ErrorClass::NoRoute)).unwrap();
+        assert!(!raw.contains("steerage"), "{raw}");
     }
 }

@@ -9,6 +9,7 @@ use steerage_common::replay::Rule;
 
 use super::harness::*;
 use super::{gauge, value};
+use crate::config::model::ErrorPage;
 
 fn failures(worker: &Worker, backend: usize, class: FailureClass) -> u64 {
     value(&worker.cell(backend).failures[class as usize])
@@ -29,6 +30,27 @@ fn a_connection_that_fails_is_tried_elsewhere_until_the_breaker_knows() {
     assert_eq!(value(&worker.cell(0).replays[Rule::Connect as usize]), 5);
     assert_eq!(value(&worker.cell(0).ejections), 1);
     assert_eq!(worker.region.word(worker.tenants[0].slot()).state(), State::Ejected);
+}
+
+#[test]
+fn errors_look_as_the_listener_says() {
+    let worker = Worker::start_with(&[nobody()], |model| {
+        let listener = &mut model.listeners[0];
+        listener.error_header = false;
+        listener.error_pages.push(ErrorPage {
+            status: 502,
+            content_type: "text/html".into(),
+            body: "<p>sorry".into(),
+        });
+    });
+    let response = worker.get("/");
+    assert_eq!((response.status, response.text()), (502, "<p>sorry"));
+    assert_eq!(header(&response.head, "content-type"), Some("text/html"));
+    assert_eq!(header(&response.head, "x-steerage-error"), None);
+    let mut client = worker.client();
+    client.send("HEAD / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let head = client.rest().to_ascii_lowercase();
+    assert!(head.ends_with("\r\n\r\n") && head.contains("content-length: 8\r\n"), "{head}");
 }
 
 #[test]
