@@ -22,6 +22,7 @@ mod connection;
 mod exchange;
 pub mod explain;
 mod forward;
+pub mod guard;
 mod http2;
 mod lent;
 mod pool;
