@@ -1,6 +1,6 @@
 //! Clients: curl, and a keep-alive connection of our own for long runs of requests.
 
-use std::io::{self, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -45,6 +45,8 @@ impl Response {
 pub struct Connection {
     stream: BufReader<TcpStream>,
     host: String,
+    /// Whether a byte of the latest response has come.
+    has_heard: bool,
 }
 
 impl Connection {
@@ -69,7 +71,11 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
-        Ok(Self { stream: BufReader::with_capacity(BLOCK, stream), host: address.to_string() })
+        Ok(Self {
+            stream: BufReader::with_capacity(BLOCK, stream),
+            host: address.to_string(),
+            has_heard: false,
+        })
     }
 
     /// Our own address.
@@ -118,11 +124,19 @@ impl Connection {
         self.stream.get_mut().write_all(bytes)
     }
 
+    /// Whether a byte of the response read last has come, whole or not.
+    #[must_use]
+    pub fn has_heard(&self) -> bool {
+        self.has_heard
+    }
+
     /// Reads one response.
     ///
     /// # Errors
     /// If the connection breaks before it is whole.
     pub fn response(&mut self) -> io::Result<Response> {
+        self.has_heard = false;
+        self.has_heard = !self.stream.fill_buf()?.is_empty();
         let head = http::read_head(&mut self.stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let status = head.word(1).parse().map_err(|_| http::invalid("status"))?;
         let framing = match status {

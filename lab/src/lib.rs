@@ -27,3 +27,4 @@ pub mod sweep;
 pub mod topology;
 pub mod udp;
 pub mod wait;
+pub mod wire;

@@ -1,5 +1,8 @@
-//! What whole-system tests share beyond the laboratory (`steerage_lab`), and the harness that runs
+//! What whole-system tests share beyond the laboratory (`steerage_lab`): an installation ([`stand`]),
+//! backends that misbehave ([`scripted`]), the race with them ([`race`]), and the harness that runs
 //! the XDP program on packets ([`xdp`]).
 
+pub mod race;
+pub mod scripted;
 pub mod stand;
 pub mod xdp;

@@ -52,6 +52,12 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Requests lost and doubled when the backend closes kept connections under them.
+    Race {
+        /// Options of the runner; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Microseconds from a breaker's trip to the first packet elsewhere.
     Breaker {
         /// Options of the runner; `--help` lists them.
@@ -69,11 +75,18 @@ pub fn command(options: &Options) -> Result<()> {
     interrupt::install()?;
     let runner = match &options.what {
         Some(What::Xdp { arguments }) => Some(("xdp-bench", arguments)),
+        Some(What::Race { arguments }) => Some(("race", arguments)),
         Some(What::Breaker { arguments }) => Some(("breaker-latency", arguments)),
         None => None,
     };
     if let Some((name, arguments)) = runner {
-        setup::ensure(Purpose::Build)?;
+        if name == "race" {
+            setup::ensure(Purpose::Bench)?;
+            // It runs the daemon that was built beside it.
+            shell::build_release()?;
+        } else {
+            setup::ensure(Purpose::Build)?;
+        }
         let mut runner = shell::cargo(&["run", "--release", "--package", "steerage-tests"]);
         return shell::run(runner.args(["--bin", name, "--"]).args(arguments));
     }

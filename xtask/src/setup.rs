@@ -90,7 +90,7 @@ const REQUIREMENTS: &[Requirement] = &[
         },
     },
     program("ip", "iproute2", &[Demo, Test, Bench]),
-    program("ethtool", "ethtool", &[Demo, Test]),
+    program("ethtool", "ethtool", &[Demo, Test, Bench]),
     program("curl", "curl", &[Demo, Test]),
     program("bpftool", "bpftool", &[Demo, Test]),
     program("nsenter", "util-linux", &[Demo, Test, Bench]),

@@ -1,0 +1,129 @@
+//! The proxies, each with one listener and one backend, upstream connections kept, and otherwise as
+//! they come.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use steerage_lab::daemon::{self, Daemon};
+use steerage_lab::netns;
+use steerage_lab::process::Process;
+use steerage_lab::scratch::Scratch;
+use steerage_lab::topology::Topology;
+
+use crate::stand::l7;
+
+/// Who is put to the test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// This daemon.
+    Steerage,
+    /// Debian's HAProxy.
+    Haproxy,
+    /// Debian's nginx.
+    Nginx,
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub(super) enum Proxy {
+    Steerage(Daemon),
+    Other(#[allow(dead_code, reason = "dropped to end it")] Process),
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Steerage, Self::Haproxy, Self::Nginx];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Steerage => "steerage",
+            Self::Haproxy => "haproxy",
+            Self::Nginx => "nginx",
+        }
+    }
+}
+
+impl Proxy {
+    pub(super) fn start(
+        kind: Kind,
+        topology: &Topology,
+        scratch: &Scratch,
+        backend: SocketAddr,
+    ) -> Result<Self> {
+        let host = &topology.balancer;
+        let start = |program: &str, arguments: &[&str], config: PathBuf| {
+            let mut command = host.command(program);
+            command.args(arguments).arg(config);
+            let process = Process::spawn(program, command, &scratch.join("proxy.log"))?;
+            netns::wait_for_port(host, l7(), daemon::PATIENCE)
+                .with_context(|| format!("{program}: {}", process.log_tail(10)))?;
+            Ok(Self::Other(process))
+        };
+        match kind {
+            Kind::Steerage => {
+                let config = scratch.write("steerage.toml", &steerage(scratch, backend))?;
+                let log = scratch.join("proxy.log");
+                let mut daemon = Daemon::serving(host, &daemon::binary()?, &config, &log)?;
+                daemon.wait_available(1)?;
+                daemon.wait_ready()?;
+                Ok(Self::Steerage(daemon))
+            }
+            Kind::Haproxy => {
+                start("haproxy", &["-db", "-f"], scratch.write("haproxy.cfg", &haproxy(backend))?)
+            }
+            Kind::Nginx => {
+                start("nginx", &["-c"], scratch.write("nginx.conf", &nginx(scratch, backend))?)
+            }
+        }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        l7()
+    }
+
+    /// What it says itself of the backend; only Steerage is asked.
+    pub(super) fn counts(&self) -> Result<BTreeMap<String, u64>> {
+        match self {
+            Self::Steerage(daemon) => Ok(super::backend_counts(&daemon.status()?)),
+            Self::Other(_) => Ok(BTreeMap::new()),
+        }
+    }
+}
+
+fn steerage(scratch: &Scratch, backend: SocketAddr) -> String {
+    let (global, bind) = (daemon::global(scratch), l7());
+    format!(
+        "{global}workers = 2\n\
+         [[listener]]\nname = \"web\"\nbind = [\"{bind}\"]\nprotocol = \"http\"\n\
+         [[listener.route]]\nservice = \"app\"\n\
+         [[service]]\nname = \"app\"\n\
+         [[service.backend]]\naddress = \"{backend}\"\n"
+    )
+}
+
+fn haproxy(backend: SocketAddr) -> String {
+    let bind = l7();
+    format!(
+        "defaults\n mode http\n timeout connect 3s\n timeout client 60s\n timeout server 60s\n\
+         frontend web\n bind {bind}\n default_backend app\n\
+         backend app\n server one {backend}\n"
+    )
+}
+
+fn nginx(scratch: &Scratch, backend: SocketAddr) -> String {
+    let (bind, directory) = (l7(), scratch.path().display());
+    format!(
+        "daemon off;\nuser root;\npid {directory}/nginx.pid;\nerror_log {directory}/nginx.log;\n\
+         events {{}}\n\
+         http {{\n access_log off;\n client_body_temp_path {directory}/nginx-body;\n\
+         proxy_temp_path {directory}/nginx-proxy;\n fastcgi_temp_path {directory}/nginx-fastcgi;\n\
+         uwsgi_temp_path {directory}/nginx-uwsgi;\n scgi_temp_path {directory}/nginx-scgi;\n\
+         upstream app {{\n server {backend};\n keepalive 64;\n }}\n\
+         server {{\n listen {bind};\n location / {{\n proxy_pass http://app;\n\
+         proxy_http_version 1.1;\n proxy_set_header Connection \"\";\n }}\n }}\n}}\n"
+    )
+}
