@@ -81,7 +81,7 @@ impl Choices {
         let _ = write!(
             text,
             "[[listener]]\nname = \"web\"\nbind = [\"{}\"]\nprotocol = \"http\"\n\
-             [[listener.route]]\nservice = \"app\"\n\n",
+             [[listener.route]]\nservice = \"app\"\nmax_body = \"off\"\n\n",
             l7()
         );
         let vips = [(self.tcp_vip, "tcp", l4()), (self.udp_vip, "udp", l4_udp())];

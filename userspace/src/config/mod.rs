@@ -9,6 +9,7 @@ pub mod model;
 pub mod pattern;
 mod resolve;
 mod schema;
+pub mod template;
 
 use std::path::Path;
 

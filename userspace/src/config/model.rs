@@ -2,6 +2,7 @@
 //!
 //! Serializable, because the supervisor hands it to its workers.
 
+mod action;
 mod route;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use steerage_common::health::Policy;
 use steerage_common::replay;
 
+pub use action::{Action, HeaderRules, HostHeader, Piece, Redirect, Rewrite, Template};
 pub use route::{HeaderMatch, Host, Path, Route, RouteTimeouts, ValueMatch};
 
 /// A whole configuration without contradictions.

@@ -1,5 +1,6 @@
 //! From the file as written to the model: references, limits, contradictions.
 
+mod action;
 mod pages;
 mod route;
 

@@ -1,5 +1,6 @@
 //! The configuration file as written: names, types and defaults.
 
+mod action;
 mod route;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use toml::Spanned;
 
 use super::model::{Balance, LogFormat, LogLevel, Protocol, StaleReplay};
 
+pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
 pub use route::{Route, ValueMatch};
 
 #[derive(Deserialize)]

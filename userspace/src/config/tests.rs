@@ -178,6 +178,90 @@ fn a_listener_may_limit_its_http2_clients() {
     }
 }
 
+/// What a route with these keys is refused with; the keys begin on line 6.
+fn route_message(keys: &str) -> String {
+    let text = format!(
+        "[[listener]]\nname = 'a'\nprotocol = 'http'\nbind = ['127.0.0.1:1']\n[[listener.route]]\n\
+         {keys}\n[[service]]\nname = 's'\n"
+    );
+    message(&text)
+}
+
+#[test]
+fn what_a_route_cannot_do_is_said_with_its_line() {
+    for (keys, expected) in [
+        ("path = '/a'", "5:1: a route needs a service, or a redirect"),
+        (
+            "service = 's'\nredirect = { to = '/' }",
+            "7:12: redirect: a route has either a service or a redirect",
+        ),
+        ("redirect = { to = '/', status = 303 }", "6:33: status: must be 301, 302, 307 or 308"),
+        ("redirect = { to = 'b.org' }", "6:19: redirect: must be a path such as"),
+        ("redirect = { to = '//b.org' }", "6:19: redirect: must be a path such as"),
+        ("redirect = { to = '/a b' }", "6:19: redirect: must be a path such as"),
+        ("redirect = { to = 'ftp://${host}/' }", "6:19: redirect: must be a path such as"),
+        ("redirect = { to = '/$1' }", "6:19: redirect: there is no \"1\" to put in; there are 0"),
+        ("redirect = { status = 301 }", "6:12: redirect: missing field `to`"),
+        (
+            "redirect = { to = '/' }\nmax_body = '1KiB'\ntimeouts = { connect = '1s' }",
+            "7:12: max_body: a redirect reaches no backend; remove it\nsteerage.toml:8:12: timeouts:",
+        ),
+        (
+            "service = 's'\nmax_body = '64MB'",
+            "7:12: max_body: invalid value: string \"64MB\", expected",
+        ),
+        ("service = 's'\nrewrite = {}", "7:11: rewrite: has either prefix, or to"),
+        (
+            "service = 's'\nrewrite = { prefix = '/', to = '/' }",
+            "7:11: rewrite: has either prefix, or to",
+        ),
+        ("service = 's'\nrewrite = { prefix = 'a' }", "7:22: a route's path begins with '/'"),
+        (
+            "service = 's'\npath_regex = '/a'\nrewrite = { prefix = '/' }",
+            "8:22: rewrite: a path_regex has no prefix; write { to = \"/...\" }",
+        ),
+        ("service = 's'\nrewrite = { to = 'a' }", "7:18: rewrite: must be a path that begins with"),
+        ("service = 's'\nrewrite = { to = '/a b' }", "7:18: rewrite: must be a path that begins"),
+        ("service = 's'\nrewrite = { to = '/$1' }", "7:18: rewrite: there is no \"1\" to put in"),
+        (
+            "service = 's'\nrewrite = { regex = '(', to = '/' }",
+            "7:21: rewrite: \"(\" is no regular expression: unclosed group",
+        ),
+        (
+            "service = 's'\nhost_header = 'b.org'",
+            "7:15: host_header: must be \"preserve\", \"backend\"",
+        ),
+        ("service = 's'\nhost_header = 'name:a b'", "7:15: host_header: must be \"preserve\""),
+        (
+            "service = 's'\nrequest_headers = { set = { 'A B' = '1' } }",
+            "7:29: request_headers: \"A B\" is no header's name",
+        ),
+        (
+            "service = 's'\nrequest_headers = { set = { A = \"1\\n\" } }",
+            "7:33: request_headers: \"1\\n\" can be no header's value",
+        ),
+        (
+            "service = 's'\nrequest_headers = { remove = ['Content-Length'] }",
+            "7:31: request_headers: \"Content-Length\" is of the connection and cannot be changed",
+        ),
+        (
+            "service = 's'\nrequest_headers = { set = { Host = 'a' } }",
+            "7:29: request_headers: \"Host\" is changed by the route's host_header",
+        ),
+        (
+            "service = 's'\nresponse_headers = { add = { a = '1', A = '2' } }",
+            "7:30: response_headers: \"a\" is there twice",
+        ),
+        (
+            "service = 's'\nresponse_headers = { append = { a = '1' } }",
+            "7:22: unknown field `append`",
+        ),
+    ] {
+        let message = route_message(keys);
+        assert!(message.starts_with(&format!("steerage.toml:{expected}")), "{keys}\n{message}");
+    }
+}
+
 #[test]
 fn all_mistakes_are_told_at_once() {
     let text = WHOLE.replace("weight = 5", "weight = 500").replace("*.Example.com", "a b");

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderName};
+use http::header::{CONNECTION, HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -131,7 +131,13 @@ impl Attempt {
         };
         let mark = Mark::of(&connection.progress);
         let body = RequestBody::new(self.upload.as_ref());
-        let request = Request::from_parts(head.clone(), body);
+        let mut request = Request::from_parts(head.clone(), body);
+        if self.destination.names_backend {
+            let address = self.target().service.backends()[self.backend].address.to_string();
+            if let Ok(host) = HeaderValue::from_str(&address) {
+                request.headers_mut().insert(HOST, host);
+            }
+        }
         let began_us = clock::now_us();
         let sent = connection.sender.try_send_request(request);
         match self.within_first_byte(sent).await {
@@ -154,6 +160,9 @@ impl Attempt {
         let stage = mark.reached(&connection.progress);
         let is_reused = connection.is_reused();
         tracing::debug!(%error, ?stage, is_reused, "connection to backend lost");
+        if self.upload.as_ref().is_some_and(|upload| upload.stage() == Stage::TooLong) {
+            return Failure::Final(ErrorClass::BodyTooLarge);
+        }
         if self.is_broken_by_client() {
             return Failure::Final(ErrorClass::Reset);
         }
@@ -257,7 +266,8 @@ impl Attempt {
     }
 
     fn is_broken_by_client(&self) -> bool {
-        self.upload.as_ref().is_some_and(|upload| upload.stage() == Stage::Broken)
+        let stage = self.upload.as_ref().map(|upload| upload.stage());
+        matches!(stage, Some(Stage::Broken | Stage::TooLong))
     }
 
     /// The response's head, if it comes in time. A request body under way moves the time.

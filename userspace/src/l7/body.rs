@@ -15,6 +15,7 @@ use super::pool::Connection;
 
 /// A response body on its way to the client.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are a backend's")]
 pub enum Body {
     /// From a backend.
     #[allow(private_interfaces, reason = "made here only")]

@@ -12,10 +12,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::header::{HOST, HeaderValue};
-use http::request::Parts;
+use http::request;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, Uri, Version};
-use hyper::body::Incoming;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body as _, Incoming};
 use steerage_common::error::ErrorClass;
 use steerage_common::replay::{self, Evidence, Rule};
 
@@ -23,7 +23,9 @@ use super::attempt::{Attempt, Failed, Failure};
 use super::body::Body;
 use super::budget::Share;
 use super::connection::Client;
-use super::route::{Destination, Query};
+use super::reply;
+use super::rewrite::Parts;
+use super::route::{Destination, End, Query};
 use super::upload::{Outgoing, Stage, Upload};
 use super::{Proxy, Target, forward, version};
 use crate::net::{self, clock};
@@ -43,15 +45,49 @@ pub(super) async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     client.request_began();
+    let front = &proxy.fronts[client.front()];
+    let has_body = !request.body().is_end_stream();
     let answer = match prepare(&proxy, &client, request) {
-        Ok((destination, request)) => forward(&proxy, &client, destination, request).await,
-        Err(class) => Err(class),
+        Ok((destination, request)) => {
+            let answer = forward(&proxy, &client, destination, request).await;
+            answer.map(|mut response| {
+                front.routes.plan(destination.route).response.apply(response.headers_mut());
+                response
+            })
+        }
+        Err(own) => {
+            if has_body {
+                client.leave_unread();
+            }
+            match own {
+                Own::Error(class) => Err(class),
+                Own::Redirect(status, location, route) => {
+                    client.request_ended();
+                    let mut response = reply::redirect(status, location);
+                    front.routes.plan(route).response.apply(response.headers_mut());
+                    return Ok(response);
+                }
+            }
+        }
     };
     Ok(answer.unwrap_or_else(|class| {
         proxy.count_error(class);
         client.request_ended();
-        proxy.fronts[client.front()].replies.response(class)
+        front.replies.response(class)
     }))
+}
+
+/// What Steerage answers itself.
+enum Own {
+    Error(ErrorClass),
+    /// Status, location, and the route that says so.
+    Redirect(StatusCode, HeaderValue, usize),
+}
+
+impl From<ErrorClass> for Own {
+    fn from(class: ErrorClass) -> Self {
+        Self::Error(class)
+    }
 }
 
 /// Decides where a request goes and makes it the one that the backend gets.
@@ -59,9 +95,9 @@ fn prepare(
     proxy: &Proxy,
     client: &Client,
     request: Request<Incoming>,
-) -> Result<(Destination, Outgoing), ErrorClass> {
+) -> Result<(Destination, Outgoing), Own> {
     if request.method() == Method::CONNECT {
-        return Err(ErrorClass::ConnectRefused);
+        return Err(ErrorClass::ConnectRefused.into());
     }
     let (mut head, body) = request.into_parts();
     let mut hosts = head.headers.get_all(HOST).iter();
@@ -69,7 +105,7 @@ fn prepare(
         (Some(_), None) => {}
         (None, _) if head.version == Version::HTTP_10 => {}
         (None, _) if head.version == Version::HTTP_2 && head.uri.authority().is_some() => {}
-        _ => return Err(ErrorClass::BadHost),
+        _ => return Err(ErrorClass::BadHost.into()),
     }
     if head.version == Version::HTTP_2 {
         version::from_http2(&head.uri, &mut head.headers)?;
@@ -83,19 +119,44 @@ fn prepare(
     }
     let path = head.uri.path();
     if !path.starts_with('/') && path != "*" {
-        return Err(ErrorClass::BadTarget);
+        return Err(ErrorClass::BadTarget.into());
     }
     let host = head.headers.get(HOST).map_or(Ok(""), HeaderValue::to_str);
     let host = host.map_err(|_| ErrorClass::BadHost)?;
     let routes = &proxy.fronts[client.front()].routes;
     let query = Query { host, path, method: &head.method, headers: &head.headers };
-    let destination = routes.find(&query).ok_or(ErrorClass::NoRoute)?;
-
+    let plan = routes.find(&query).ok_or(ErrorClass::NoRoute)?;
+    let rewritten = match (&plan.rewrite, head.uri.path_and_query()) {
+        (Some(rewrite), Some(target)) => rewrite.apply(target)?,
+        _ => None,
+    };
+    let destination = match &plan.end {
+        End::Service(destination) => *destination,
+        End::Redirect(redirect, groups) => {
+            let target = rewritten.as_ref().or(head.uri.path_and_query());
+            let location = redirect.location(&Parts {
+                scheme: forward::scheme(&head.headers, client.sender()),
+                authority: host,
+                path: target.map_or("/", PathAndQuery::path),
+                query: target.and_then(PathAndQuery::query),
+                groups: groups.as_ref().and_then(|groups| groups.captures(path.as_bytes())),
+            })?;
+            return Err(Own::Redirect(redirect.status, location, plan.route));
+        }
+    };
+    if plan.max_body.is_some_and(|max| body.size_hint().lower() > max) {
+        return Err(ErrorClass::BodyTooLarge.into());
+    }
+    if let Some(target) = rewritten {
+        head.uri = Uri::from(target);
+    }
     forward::request(&mut head.headers, client.sender());
     // HTTP/1.0 may have none, HTTP/1.1 must (RFC 9112, 3.2): an empty one says "no authority".
     head.headers.entry(HOST).or_insert(HeaderValue::from_static(""));
+    plan.change_request(&mut head.headers);
     head.version = Version::HTTP_11;
-    Ok((destination, Request::from_parts(head, Upload::new(body))))
+    let upload = Upload::new(body, plan.max_body);
+    Ok((destination, Request::from_parts(head, upload)))
 }
 
 /// A request that may be sent several times.
@@ -103,7 +164,7 @@ struct Exchange<'a> {
     proxy: &'a Rc<Proxy>,
     client: &'a Rc<Client>,
     destination: Destination,
-    head: Parts,
+    head: request::Parts,
     upload: Option<Rc<Upload>>,
     /// Whether executing it twice does no harm.
     is_idempotent: bool,
@@ -235,7 +296,7 @@ impl Exchange<'_> {
 }
 
 /// Methods that may be executed twice (RFC 9110, 9.2.2), and requests that say so themselves.
-fn is_idempotent(head: &Parts, key_counts: bool) -> bool {
+fn is_idempotent(head: &request::Parts, key_counts: bool) -> bool {
     // The standard's own list: of methods that it does not know nothing is known.
     head.method.is_idempotent() || (key_counts && head.headers.contains_key("idempotency-key"))
 }

@@ -6,11 +6,13 @@
 use std::fmt::Write as _;
 
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
 use http::{Method, Uri};
 
-use super::route::{Entry, Mismatch, Query, Table, is_of_host};
+use super::rewrite::Parts;
+use super::route::{End, Entry, Mismatch, Plan, Query, Table, is_of_host};
 use crate::config::Model;
-use crate::config::model::{Host, Listener, Path, Route};
+use crate::config::model::{Action, Host, HostHeader, Listener, Path, Route};
 
 /// A request to be explained.
 #[derive(Clone, Debug)]
@@ -141,16 +143,56 @@ fn at_listener(
             Some(reason) => writeln!(text, "no, {reason}")?,
             None => {
                 writeln!(text, "taken")?;
-                return outcome(text, model, route);
+                return outcome(text, model, route, table.plan(entry.route), &query, &subject.url);
             }
         }
     }
     writeln!(text, "  no route matches: 404 no_route")
 }
 
-fn outcome(text: &mut String, model: &Model, route: &Route) -> std::fmt::Result {
-    let service = &model.services[route.service];
-    writeln!(text, "  to service {:?}, {} backends", service.name, service.backends.len())
+fn outcome(
+    text: &mut String,
+    model: &Model,
+    route: &Route,
+    plan: &Plan,
+    query: &Query<'_>,
+    url: &Uri,
+) -> std::fmt::Result {
+    let root = PathAndQuery::from_static("/");
+    let target = url.path_and_query().unwrap_or(&root);
+    let target = match plan.rewrite.as_ref().map(|rewrite| rewrite.apply(target)) {
+        Some(Err(class)) => return writeln!(text, "  error {} {}", class.status(), class.name()),
+        Some(Ok(Some(target))) => target,
+        _ => target.clone(),
+    };
+    match &route.action {
+        Action::Forward(service) => {
+            let service = &model.services[*service];
+            writeln!(text, "  to service {:?}, {} backends", service.name, service.backends.len())?;
+            let host = match &route.host_header {
+                HostHeader::Preserve => query.host,
+                HostHeader::Backend => "(the backend's address)",
+                HostHeader::Name(name) => name,
+            };
+            writeln!(text, "  as {} {target}, Host: {host}", query.method)?;
+        }
+        Action::Redirect(redirect) => {
+            write!(text, "  to a redirect, {}: ", redirect.status)?;
+            let End::Redirect(redirect, groups) = &plan.end else { return Ok(()) };
+            let location = redirect.location(&Parts {
+                scheme: url.scheme_str().unwrap_or("http"),
+                authority: query.host,
+                path: target.path(),
+                query: target.query(),
+                groups: groups.as_ref().and_then(|groups| groups.captures(query.path.as_bytes())),
+            });
+            match location {
+                Ok(location) => writeln!(text, "{}", String::from_utf8_lossy(location.as_bytes()))?,
+                Err(class) => writeln!(text, "error {} {}", class.status(), class.name())?,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What a route asks for, in few words.
@@ -213,6 +255,16 @@ service = "api"
 host = "api.example.com"
 path_exact = "/v1/status"
 service = "rest"
+[[listener.route]]
+host = "old.example.com"
+path_regex = "/shop/(.*)"
+redirect = { to = "https://new.example.com/$1?${query}", status = 301 }
+[[listener.route]]
+host = "strip.example.com"
+path = "/v1"
+rewrite = { prefix = "/" }
+host_header = "name:inner.example.com"
+service = "api"
 [[listener]]
 name = "inner"
 bind = ["127.0.0.1:81"]
@@ -246,8 +298,12 @@ name = "rest"
              f.toml:14: host api.example.com, path /v1/status exactly: no, the path is /v1/x\n  \
              f.toml:8: host api.example.com, path /v1, GET, header x-version: no, \
              header x-version is \"1\"\n  \
+             f.toml:18: host old.example.com, path like /shop/(.*): no, the host is \
+             \"api.example.com\"\n  \
+             f.toml:22: host strip.example.com, path /v1: no, the host is \"api.example.com\"\n  \
              f.toml:6: any host, any path: taken\n  \
-             to service \"rest\", 0 backends\n"
+             to service \"rest\", 0 backends\n  \
+             as GET /v1/x, Host: api.example.com\n"
         );
         let taken = explained("http://API.example.com/v1", "GET", &["X-Version:2"], Some("web"));
         assert!(taken.contains("f.toml:8:") && taken.contains("to service \"api\", 1 backends"));
@@ -255,6 +311,17 @@ name = "rest"
         assert!(post.contains("no, the method is POST\n"), "{post}");
         let other = explained("http://x.test/v1", "GET", &["Host: api.example.com"], None);
         assert!(other.contains("no, there is no header x-version"), "{other}");
+    }
+
+    #[test]
+    fn what_becomes_of_the_request_is_said() {
+        let redirect = explained("http://old.example.com/shop/a/b?c=d", "GET", &[], None);
+        assert!(
+            redirect.ends_with("  to a redirect, 301: https://new.example.com/a/b?c=d\n"),
+            "{redirect}"
+        );
+        let stripped = explained("http://strip.example.com/v1/x?y", "PUT", &[], None);
+        assert!(stripped.ends_with("  as PUT /x?y, Host: inner.example.com\n"), "{stripped}");
     }
 
     #[test]

@@ -57,6 +57,16 @@ pub(super) fn request(headers: &mut HeaderMap, sender: &Sender) {
     }
 }
 
+/// The scheme that the client used, as far as it is known.
+pub(super) fn scheme<'a>(headers: &HeaderMap, sender: &'a Sender) -> &'a str {
+    let said = headers.get(X_FORWARDED_PROTO).filter(|_| sender.is_trusted);
+    match said.map(HeaderValue::as_bytes) {
+        Some(b"https") => "https",
+        Some(b"http") => "http",
+        _ => sender.scheme.to_str().unwrap_or("http"),
+    }
+}
+
 /// Makes a response's headers those that the client gets.
 pub(super) fn response(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);

@@ -4,7 +4,7 @@
 //! page that the configuration has for its status.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
 use steerage_common::abi::FailureClass;
 use steerage_common::error::ErrorClass;
@@ -28,6 +28,14 @@ pub(super) const fn of_failure(class: FailureClass) -> ErrorClass {
 
 fn status(class: ErrorClass) -> StatusCode {
     StatusCode::from_u16(class.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// A redirect.
+pub(super) fn redirect(status: StatusCode, location: HeaderValue) -> Response<Body> {
+    let mut response = Response::new(Body::Own(None));
+    *response.status_mut() = status;
+    response.headers_mut().insert(LOCATION, location);
+    response
 }
 
 /// How a listener words its own answers.

@@ -13,6 +13,7 @@
 //! and exact paths by hash, prefixes by hash of each segment's end up to the longest prefix there is.
 //! Nothing is allocated, but for a host that is not in lower case.
 
+mod plan;
 mod rule;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use std::ops::Range;
 
 use http::{HeaderMap, Method};
 
+pub(super) use plan::{End, Plan};
 pub(super) use rule::{Entry, Mismatch, Pattern};
 
 use crate::config::model::{Host, Route, RouteTimeouts};
@@ -40,11 +42,15 @@ pub(super) struct Query<'a> {
 /// Where a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Destination {
+    /// The route's place in the file's order.
+    pub(super) route: usize,
     /// Index of the service.
     pub(super) service: usize,
     pub(super) timeouts: RouteTimeouts,
     /// Whether an `Idempotency-Key` makes a request idempotent.
     pub(super) idempotency_key: bool,
+    /// Whether `Host` is the backend's address.
+    pub(super) names_backend: bool,
 }
 
 /// A listener's routes.
@@ -55,7 +61,7 @@ pub(super) struct Table {
     suffixes: Vec<(Box<str>, Paths)>,
     any: Paths,
     /// In the order of the file.
-    destinations: Vec<Destination>,
+    plans: Vec<Plan>,
 }
 
 /// Routes of one host.
@@ -76,11 +82,7 @@ impl Table {
     pub(super) fn new(routes: &[Route]) -> Self {
         let mut table = Self::default();
         for (index, route) in routes.iter().enumerate() {
-            table.destinations.push(Destination {
-                service: route.service,
-                timeouts: route.timeouts,
-                idempotency_key: route.idempotency_key,
-            });
+            table.plans.push(Plan::new(index, route));
             let Some(entry) = Entry::new(index, route) else { continue };
             let paths = match &route.host {
                 None => &mut table.any,
@@ -107,9 +109,14 @@ impl Table {
         &mut self.suffixes[at].1
     }
 
-    /// The destination of a request.
-    pub(super) fn find(&self, query: &Query<'_>) -> Option<Destination> {
-        self.index_of(query).map(|index| self.destinations[index])
+    /// What is done with a request.
+    pub(super) fn find(&self, query: &Query<'_>) -> Option<&Plan> {
+        self.index_of(query).map(|index| self.plan(index))
+    }
+
+    /// What is done with the requests of a route.
+    pub(super) fn plan(&self, route: usize) -> &Plan {
+        &self.plans[route]
     }
 
     /// The route's place in the file's order.

@@ -31,6 +31,17 @@ pub(super) enum Stage {
     Done,
     /// Nobody: the client broke off.
     Broken,
+    /// Nobody: it is longer than the route takes.
+    TooLong,
+}
+
+/// Why a request body has no end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("the client broke off: {0}")]
+    ByClient(hyper::Error),
+    #[error("the body is longer than the route takes")]
+    TooLong,
 }
 
 /// A request whose body can be sent more than once; `None` for an empty one.
@@ -43,6 +54,8 @@ pub(super) struct Upload {
     stage: Cell<Stage>,
     progress_ms: Cell<u64>,
     bytes: Cell<u64>,
+    /// Bytes that may still come.
+    room: Cell<u64>,
     /// The attempt that the body belongs to now.
     attempt: Cell<u32>,
 }
@@ -64,14 +77,15 @@ struct Held {
 }
 
 impl Upload {
-    /// The body of a request; `None` for an empty one.
-    pub(super) fn new(incoming: Incoming) -> Option<Rc<Self>> {
+    /// The body of a request; `None` for an empty one. It breaks off after `max` bytes.
+    pub(super) fn new(incoming: Incoming, max: Option<u64>) -> Option<Rc<Self>> {
         (!incoming.is_end_stream()).then(|| {
             Rc::new(Self {
                 source: RefCell::new(Source { incoming, held: Some(Held::default()) }),
                 stage: Cell::new(Stage::Backend),
                 progress_ms: Cell::new(clock::now_ms()),
                 bytes: Cell::new(0),
+                room: Cell::new(max.unwrap_or(u64::MAX)),
                 attempt: Cell::new(0),
             })
         })
@@ -83,7 +97,7 @@ impl Upload {
 
     /// Whether the client has more to send than was read.
     pub(super) fn is_unread(&self) -> bool {
-        matches!(self.stage(), Stage::Backend | Stage::Client)
+        matches!(self.stage(), Stage::Backend | Stage::Client | Stage::TooLong)
     }
 
     /// When bytes last came, by [`clock::now_ms`].
@@ -104,6 +118,19 @@ impl Upload {
     /// Whether the body can be sent from its beginning.
     pub(super) fn is_held(&self) -> bool {
         self.source.borrow().held.is_some()
+    }
+
+    /// Takes a piece out of the room that there is.
+    fn limit(
+        &self,
+        frame: Option<Result<Frame<Bytes>, hyper::Error>>,
+    ) -> Option<Result<Frame<Bytes>, Broken>> {
+        Some(frame?.map_err(Broken::ByClient).and_then(|frame| {
+            let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+            let left = self.room.get().checked_sub(bytes).ok_or(Broken::TooLong)?;
+            self.room.set(left);
+            Ok(frame)
+        }))
     }
 
     fn note(&self, frame: &Frame<Bytes>) {
@@ -171,7 +198,7 @@ impl RequestBody {
 }
 
 impl Pass {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if self.attempt != self.upload.attempt.get() {
             return Poll::Pending;
         }
@@ -192,12 +219,13 @@ impl Pass {
                 *held = None;
             }
         }
-        let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        let polled = Pin::new(&mut *incoming).poll_frame(cx).map(|frame| upload.limit(frame));
         let is_end = incoming.is_end_stream();
         upload.stage.set(match &polled {
             Poll::Pending => Stage::Client,
             Poll::Ready(None) => Stage::Done,
-            Poll::Ready(Some(Err(_))) => Stage::Broken,
+            Poll::Ready(Some(Err(Broken::ByClient(_)))) => Stage::Broken,
+            Poll::Ready(Some(Err(Broken::TooLong))) => Stage::TooLong,
             Poll::Ready(Some(Ok(frame))) => {
                 upload.note(frame);
                 if is_end { Stage::Done } else { Stage::Backend }
@@ -231,12 +259,12 @@ impl Pass {
 
 impl hyper::body::Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Upload(pass) => pass.poll(cx),

@@ -7,6 +7,7 @@ mod http2;
 mod life;
 mod replay;
 mod requests;
+mod routing;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

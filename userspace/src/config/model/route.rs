@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Which requests go to a service.
+use super::{Action, HeaderRules, HostHeader, Rewrite};
+
+/// Which requests go where.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     /// Where it begins in the file; from 1.
@@ -17,8 +19,18 @@ pub struct Route {
     pub methods: Vec<String>,
     /// What the request's headers must be, all of it.
     pub headers: Vec<HeaderMatch>,
-    /// Index in [`super::Model::services`].
-    pub service: usize,
+    /// Where its requests end.
+    pub action: Action,
+    /// How the path changes on the way to the backend; `None` for not at all.
+    pub rewrite: Option<Rewrite>,
+    /// The `Host` that the backend gets.
+    pub host_header: HostHeader,
+    /// What changes in a request's headers.
+    pub request_headers: HeaderRules,
+    /// What changes in a response's headers.
+    pub response_headers: HeaderRules,
+    /// How long a request's body may be, in bytes; `None` for any length.
+    pub max_body: Option<u64>,
     /// How long the backend may take.
     pub timeouts: RouteTimeouts,
     /// Whether a request with an `Idempotency-Key` header counts as idempotent.

@@ -1,14 +1,18 @@
 //! Routes: what they match, and whether that can be.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use http::{HeaderName, HeaderValue, Method};
 use toml::Spanned;
 
 use super::Resolver;
 use crate::config::error::Problem;
-use crate::config::model::{self, HeaderMatch, Host, Path, RouteTimeouts, ValueMatch};
+use crate::config::model::{self, HeaderMatch, Host, HostHeader, Path, RouteTimeouts, ValueMatch};
 use crate::config::{pattern, schema};
+
+/// How long a request's body may be where the file says nothing.
+const MAX_BODY: schema::SizeLimit = schema::SizeLimit::mebibytes(64);
 
 impl Resolver<'_> {
     pub(super) fn route(
@@ -16,25 +20,56 @@ impl Resolver<'_> {
         route: Spanned<schema::Route>,
         services: &HashMap<String, usize>,
     ) -> Option<model::Route> {
-        let line = Problem::at(self.text, route.span(), "").line;
+        let span = route.span();
+        let line = Problem::at(self.text, span.clone(), "").line;
         let route = route.into_inner();
         let host = route.host.and_then(|host| self.host(host));
         let path = self.path(route.path, route.path_exact, route.path_regex);
         let methods = route.method.into_iter().map(|method| self.method(method)).collect();
         let headers = self.header_matches(route.headers);
+        let path = path?;
+        let service = route.service.map(|service| self.service_index(&service, services));
+        if route.redirect.is_some() {
+            self.check_unused([
+                ("host_header", route.host_header.as_ref().map(Spanned::span)),
+                ("request_headers", route.request_headers.as_ref().map(Spanned::span)),
+                ("max_body", route.max_body.as_ref().map(Spanned::span)),
+                ("timeouts", route.timeouts.as_ref().map(Spanned::span)),
+                ("idempotency_key", route.idempotency_key.as_ref().map(Spanned::span)),
+            ]);
+        }
+        let rewrite = route.rewrite.and_then(|rewrite| self.rewrite(rewrite, &path));
+        let action = self.action(span, service, route.redirect, &path);
+        let timeouts = route.timeouts.map(Spanned::into_inner).unwrap_or_default();
+        let max_body = route.max_body.map_or(MAX_BODY, Spanned::into_inner);
+        let request_headers = route.request_headers.map(Spanned::into_inner).unwrap_or_default();
         Some(model::Route {
             line,
             host,
-            path: path?,
+            path,
             methods,
             headers,
-            service: self.service_index(&route.service, services)?,
+            rewrite,
+            host_header: route.host_header.map_or(HostHeader::Preserve, |h| self.host_header(h)),
+            request_headers: self.header_rules("request_headers", request_headers),
+            response_headers: self.header_rules("response_headers", route.response_headers),
+            max_body: max_body.0,
             timeouts: RouteTimeouts {
-                connect: route.timeouts.connect.0,
-                first_byte: route.timeouts.first_byte.0,
+                connect: timeouts.connect.0,
+                first_byte: timeouts.first_byte.0,
             },
-            idempotency_key: route.idempotency_key,
+            idempotency_key: route.idempotency_key.is_some_and(Spanned::into_inner),
+            action: action?,
         })
+    }
+
+    /// Refuses keys of a redirect that only a service has use for.
+    fn check_unused<const N: usize>(&mut self, keys: [(&str, Option<Range<usize>>); N]) {
+        for (key, span) in keys {
+            if let Some(span) = span {
+                self.problem(span, format!("{key}: a redirect reaches no backend; remove it"));
+            }
+        }
     }
 
     fn path(
@@ -69,13 +104,13 @@ impl Resolver<'_> {
         })
     }
 
-    fn check_path(&mut self, path: &Spanned<String>) {
+    pub(super) fn check_path(&mut self, path: &Spanned<String>) {
         if !path.get_ref().starts_with('/') || path.get_ref().contains(['?', '#']) {
             self.problem(path.span(), "a route's path begins with '/' and has no '?' or '#'");
         }
     }
 
-    fn check_regex<T>(&mut self, key: &str, at: &Spanned<T>, regex: &str) {
+    pub(super) fn check_regex<T>(&mut self, key: &str, at: &Spanned<T>, regex: &str) {
         if let Err(why) = pattern::whole(regex) {
             let message = format!("{key}: {regex:?} is no regular expression: {why}");
             self.problem(at.span(), message);

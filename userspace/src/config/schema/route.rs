@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use toml::Spanned;
 
-use super::Span;
+use super::{HeaderRules, Redirect, Rewrite, SizeLimit, Span};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,11 +19,16 @@ pub struct Route {
     pub method: Vec<Spanned<String>>,
     #[serde(default)]
     pub headers: BTreeMap<Spanned<String>, Spanned<ValueMatch>>,
-    pub service: Spanned<String>,
+    pub service: Option<Spanned<String>>,
+    pub redirect: Option<Spanned<Redirect>>,
+    pub rewrite: Option<Spanned<Rewrite>>,
+    pub host_header: Option<Spanned<String>>,
+    pub request_headers: Option<Spanned<HeaderRules>>,
     #[serde(default)]
-    pub timeouts: RouteTimeouts,
-    #[serde(default)]
-    pub idempotency_key: bool,
+    pub response_headers: HeaderRules,
+    pub max_body: Option<Spanned<SizeLimit>>,
+    pub timeouts: Option<Spanned<RouteTimeouts>>,
+    pub idempotency_key: Option<Spanned<bool>>,
 }
 
 #[derive(Deserialize)]

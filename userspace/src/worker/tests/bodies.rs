@@ -111,7 +111,10 @@ fn a_backend_that_reads_nothing_holds_the_client_back() {
         std::thread::park();
     });
     // As nothing is read from the client either, its leaving is not seen.
-    let worker = Worker::start_with(&[stuck], |model| model.global.drain = Duration::ZERO);
+    let worker = Worker::start_with(&[stuck], |model| {
+        model.global.drain = Duration::ZERO;
+        model.listeners[0].routes[0].max_body = None;
+    });
     let mut client = worker.client();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1073741824\r\n\r\n");
     client.stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();

@@ -35,9 +35,18 @@ impl Worker {
     }
 
     pub(super) fn start_with(backends: &[SocketAddr], change: impl FnOnce(&mut Model)) -> Self {
-        let mut text = String::from(
+        Self::configured("[[listener.route]]\nservice = 'a'\n", backends, change)
+    }
+
+    /// A worker whose listener goes on with `keys`.
+    pub(super) fn configured(
+        keys: &str,
+        backends: &[SocketAddr],
+        change: impl FnOnce(&mut Model),
+    ) -> Self {
+        let mut text = format!(
             "[[listener]]\nname = 'web'\nprotocol = 'http'\nbind = ['127.0.0.1:1']\n\
-             [[listener.route]]\nservice = 'a'\n[[service]]\nname = 'a'\n",
+             {keys}\n[[service]]\nname = 'a'\n",
         );
         for backend in backends {
             text += &format!("[[service.backend]]\naddress = '{backend}'\n");
