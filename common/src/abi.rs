@@ -206,6 +206,8 @@ pub enum PoolClose {
     Stale = 8,
     /// The exchange on it ended before its end.
     Broken = 9,
+    /// It became a tunnel, and that ended.
+    Tunnel = 10,
 }
 
 /// Room for close reasons in a [`Cell`].
@@ -213,7 +215,7 @@ pub const POOL_CLOSES_MAX: usize = 12;
 
 impl PoolClose {
     /// All reasons, in index order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Peer,
         Self::Idle,
         Self::Age,
@@ -224,6 +226,7 @@ impl PoolClose {
         Self::Announced,
         Self::Stale,
         Self::Broken,
+        Self::Tunnel,
     ];
 
     /// The reason's name in metrics.
@@ -240,6 +243,7 @@ impl PoolClose {
             Self::Announced => "announced",
             Self::Stale => "stale",
             Self::Broken => "broken",
+            Self::Tunnel => "tunnel",
         }
     }
 }

@@ -28,6 +28,8 @@ use super::connection::Client;
 use super::pool::Connection;
 use super::reply::of_failure;
 use super::route::Destination;
+use super::tunnel::Tunnel;
+use super::upgrade::Wish;
 use super::upload::{RequestBody, Stage, Upload};
 use super::{Proxy, Target, forward};
 use crate::net::{self, Deadline, Progress, clock};
@@ -231,6 +233,42 @@ impl Attempt {
         // Of a former hop: hyper's notes on the connection to the backend.
         head.extensions.clear();
         Response::from_parts(head, Body::Backend(ResponseBody::new(incoming, self, connection)))
+    }
+
+    /// Makes the backend's response that opens a tunnel the client's, and the tunnel that follows it.
+    pub(super) fn opened(
+        mut self,
+        response: Response<Incoming>,
+        connection: Connection,
+        wish: Wish,
+    ) -> Response<Body> {
+        let (mut head, _) = response.into_parts();
+        if let Some(count) = self.cell().responses.get(usize::from(head.status.as_u16() / 100 - 1))
+        {
+            add(count, 1);
+        }
+        self.target().service.succeeded(self.backend);
+        self.is_answered = true;
+        forward::response(&mut head.headers);
+        head.status = wish.grant(head.status, &mut head.headers);
+        head.version = Version::HTTP_11;
+        head.extensions.clear();
+        let (client, timeouts) = (self.client.clone(), self.destination.timeouts.clone());
+        let tunnel = Box::new(Tunnel::new(self, connection, timeouts));
+        client.open(tunnel, wish.into_stream());
+        Response::from_parts(head, Body::Own(None))
+    }
+
+    /// What to make of a response that is none to this request.
+    pub(super) fn misanswered(&self) -> ErrorClass {
+        self.failed(FailureClass::Protocol);
+        of_failure(FailureClass::Protocol)
+    }
+
+    /// Bytes of a tunnel came from the client and from the backend.
+    pub(super) fn passed(&self, up: u64, down: u64) {
+        add(&self.cell().request_body_bytes, up);
+        add(&self.cell().response_body_bytes, down);
     }
 
     /// What the backend says of its connection.

@@ -11,18 +11,20 @@
 //! steps, because closing a socket with unread bytes resets it, and the reset can destroy the answer
 //! before the client has read it (RFC 9112, 9.6).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use steerage_common::error::ErrorClass;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -30,8 +32,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::exchange::respond;
 use super::forward::Sender;
 use super::lent::Line;
+use super::tunnel::{Side, Tunnel};
 use super::{HEAD_BYTES_MAX, Proxy, REQUEST_BUFFER_BYTES_MAX, http2};
-use crate::net::{Deadline, Progress, Stream, clock, within};
+use crate::net::{self, Deadline, Progress, Stream, clock, within};
 
 /// How long a client may go on sending a body that nobody reads, before it is cut off.
 const LINGER: Duration = Duration::from_secs(5);
@@ -50,6 +53,8 @@ pub(super) struct Client {
     received_before: Cell<u64>,
     progress: Progress,
     left_unread: Cell<bool>,
+    /// Follows the response that is being sent.
+    tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
 impl Client {
@@ -71,6 +76,7 @@ impl Client {
             received_before: Cell::new(0),
             progress,
             left_unread: Cell::new(false),
+            tunnel: RefCell::default(),
         }
     }
 
@@ -104,6 +110,19 @@ impl Client {
         }
     }
 
+    /// Opens a tunnel after the response: over the whole connection, or over a stream of it.
+    pub(super) fn open(&self, tunnel: Box<Tunnel>, stream: Option<OnUpgrade>) {
+        let Some(stream) = stream else {
+            self.tunnel.replace(Some(tunnel));
+            return;
+        };
+        net::spawn(async move {
+            if let Ok(upgraded) = stream.await {
+                tunnel.run(Side::Stream(TokioIo::new(upgraded)), Bytes::new()).await;
+            }
+        });
+    }
+
     /// Notes that a request body was dropped before its end.
     pub(super) fn leave_unread(&self) {
         self.left_unread.set(true);
@@ -133,6 +152,8 @@ enum End {
     Closed,
     /// By the time limit.
     Overdue,
+    /// By a response that opened a tunnel; and what the client has sent after its request.
+    Tunnel(Box<Tunnel>, Bytes),
     /// Not at all: the client began with HTTP/2's preface.
     IsHttp2,
 }
@@ -152,6 +173,13 @@ pub async fn serve(proxy: Rc<Proxy>, front: usize, stream: Stream, peer: SocketA
     // hyper has given its half back.
     let Ok(line) = Rc::try_unwrap(line) else { return };
     let mut stream = line.into_stream();
+    let end = match end {
+        End::Tunnel(tunnel, early) => {
+            Box::pin(tunnel.run(Side::Connection(stream), early)).await;
+            return;
+        }
+        end => end,
+    };
     if matches!(end, End::Overdue)
         && client.open_requests.get() == 0
         && client.progress.received() > client.received_before.get()
@@ -169,20 +197,21 @@ pub async fn serve(proxy: Rc<Proxy>, front: usize, stream: Stream, peer: SocketA
 
 async fn serve_http1(proxy: &Rc<Proxy>, client: &Rc<Client>, line: &Rc<Line>) -> End {
     let service = service_fn(|request| respond(proxy.clone(), client.clone(), request));
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .max_buf_size(REQUEST_BUFFER_BYTES_MAX)
         .max_header_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(line.lend()), service);
-    let mut connection = pin!(connection);
     let mut is_told = false;
-    poll_fn(|cx| {
+    let end = poll_fn(|cx| {
         if proxy.is_draining.get() && !is_told {
             is_told = true;
-            connection.as_mut().graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
         }
-        if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
+        if let Poll::Ready(outcome) = Pin::new(&mut connection).poll(cx) {
             if let Err(error) = outcome {
                 tracing::debug!(%error, "client connection broke");
+                // A tunnel that was to follow does not.
+                client.tunnel.take();
             }
             return Poll::Ready(End::Closed);
         }
@@ -191,7 +220,13 @@ async fn serve_http1(proxy: &Rc<Proxy>, client: &Rc<Client>, line: &Rc<Line>) ->
         }
         client.poll_overdue(cx).map(|()| End::Overdue)
     })
-    .await
+    .await;
+    match client.tunnel.take() {
+        Some(tunnel) if matches!(end, End::Closed) => {
+            End::Tunnel(tunnel, connection.into_parts().read_buf)
+        }
+        _ => end,
+    }
 }
 
 /// Ends our half and reads away what the client still sends.

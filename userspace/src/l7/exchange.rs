@@ -14,7 +14,7 @@ use std::time::Duration;
 use http::header::{HOST, HeaderValue};
 use http::request;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 use steerage_common::error::ErrorClass;
 use steerage_common::replay::{self, Evidence, Rule};
@@ -25,7 +25,8 @@ use super::budget::Share;
 use super::connection::Client;
 use super::reply;
 use super::rewrite::Parts;
-use super::route::{Destination, End, Query};
+use super::route::{Destination, End, Plan, Query};
+use super::upgrade::{self, Answer, Wish};
 use super::upload::{Outgoing, Stage, Upload};
 use super::{Proxy, Target, forward, version};
 use crate::net::{self, clock};
@@ -48,10 +49,11 @@ pub(super) async fn respond(
     let front = &proxy.fronts[client.front()];
     let has_body = !request.body().is_end_stream();
     let answer = match prepare(&proxy, &client, request) {
-        Ok((destination, request)) => {
-            let answer = forward(&proxy, &client, destination, request).await;
+        Ok(prepared) => {
+            let route = prepared.destination.route;
+            let answer = forward(&proxy, &client, prepared).await;
             answer.map(|mut response| {
-                front.routes.plan(destination.route).response.apply(response.headers_mut());
+                front.routes.plan(route).response.apply(response.headers_mut());
                 response
             })
         }
@@ -91,15 +93,10 @@ impl From<ErrorClass> for Own {
 }
 
 /// Decides where a request goes and makes it the one that the backend gets.
-fn prepare(
-    proxy: &Proxy,
-    client: &Client,
-    request: Request<Incoming>,
-) -> Result<(Destination, Outgoing), Own> {
-    if request.method() == Method::CONNECT {
-        return Err(ErrorClass::ConnectRefused.into());
-    }
+fn prepare(proxy: &Proxy, client: &Client, request: Request<Incoming>) -> Result<Prepared, Own> {
     let (mut head, body) = request.into_parts();
+    let wish = Wish::of(&mut head, &proxy.random)?;
+    let is_connect = wish.as_ref().is_some_and(Wish::is_connect);
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(_), None) => {}
@@ -111,13 +108,16 @@ fn prepare(
         version::from_http2(&head.uri, &mut head.headers)?;
     }
     if let Some(authority) = head.uri.authority() {
-        // The absolute form: its authority is the host, whatever the header says (RFC 9112, 3.2.2).
+        // That of `CONNECT`, or of the absolute form: it is the host, whatever the header says
+        // (RFC 9112, 3.2.2).
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| ErrorClass::BadHost)?;
         head.headers.insert(HOST, host);
-        let path = head.uri.path_and_query().cloned();
-        head.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
+        if !is_connect {
+            let path = head.uri.path_and_query().cloned();
+            head.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
+        }
     }
-    let path = head.uri.path();
+    let path = if is_connect { "/" } else { head.uri.path() };
     if !path.starts_with('/') && path != "*" {
         return Err(ErrorClass::BadTarget.into());
     }
@@ -125,13 +125,17 @@ fn prepare(
     let host = host.map_err(|_| ErrorClass::BadHost)?;
     let routes = &proxy.fronts[client.front()].routes;
     let query = Query { host, path, method: &head.method, headers: &head.headers };
-    let plan = routes.find(&query).ok_or(ErrorClass::NoRoute)?;
+    let plan = routes.find(&query);
+    if is_connect && !plan.is_some_and(Plan::allows_connect) {
+        return Err(ErrorClass::ConnectRefused.into());
+    }
+    let plan = plan.ok_or(ErrorClass::NoRoute)?;
     let rewritten = match (&plan.rewrite, head.uri.path_and_query()) {
         (Some(rewrite), Some(target)) => rewrite.apply(target)?,
         _ => None,
     };
     let destination = match &plan.end {
-        End::Service(destination) => *destination,
+        End::Service(destination) => destination.clone(),
         End::Redirect(redirect, groups) => {
             let target = rewritten.as_ref().or(head.uri.path_and_query());
             let location = redirect.location(&Parts {
@@ -154,9 +158,19 @@ fn prepare(
     // HTTP/1.0 may have none, HTTP/1.1 must (RFC 9112, 3.2): an empty one says "no authority".
     head.headers.entry(HOST).or_insert(HeaderValue::from_static(""));
     plan.change_request(&mut head.headers);
+    if let Some(wish) = &wish {
+        wish.ask(&mut head.headers);
+    }
     head.version = Version::HTTP_11;
     let upload = Upload::new(body, plan.max_body);
-    Ok((destination, Request::from_parts(head, upload)))
+    Ok(Prepared { destination, request: Request::from_parts(head, upload), wish })
+}
+
+/// A request that has its place to go.
+struct Prepared {
+    destination: Destination,
+    request: Outgoing,
+    wish: Option<Wish>,
 }
 
 /// A request that may be sent several times.
@@ -166,6 +180,8 @@ struct Exchange<'a> {
     destination: Destination,
     head: request::Parts,
     upload: Option<Rc<Upload>>,
+    /// The tunnel that the client asks for.
+    wish: Option<Wish>,
     /// Whether executing it twice does no harm.
     is_idempotent: bool,
     /// When the response must have begun, by [`clock::now_ms`].
@@ -187,18 +203,19 @@ enum Next {
 async fn forward(
     proxy: &Rc<Proxy>,
     client: &Rc<Client>,
-    destination: Destination,
-    request: Outgoing,
+    prepared: Prepared,
 ) -> Result<Response<Body>, ErrorClass> {
+    let Prepared { destination, request, wish } = prepared;
     let (head, upload) = request.into_parts();
     let first_byte_ms = destination.timeouts.first_byte.as_millis() as u64;
     let mut exchange = Exchange {
         proxy,
         client,
-        destination,
         is_idempotent: is_idempotent(&head, destination.idempotency_key),
+        destination,
         head,
         upload,
+        wish,
         deadline_ms: clock::now_ms().saturating_add(first_byte_ms),
         attempts: 0,
         stale_replays: 0,
@@ -226,7 +243,17 @@ impl Exchange<'_> {
             let attempt = self.attempt(pick.backend);
             let failed = match attempt.send(&self.head, is_fresh).await {
                 Ok((response, connection)) => {
-                    return Ok(attempt.answered(response, connection, pick.is_trial));
+                    let answer =
+                        upgrade::answer(self.wish.as_ref(), response.status(), response.headers());
+                    return match (answer, self.wish.take()) {
+                        (Answer::Plain, _) => {
+                            Ok(attempt.answered(response, connection, pick.is_trial))
+                        }
+                        (Answer::Open, Some(wish)) => {
+                            Ok(attempt.opened(response, connection, wish))
+                        }
+                        _ => Err(attempt.misanswered()),
+                    };
                 }
                 Err(Failure::Final(class)) => return Err(class),
                 Err(Failure::Open(failed)) => failed,
@@ -272,7 +299,7 @@ impl Exchange<'_> {
         Attempt::new(
             proxy,
             client,
-            self.destination,
+            self.destination.clone(),
             backend,
             self.upload.clone(),
             self.deadline_ms,

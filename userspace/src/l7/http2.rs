@@ -71,6 +71,7 @@ pub(super) async fn serve(proxy: &Rc<Proxy>, client: &Rc<Client>, line: &Rc<Line
         .max_pending_accept_reset_streams(resets)
         .max_local_error_reset_streams(resets)
         .max_send_buf_size(PIECE_BYTES)
+        .enable_connect_protocol()
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(line.lend()), service);

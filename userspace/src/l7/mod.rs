@@ -12,8 +12,8 @@
 //! [`RESPONSE_BUFFER_BYTES_MAX`]). Everything is of one thread: no lock, no atomic
 //! but the shared region's.
 //!
-//! `Upgrade` is not passed on: the header is removed as the hop-by-hop header that it is, so a
-//! backend answers such a request as plain HTTP. `CONNECT` is refused.
+//! A request that asks for a tunnel ([`upgrade`]) becomes one when the backend says so, and what passes
+//! then is looked at by nobody ([`tunnel`]).
 
 mod attempt;
 mod body;
@@ -33,6 +33,8 @@ mod reply;
 mod rewrite;
 mod route;
 mod ttl;
+mod tunnel;
+mod upgrade;
 mod upload;
 mod version;
 

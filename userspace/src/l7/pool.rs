@@ -15,11 +15,12 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hyper::client::conn::http1::{self, SendRequest};
+use bytes::Bytes;
+use hyper::client::conn::http1::{self, Parts, SendRequest};
 use hyper_util::rt::TokioIo;
 use steerage_common::abi::PoolClose;
 use steerage_common::slot::Slot;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use super::RESPONSE_BUFFER_BYTES_MAX;
 use super::ttl::IdleLimit;
@@ -77,7 +78,8 @@ pub(super) struct Connection {
     /// What the stream under it did.
     pub(super) progress: Progress,
     meter: Rc<Meter>,
-    task: AbortHandle,
+    /// Gives the stream back, with what was read of it, when HTTP has ended on it.
+    task: JoinHandle<Option<Parts<TokioIo<Stream>>>>,
     id: u64,
     expires_ms: u64,
     requests_left: u64,
@@ -91,6 +93,13 @@ impl Connection {
     /// Whether it has carried a request before.
     pub(super) fn is_reused(&self) -> bool {
         self.idle_since_ms.is_some()
+    }
+
+    /// The stream under it, once a response has ended HTTP on it; and what was read after that response.
+    pub(super) async fn take_stream(&mut self) -> Option<(Stream, Bytes)> {
+        self.close = PoolClose::Tunnel;
+        let parts = (&mut self.task).await.ok()??;
+        Some((parts.io.into_inner(), parts.read_buf))
     }
 
     /// Notes that the backend will close it after this response.
@@ -273,10 +282,12 @@ impl Pool {
         self.next_id.set(id + 1);
         let pool = self.clone();
         let task = net::spawn(async move {
-            if let Err(error) = connection.await {
+            let outcome = connection.without_shutdown().await;
+            if let Err(error) = &outcome {
                 tracing::debug!(%error, "connection to backend broke");
             }
             pool.evict(id);
+            outcome.ok()
         });
         add(&self.cell().connections_created, 1);
         self.meter.count(1);
@@ -284,7 +295,7 @@ impl Pool {
             sender,
             progress,
             meter: self.meter.clone(),
-            task: task.abort_handle(),
+            task,
             id,
             expires_ms: net::clock::now_ms() + self.random.spread(ms(self.limits.max_age)),
             requests_left: self.random.spread(self.limits.max_requests),

@@ -21,6 +21,7 @@ mod tests;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 use http::{HeaderMap, Method};
 
@@ -40,15 +41,17 @@ pub(super) struct Query<'a> {
 }
 
 /// Where a request goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Destination {
     /// The route's place in the file's order.
     pub(super) route: usize,
     /// Index of the service.
     pub(super) service: usize,
-    pub(super) timeouts: RouteTimeouts,
+    pub(super) timeouts: Rc<RouteTimeouts>,
     /// Whether an `Idempotency-Key` makes a request idempotent.
     pub(super) idempotency_key: bool,
+    /// Whether `CONNECT` is passed on.
+    pub(super) connect: bool,
     /// Whether `Host` is the backend's address.
     pub(super) names_backend: bool,
 }

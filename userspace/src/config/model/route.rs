@@ -35,6 +35,8 @@ pub struct Route {
     pub timeouts: RouteTimeouts,
     /// Whether a request with an `Idempotency-Key` header counts as idempotent.
     pub idempotency_key: bool,
+    /// Whether `CONNECT` is passed on.
+    pub connect: bool,
 }
 
 /// A pattern for the request's host, in lower case.
@@ -88,4 +90,8 @@ pub struct RouteTimeouts {
     pub connect: Duration,
     /// From the end of the connection's making to the response's first byte.
     pub first_byte: Duration,
+    /// That nothing moves in a tunnel.
+    pub tunnel: Duration,
+    /// That nothing moves in a tunnel of which one way has ended.
+    pub half_closed: Duration,
 }

@@ -36,6 +36,7 @@ impl Resolver<'_> {
                 ("max_body", route.max_body.as_ref().map(Spanned::span)),
                 ("timeouts", route.timeouts.as_ref().map(Spanned::span)),
                 ("idempotency_key", route.idempotency_key.as_ref().map(Spanned::span)),
+                ("connect", route.connect.as_ref().map(Spanned::span)),
             ]);
         }
         let rewrite = route.rewrite.and_then(|rewrite| self.rewrite(rewrite, &path));
@@ -57,8 +58,11 @@ impl Resolver<'_> {
             timeouts: RouteTimeouts {
                 connect: timeouts.connect.0,
                 first_byte: timeouts.first_byte.0,
+                tunnel: timeouts.tunnel.0,
+                half_closed: timeouts.half_closed.0,
             },
             idempotency_key: route.idempotency_key.is_some_and(Spanned::into_inner),
+            connect: route.connect.is_some_and(Spanned::into_inner),
             action: action?,
         })
     }

@@ -29,6 +29,7 @@ pub struct Route {
     pub max_body: Option<Spanned<SizeLimit>>,
     pub timeouts: Option<Spanned<RouteTimeouts>>,
     pub idempotency_key: Option<Spanned<bool>>,
+    pub connect: Option<Spanned<bool>>,
 }
 
 #[derive(Deserialize)]
@@ -36,11 +37,18 @@ pub struct Route {
 pub struct RouteTimeouts {
     pub connect: Span,
     pub first_byte: Span,
+    pub tunnel: Span,
+    pub half_closed: Span,
 }
 
 impl Default for RouteTimeouts {
     fn default() -> Self {
-        Self { connect: Span::seconds(3), first_byte: Span::seconds(60) }
+        Self {
+            connect: Span::seconds(3),
+            first_byte: Span::seconds(60),
+            tunnel: Span::seconds(3600),
+            half_closed: Span::seconds(10),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is done with the requests of one route.
 
+use std::rc::Rc;
+
 use http::HeaderValue;
 use http::header::{HOST, HeaderMap};
 use regex::bytes::Regex;
@@ -40,8 +42,9 @@ impl Plan {
             model::Action::Forward(service) => End::Service(Destination {
                 route: index,
                 service: *service,
-                timeouts: route.timeouts,
+                timeouts: Rc::new(route.timeouts),
                 idempotency_key: route.idempotency_key,
+                connect: route.connect,
                 names_backend: route.host_header == HostHeader::Backend,
             }),
             model::Action::Redirect(redirect) => {
@@ -65,6 +68,11 @@ impl Plan {
             response: Rules::new(&route.response_headers),
             host,
         }
+    }
+
+    /// Whether `CONNECT` is passed on.
+    pub(crate) fn allows_connect(&self) -> bool {
+        matches!(&self.end, End::Service(destination) if destination.connect)
     }
 
     /// Makes the changes that the route asks for, after all others.

@@ -13,7 +13,7 @@ use super::harness::*;
 use super::{gauge, value};
 
 /// Runs a client's side; the connection itself runs beside it.
-fn with_client<F, T>(worker: &Worker, talk: impl FnOnce(SendRequest<Bytes>) -> F) -> T
+pub(super) fn with_client<F, T>(worker: &Worker, talk: impl FnOnce(SendRequest<Bytes>) -> F) -> T
 where
     F: Future<Output = T>,
 {
@@ -44,7 +44,7 @@ fn get(path: &str) -> Request<()> {
     Request::get(format!("http://a.test{path}")).body(()).unwrap()
 }
 
-async fn text(response: Response<RecvStream>) -> (String, Option<HeaderMap>) {
+pub(super) async fn text(response: Response<RecvStream>) -> (String, Option<HeaderMap>) {
     let mut body = response.into_body();
     let mut bytes = Vec::new();
     while let Some(piece) = body.data().await {

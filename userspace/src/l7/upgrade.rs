@@ -1,0 +1,293 @@
+//! Requests that ask for a tunnel, and whether the backend's answer opens it.
+//!
+//! Three kinds. `Upgrade` over HTTP/1.1 (WebSocket above all): passed on, one protocol by name, and never
+//! to HTTP/2 in clear text: an `h2c` tunnel would carry requests past every rule here. `CONNECT`, where
+//! the route allows it. And extended `CONNECT` over HTTP/2 (RFC 8441), which becomes an `Upgrade` over
+//! HTTP/1.1; for a WebSocket the two differ by the key and its answer, which are made and checked here.
+//!
+//! A tunnel opens by the backend's 101, or 2xx to `CONNECT`, and by nothing else; any other answer is a
+//! plain response. A 101 that nobody asked for is no valid response.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    UPGRADE,
+};
+use http::request::Parts;
+use http::{Method, StatusCode, Version};
+use hyper::ext::Protocol;
+use hyper::upgrade::OnUpgrade;
+use sha1::{Digest as _, Sha1};
+use steerage_common::error::ErrorClass;
+
+use crate::service::Random;
+
+const WEBSOCKET: &str = "websocket";
+
+/// A tunnel that a client asked for.
+#[derive(Debug)]
+pub(super) struct Wish {
+    kind: Kind,
+    /// The client's side, if it speaks HTTP/2: a stream of its own.
+    stream: Option<OnUpgrade>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Connect,
+    Upgrade {
+        protocol: HeaderValue,
+        /// What the backend must say to the WebSocket key that was made here.
+        accept: Option<HeaderValue>,
+    },
+}
+
+/// What a response means for the wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Nothing: it is a response like any other.
+    Plain,
+    /// The tunnel opens.
+    Open,
+    /// It is none that could be given.
+    Invalid,
+}
+
+impl Wish {
+    /// The wish of a request, if it has one. An extended `CONNECT` becomes a `GET`.
+    pub(super) fn of(head: &mut Parts, random: &Random) -> Result<Option<Self>, ErrorClass> {
+        // hyper's mark on a request that may become a tunnel.
+        let Some(stream) = head.extensions.remove::<OnUpgrade>() else { return Ok(None) };
+        let stream = (head.version == Version::HTTP_2).then_some(stream);
+        if head.method != Method::CONNECT {
+            let Some(protocol) = asked_protocol(&head.headers) else { return Ok(None) };
+            return Ok(Some(Self { kind: Kind::Upgrade { protocol, accept: None }, stream }));
+        }
+        let Some(protocol) = head.extensions.remove::<Protocol>() else {
+            return Ok(Some(Self { kind: Kind::Connect, stream }));
+        };
+        let protocol = protocol.as_str();
+        if !may_pass(protocol) {
+            return Err(ErrorClass::ConnectRefused);
+        }
+        head.method = Method::GET;
+        let accept = protocol.eq_ignore_ascii_case(WEBSOCKET).then(|| {
+            let key = websocket_key(random);
+            let accept = websocket_accept(&key);
+            head.headers.insert(SEC_WEBSOCKET_KEY, value(&key));
+            value(&accept)
+        });
+        let protocol = HeaderValue::from_str(protocol).map_err(|_| ErrorClass::ConnectRefused)?;
+        Ok(Some(Self { kind: Kind::Upgrade { protocol, accept }, stream }))
+    }
+
+    pub(super) fn is_connect(&self) -> bool {
+        matches!(self.kind, Kind::Connect)
+    }
+
+    /// Gives the request the headers that its hop has.
+    pub(super) fn ask(&self, headers: &mut HeaderMap) {
+        if let Kind::Upgrade { protocol, .. } = &self.kind {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, protocol.clone());
+        }
+    }
+
+    /// Makes the headers of the response that opens the tunnel those that the client gets, and gives its
+    /// status.
+    pub(super) fn grant(&self, status: StatusCode, headers: &mut HeaderMap) -> StatusCode {
+        headers.remove(CONTENT_LENGTH);
+        let Kind::Upgrade { protocol, .. } = &self.kind else { return status };
+        if self.stream.is_some() {
+            headers.remove(SEC_WEBSOCKET_ACCEPT);
+            return StatusCode::OK;
+        }
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol.clone());
+        status
+    }
+
+    pub(super) fn into_stream(self) -> Option<OnUpgrade> {
+        self.stream
+    }
+}
+
+/// What a backend's response means.
+pub(super) fn answer(wish: Option<&Wish>, status: StatusCode, headers: &HeaderMap) -> Answer {
+    let is_switching = status == StatusCode::SWITCHING_PROTOCOLS;
+    match wish.map(|wish| &wish.kind) {
+        Some(Kind::Connect) if status.is_success() => Answer::Open,
+        Some(Kind::Upgrade { protocol, accept }) if is_switching => {
+            let same = |name, wanted: &HeaderValue| {
+                headers.get(name).is_some_and(|given: &HeaderValue| {
+                    given.as_bytes().eq_ignore_ascii_case(wanted.as_bytes())
+                })
+            };
+            let is_accepted = accept
+                .as_ref()
+                .is_none_or(|accept| headers.get(SEC_WEBSOCKET_ACCEPT) == Some(accept));
+            if same(UPGRADE, protocol) && is_accepted { Answer::Open } else { Answer::Invalid }
+        }
+        _ if is_switching => Answer::Invalid,
+        _ => Answer::Plain,
+    }
+}
+
+/// The one protocol that `Upgrade` names, if `Connection` names `Upgrade` and it may pass.
+fn asked_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut connection = headers.get_all(CONNECTION).iter();
+    let names_upgrade = connection.any(|value| {
+        let mut names = value.as_bytes().split(|byte| *byte == b',');
+        names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    });
+    let mut protocols = headers.get_all(UPGRADE).iter();
+    let (first, second) = (protocols.next()?, protocols.next());
+    let may_pass = first.to_str().is_ok_and(may_pass);
+    (names_upgrade && second.is_none() && may_pass).then(|| first.clone())
+}
+
+/// Whether a tunnel of this protocol carries no HTTP that is to be looked at here.
+fn may_pass(protocol: &str) -> bool {
+    let name = protocol.split('/').next().unwrap_or_default();
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&byte);
+    !name.is_empty()
+        && protocol.bytes().all(is_token)
+        && !["h2c", "h2", "http", "tls"].iter().any(|http| name.eq_ignore_ascii_case(http))
+}
+
+/// A key for a WebSocket request (RFC 6455, 4.1).
+fn websocket_key(random: &Random) -> String {
+    let mut nonce = [0; 16];
+    nonce[..8].copy_from_slice(&random.next().to_ne_bytes());
+    nonce[8..].copy_from_slice(&random.next().to_ne_bytes());
+    base64(&nonce)
+}
+
+/// What a WebSocket server says to a key (RFC 6455, 4.2.2).
+fn websocket_accept(key: &str) -> String {
+    let mut hash = Sha1::new();
+    hash.update(key);
+    hash.update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    base64(&hash.finalize())
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let word = (0..3).fold(0, |word, at| word << 8 | u32::from(*group.get(at).unwrap_or(&0)));
+        for at in 0..4 {
+            let digit = char::from(DIGITS[(word >> (18 - 6 * at)) as usize & 63]);
+            text.push(if at <= group.len() { digit } else { '=' });
+        }
+    }
+    text
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let name = HeaderName::from_static;
+        lines.iter().map(|(key, value)| (name(key), HeaderValue::from_static(value))).collect()
+    }
+
+    fn wish(kind: Kind) -> Wish {
+        Wish { kind, stream: None }
+    }
+
+    fn websocket(accept: Option<&'static str>) -> Wish {
+        let protocol = HeaderValue::from_static(WEBSOCKET);
+        wish(Kind::Upgrade { protocol, accept: accept.map(HeaderValue::from_static) })
+    }
+
+    #[test]
+    fn one_protocol_that_is_not_http_may_be_asked_for() {
+        let asked = |lines: &[_]| asked_protocol(&headers(lines)).is_some();
+        assert!(asked(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]));
+        assert!(asked(&[("connection", "x"), ("connection", "upgrade"), ("upgrade", "IRC/6.9")]));
+        assert!(!asked(&[("upgrade", "websocket")]), "Connection does not name it");
+        assert!(!asked(&[("connection", "upgrade"), ("upgrade", "websocket, h2c")]));
+        for http in ["h2c", "H2C", "HTTP/2.0", "h2", "TLS/1.0", ""] {
+            assert!(!asked(&[("connection", "upgrade"), ("upgrade", http)]), "{http}");
+        }
+        let twice = [("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")];
+        assert!(!asked(&twice));
+    }
+
+    #[test]
+    fn only_the_right_answer_opens_a_tunnel() {
+        let switching = StatusCode::SWITCHING_PROTOCOLS;
+        let right = headers(&[("upgrade", "WebSocket")]);
+        let asked = websocket(None);
+        assert_eq!(answer(Some(&asked), switching, &right), Answer::Open);
+        assert_eq!(answer(Some(&asked), switching, &HeaderMap::new()), Answer::Invalid);
+        assert_eq!(answer(Some(&asked), switching, &headers(&[("upgrade", "x")])), Answer::Invalid);
+        for status in [StatusCode::OK, StatusCode::FORBIDDEN, StatusCode::UPGRADE_REQUIRED] {
+            assert_eq!(answer(Some(&asked), status, &right), Answer::Plain);
+        }
+        assert_eq!(answer(None, switching, &right), Answer::Invalid);
+        assert_eq!(answer(None, StatusCode::OK, &right), Answer::Plain);
+        let connect = wish(Kind::Connect);
+        assert_eq!(answer(Some(&connect), StatusCode::OK, &HeaderMap::new()), Answer::Open);
+        assert_eq!(answer(Some(&connect), StatusCode::FORBIDDEN, &right), Answer::Plain);
+        assert_eq!(answer(Some(&connect), switching, &right), Answer::Invalid);
+    }
+
+    #[test]
+    fn a_websocket_key_has_its_answer() {
+        // RFC 6455, 1.3.
+        let accept = websocket_accept("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(websocket_key(&Random::new(1)).len(), 24);
+        let asked = websocket(Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+        let (key, switching) = ("sec-websocket-accept", StatusCode::SWITCHING_PROTOCOLS);
+        let right = headers(&[("upgrade", "websocket"), (key, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")]);
+        assert_eq!(answer(Some(&asked), switching, &right), Answer::Open);
+        let wrong = headers(&[("upgrade", "websocket"), (key, "S3pPLMBiTxaQ9kYGzzhZRbK+xOo=")]);
+        assert_eq!(answer(Some(&asked), switching, &wrong), Answer::Invalid);
+    }
+
+    #[test]
+    fn an_extended_connect_becomes_an_upgrade_with_a_key() {
+        let extended = |protocol| {
+            let request = http::Request::connect("http://a.test/chat").version(Version::HTTP_2);
+            let mut head = request.body(()).unwrap().into_parts().0;
+            head.extensions.insert(hyper::upgrade::on(http::Request::new(())));
+            head.extensions.insert(Protocol::from_static(protocol));
+            head
+        };
+        let random = Random::new(1);
+        let mut head = extended(WEBSOCKET);
+        let wish = Wish::of(&mut head, &random).unwrap().unwrap();
+        assert_eq!(head.method, Method::GET);
+        wish.ask(&mut head.headers);
+        assert_eq!(head.headers[CONNECTION], "upgrade");
+        assert_eq!(head.headers[UPGRADE], WEBSOCKET);
+        let accept = websocket_accept(head.headers[SEC_WEBSOCKET_KEY].to_str().unwrap());
+        let mut response = HeaderMap::new();
+        response.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
+        response.insert(SEC_WEBSOCKET_ACCEPT, value(&accept));
+        let switching = StatusCode::SWITCHING_PROTOCOLS;
+        assert_eq!(answer(Some(&wish), switching, &response), Answer::Open);
+        assert_eq!(wish.grant(switching, &mut response), StatusCode::OK);
+        assert!(!response.contains_key(SEC_WEBSOCKET_ACCEPT));
+        assert!(wish.into_stream().is_some());
+        assert!(Wish::of(&mut extended("h2c"), &random).is_err());
+    }
+
+    #[test]
+    fn base64_of_every_length() {
+        let cases =
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")];
+        for (plain, coded) in cases {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+    }
+}
