@@ -1,6 +1,8 @@
 //! System calls that no crate of ours wraps safely, and the few that `nix` does, in our terms.
 #![allow(unsafe_code)]
 
+pub mod ring;
+
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -14,6 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, User};
+use tokio::io::ReadBuf;
 
 /// The monotonic clock.
 #[must_use]
@@ -130,6 +133,23 @@ pub fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     Ok(owned)
+}
+
+/// Receives what a socket has, as far as the buffer has room; tells how many bytes.
+///
+/// # Errors
+/// As `recv(2)`.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
+    // SAFETY: nothing is taken out of the unfilled part.
+    let room = unsafe { buffer.unfilled_mut() };
+    // SAFETY: the kernel writes at most the room's length.
+    let received =
+        unsafe { libc::recv(socket.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), 0) };
+    let Ok(received) = usize::try_from(received) else { return Err(io::Error::last_os_error()) };
+    // SAFETY: so many bytes have been written.
+    unsafe { buffer.assume_init(received) };
+    buffer.advance(received);
+    Ok(received)
 }
 
 /// Names this process in `ps` and `top`; at most 15 bytes count.

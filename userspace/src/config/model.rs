@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use steerage_common::health::Policy;
 use steerage_common::replay;
 
+use crate::net::Io;
+
 pub use action::{Action, HeaderRules, HostHeader, Piece, Redirect, Rewrite, Template};
 pub use route::{HeaderMatch, Host, Path, Route, RouteTimeouts, ValueMatch};
 
@@ -59,6 +61,8 @@ pub struct Global {
     pub trusted_proxies: Vec<IpNet>,
     /// How long open requests may take after a stop was asked for.
     pub drain: Duration,
+    /// How workers read and write.
+    pub io: Io,
 }
 
 /// Log level and format.

@@ -110,6 +110,7 @@ impl Resolver<'_> {
             max_flows: global.max_flows.into_inner(),
             trusted_proxies: global.trusted_proxies,
             drain: global.drain.0,
+            io: global.io,
         }
     }
 

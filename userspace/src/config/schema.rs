@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::model::{Balance, LogFormat, LogLevel, Protocol, StaleReplay};
+use crate::net::Io;
 
 pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
 pub use route::{Route, ValueMatch};
@@ -49,6 +50,7 @@ pub struct Global {
     pub drain: Span,
     pub error_pages: BTreeMap<Spanned<String>, Spanned<String>>,
     pub error_header: bool,
+    pub io: Io,
 }
 
 impl Default for Global {
@@ -70,6 +72,7 @@ impl Default for Global {
             drain: Span::seconds(30),
             error_pages: BTreeMap::new(),
             error_header: true,
+            io: Io::default(),
         }
     }
 }

@@ -30,7 +30,7 @@ use http::{Request, Response};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 
 use super::Proxy;
 use super::body::Body;
@@ -63,7 +63,7 @@ pub(super) async fn serve(proxy: &Rc<Proxy>, client: &Rc<Client>, line: &Rc<Line
     let streams = Rc::new(Streams::new(limits));
     let service = service_fn(|request| answer(proxy, client, &streams, request));
     let connection = http2::Builder::new(Executor(streams.clone()))
-        .timer(TokioTimer::new())
+        .timer(net::Timer)
         .max_concurrent_streams(limits.streams)
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)

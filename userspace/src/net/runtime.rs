@@ -1,32 +1,78 @@
 //! One thread, one event loop.
 
+use std::future::poll_fn;
 use std::io;
-use std::time::Duration;
+use std::panic::resume_unwind;
+use std::pin::Pin;
 
-use tokio::runtime::{Builder, LocalOptions};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::task::JoinHandle;
 
-use super::{clock, deadline, turn};
+use super::{clock, deadline, reactor, sleep, turn};
+
+/// Which engine moves the bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Io {
+    /// io_uring where the kernel is new enough and allows it, epoll elsewhere.
+    #[default]
+    Auto,
+    /// epoll.
+    Epoll,
+    /// io_uring.
+    IoUring,
+}
 
 /// Runs `main` and everything it spawns on this thread until `main` is done.
 ///
 /// # Errors
-/// If the event loop can't be made (no descriptors left).
-pub fn run<F: Future>(main: F) -> io::Result<F::Output> {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .on_thread_park(turn::end)
-        .on_thread_unpark(|| {
-            clock::refresh();
-        })
-        .build_local(LocalOptions::default())?;
+/// If the event loop can't be made (no descriptors left, or no io_uring although it was asked for).
+pub fn run<F>(io: Io, main: F) -> io::Result<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    match io {
+        Io::Epoll => {}
+        Io::IoUring => reactor::start()?,
+        Io::Auto => {
+            if let Err(error) = reactor::start() {
+                tracing::info!(%error, "no io_uring here: using epoll");
+            }
+        }
+    }
+    let runtime = runtime().inspect_err(|_| reactor::stop())?;
     clock::refresh();
     let output = runtime.block_on(async {
         spawn(tick());
-        main.await
+        let mut main = spawn(main);
+        poll_fn(|cx| {
+            reactor::set_root(cx.waker());
+            Pin::new(&mut main).poll(cx)
+        })
+        .await
     });
     turn::end();
-    Ok(output)
+    // Drops what is still under way, and with it the streams.
+    drop(runtime);
+    reactor::stop();
+    output.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => resume_unwind(panic),
+        Err(error) => io::Error::other(error),
+    })
+}
+
+fn runtime() -> io::Result<LocalRuntime> {
+    let mut builder = Builder::new_current_thread();
+    if reactor::is_running() {
+        builder.on_thread_park(reactor::park);
+    } else {
+        builder.enable_all().on_thread_park(turn::end).on_thread_unpark(|| {
+            clock::refresh();
+        });
+    }
+    builder.build_local(LocalOptions::default())
 }
 
 /// Runs `task` beside the others of this thread.
@@ -35,19 +81,13 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
+    reactor::note_runnable();
     tokio::task::spawn_local(task)
 }
 
-/// Waits, to the millisecond.
-pub async fn sleep(duration: Duration) {
-    tokio::time::sleep(duration).await;
-}
-
 async fn tick() {
-    let mut interval = tokio::time::interval(deadline::TICK);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        interval.tick().await;
+        sleep(deadline::TICK).await;
         clock::refresh();
         deadline::wake_due();
     }

@@ -8,14 +8,14 @@
 //! - An error of a deferred send surfaces at the next write or flush; the task is woken for it.
 //! - `shutdown` sends all bytes first. A dropped stream's bytes are sent as well, for up to
 //!   [`ABANDONED_TIMEOUT`] if the other end does not take them at once.
-//! - Reads are tokio's: it knows from a short read that the socket is empty and saves the read that
-//!   would say so.
+//! - A read that gave less than there was room for has emptied the socket: the read that would say so
+//!   is saved.
 //!
 //! A stream has no buffer while it has nothing to send.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -23,10 +23,11 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
-use super::{clock, turn};
+use super::socket::Socket;
+use super::{clock, reactor, turn};
 use crate::sys;
+use crate::sys::ring::Outgoing;
 
 /// Bytes that a stream may hold back. Copying so many costs less than a system call.
 const DEFERRED_MAX: usize = 16 * 1024;
@@ -46,7 +47,7 @@ pub struct Stream {
 /// What a stream and the turn's list share.
 #[derive(Debug)]
 pub(super) struct Inner {
-    tcp: TcpStream,
+    socket: Socket,
     /// Deferred bytes, from `sent` on.
     buffer: Vec<u8>,
     sent: usize,
@@ -111,7 +112,7 @@ impl Progress {
     /// tell.
     #[must_use]
     pub fn acknowledged(&self) -> Option<u64> {
-        sys::bytes_acknowledged(self.inner.borrow().tcp.as_fd()).ok()
+        sys::bytes_acknowledged(self.inner.borrow().socket.fd()?).ok()
     }
 
     /// Takes back what was written and has not left: deferred bytes are forgotten, and the connection
@@ -122,15 +123,17 @@ impl Progress {
         if unsent != 0 {
             inner.advance(unsent);
         }
-        // It fails for a connection that is over already.
-        let _ = SockRef::from(&inner.tcp).set_linger(Some(Duration::ZERO));
+        if let Some(fd) = inner.socket.fd() {
+            // It fails for a connection that is over already.
+            let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+        }
     }
 }
 
 impl Stream {
-    pub(super) fn new(tcp: TcpStream) -> Self {
+    pub(super) fn new(socket: Socket) -> Self {
         let inner = Inner {
-            tcp,
+            socket,
             buffer: Vec::new(),
             sent: 0,
             is_listed: false,
@@ -214,7 +217,7 @@ impl Inner {
                 return Poll::Ready(Ok(0));
             }
             self.is_blocked = true;
-            ready!(self.tcp.poll_write_ready(cx))?;
+            ready!(self.socket.poll_write_ready(cx))?;
             match self.try_send(slices) {
                 Ok(sent) => {
                     self.is_blocked = false;
@@ -237,19 +240,16 @@ impl Inner {
     fn try_send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let waiting = self.waiting();
         if waiting.is_empty() {
-            return match slices {
-                [slice] => self.tcp.try_write(slice),
-                _ => self.tcp.try_write_vectored(slices),
-            };
+            return self.socket.try_write(slices);
         }
         if slices.is_empty() {
-            return self.tcp.try_write(waiting);
+            return self.socket.try_write(&[IoSlice::new(waiting)]);
         }
         let mut all = [IoSlice::new(&[]); SLICES_MAX];
         all[0] = IoSlice::new(waiting);
         let count = slices.len().min(SLICES_MAX - 1);
         all[1..=count].copy_from_slice(&slices[..count]);
-        self.tcp.try_write_vectored(&all[..=count])
+        self.socket.try_write(&all[..=count])
     }
 
     /// Forgets what can't be sent any more.
@@ -284,17 +284,84 @@ impl Inner {
                 }
             }
         }
+        drop(inner);
+        Self::tell(this);
+    }
+
+    /// Has somebody take care of bytes that did not go.
+    fn tell(this: &Rc<RefCell<Self>>) {
+        let mut inner = this.borrow_mut();
         if !inner.is_blocked && inner.error.is_none() {
             return;
         }
         if !inner.is_abandoned {
             // The task learns of it by its next write or flush.
             if let Some(writer) = inner.writer.take() {
+                reactor::note_runnable();
                 writer.wake();
             }
         } else if inner.is_blocked {
             drop(inner);
             finish_abandoned(this.clone());
+        }
+    }
+}
+
+/// How a turn's send on the ring begins and ends.
+impl Inner {
+    /// Gives the bytes out for the send. The socket is closed with the last of them if nobody knows
+    /// the stream any more.
+    pub(super) fn lend(this: &Rc<RefCell<Self>>) -> Outgoing {
+        let is_unknown = Rc::strong_count(this) == 1;
+        let mut inner = this.borrow_mut();
+        let inner = &mut *inner;
+        let Socket::Ring(connection) = &mut inner.socket else { return Outgoing::default() };
+        if inner.sent == inner.buffer.len() {
+            if is_unknown {
+                connection.close();
+            }
+            return Outgoing::default();
+        }
+        let Some(fd) = connection.fd() else { return Outgoing::default() };
+        let fd = fd.as_raw_fd();
+        if is_unknown {
+            connection.stop_reading();
+        }
+        let bytes = std::mem::take(&mut inner.buffer);
+        Outgoing::new(fd, bytes, inner.sent, is_unknown)
+    }
+
+    /// Takes the bytes back after the send.
+    pub(super) fn settle(this: &Rc<RefCell<Self>>, outgoing: Outgoing, at_ms: u64) {
+        let mut inner = this.borrow_mut();
+        inner.is_listed = false;
+        let Some(result) = outgoing.result else { return };
+        inner.buffer = outgoing.bytes;
+        match result {
+            Ok(sent) => {
+                inner.sent_ms = at_ms;
+                inner.taken += sent as u64;
+                inner.advance(sent);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                let error = inner.fail(error);
+                inner.error = Some(error);
+            }
+        }
+        if !inner.waiting().is_empty() {
+            drop(inner);
+            // Says that it is blocked.
+            return Self::send_deferred(this);
+        }
+        if inner.error.is_some() {
+            drop(inner);
+            return Self::tell(this);
+        }
+        if outgoing.closes
+            && let Socket::Ring(connection) = &mut inner.socket
+        {
+            connection.closed();
         }
     }
 }
@@ -333,7 +400,7 @@ impl AsyncRead for Stream {
         turn::count_operation();
         let mut inner = self.inner.borrow_mut();
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut inner.tcp).poll_read(cx, buffer))?;
+        ready!(inner.socket.poll_read(cx, buffer))?;
         let received = buffer.filled().len() - before;
         inner.received += received as u64;
         if received == 0 && buffer.remaining() != 0 {
@@ -384,7 +451,7 @@ impl AsyncWrite for Stream {
             return Poll::Ready(Err(error));
         }
         ready!(inner.poll_send(cx, &[]))?;
-        Pin::new(&mut inner.tcp).poll_shutdown(cx)
+        inner.socket.poll_shutdown(cx)
     }
 }
 

@@ -10,6 +10,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::stream::Inner;
+use super::{clock, reactor};
+use crate::sys::ring::Outgoing;
 
 /// Streams that may wait before all are sent.
 const PENDING_MAX: usize = 64;
@@ -25,16 +27,26 @@ const BUFFER_BYTES: usize = 2048;
 
 thread_local! {
     static PENDING: RefCell<Vec<Rc<RefCell<Inner>>>> = const { RefCell::new(Vec::new()) };
+    static SENDS: RefCell<Vec<Outgoing>> = const { RefCell::new(Vec::new()) };
     static OPERATIONS: Cell<u32> = const { Cell::new(0) };
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Sends what is deferred.
 pub fn end() {
+    end_and(false);
+}
+
+/// Sends what is deferred; on the ring, waits for events in the same system call if it shall.
+pub(super) fn end_and(waits: bool) {
     OPERATIONS.set(0);
     let mut pending = PENDING.take();
-    for inner in pending.drain(..) {
-        Inner::send_deferred(&inner);
+    if reactor::is_running() {
+        send_on_ring(&mut pending, waits);
+    } else {
+        for inner in pending.drain(..) {
+            Inner::send_deferred(&inner);
+        }
     }
     // Gives the allocation back; sending defers nothing, but an abandoned stream's task may have.
     PENDING.with_borrow_mut(|list| {
@@ -42,6 +54,18 @@ pub fn end() {
             *list = pending;
         }
     });
+}
+
+fn send_on_ring(pending: &mut Vec<Rc<RefCell<Inner>>>, waits: bool) {
+    let mut sends = SENDS.take();
+    sends.extend(pending.iter().map(Inner::lend));
+    // Waiting may take long.
+    let at_ms = clock::now_ms();
+    reactor::enter(&mut sends, waits);
+    for (inner, outgoing) in pending.drain(..).zip(sends.drain(..)) {
+        Inner::settle(&inner, outgoing, at_ms);
+    }
+    SENDS.set(sends);
 }
 
 /// Counts one use of a stream. No stream may be borrowed.

@@ -31,8 +31,9 @@ impl Acceptor {
     /// Accepts until the task is aborted.
     pub(super) async fn run(self: Rc<Self>) {
         loop {
-            let (permit, accepted) =
-                self.permits.take_for(|cx| self.listener.poll_accept(cx)).await;
+            let accepted =
+                self.permits.take_for(|cx| self.listener.poll_accept(cx), || self.listener.pause());
+            let (permit, accepted) = accepted.await;
             match accepted {
                 Ok((stream, peer)) => self.serve(stream, peer, permit),
                 Err(error) => self.refused(&error).await,
@@ -41,20 +42,22 @@ impl Acceptor {
     }
 
     /// Accepts the connections that wait in the queue: closing the socket would reset them. Those
-    /// past the limit stay; they would wait for a permit that drain gives to nobody.
+    /// past the limit stay; they would wait for a permit that drain gives to nobody. What has left
+    /// the kernel's queue already can't stay.
     pub(super) async fn accept_queued(&self) {
-        // The event loop learns of connections that came since its last look.
-        tokio::task::yield_now().await;
         loop {
-            let queued = self.permits.take_for(|cx| match self.listener.poll_accept(cx) {
-                Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
-                Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
-            });
-            let Ok((permit, Some((stream, peer)))) = net::within(QUEUE_PATIENCE, queued).await
-            else {
-                return;
+            let permit = if self.listener.has_accepted() {
+                self.permits.take_anyway()
+            } else {
+                let permit = self.permits.take_for(|_| Poll::Ready(()), || {});
+                let Ok((permit, ())) = net::within(QUEUE_PATIENCE, permit).await else { return };
+                permit
             };
-            self.serve(stream, peer, permit);
+            match self.listener.accept_waiting().await {
+                Ok(Some((stream, peer))) => self.serve(stream, peer, permit),
+                Err(error) if !net::is_local_shortage(&error) => {}
+                Ok(None) | Err(_) => return,
+            }
         }
     }
 

@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::config::model::Model;
 use crate::l7::Proxy;
@@ -66,7 +65,7 @@ pub fn serve(
     listeners: Vec<(usize, std::net::TcpListener)>,
     control: UnixStream,
 ) -> anyhow::Result<()> {
-    net::run(work(setup, Rc::new(region), listeners, control))
+    net::run(setup.model.global.io, work(setup, Rc::new(region), listeners, control))
         .context("the worker's event loop can't be made")?
 }
 
@@ -100,8 +99,7 @@ async fn work(
     line.live.store(1, Ordering::Release);
     let ticker = net::spawn(tick(proxy.clone()));
 
-    control.set_nonblocking(true)?;
-    let control = tokio::net::UnixStream::from_std(control)?;
+    let control = net::Control::new(control)?;
     tokio::select! {
         () = orders(control) => {}
         () = succession(&proxy, &region, setup.supervisor_epoch) => {}
@@ -122,12 +120,11 @@ async fn work(
 }
 
 /// Says that the worker serves, and waits for the order to drain. Never done if the supervisor dies.
-async fn orders(mut control: tokio::net::UnixStream) {
-    let mut byte = [0; 1];
+async fn orders(mut control: net::Control) {
     // Without a supervisor there is nobody to tell.
-    let _ = control.write_all(&[READY]).await;
-    while matches!(control.read(&mut byte).await, Ok(1)) {
-        if byte[0] == DRAIN {
+    let _ = control.send(READY).await;
+    while let Ok(Some(order)) = control.receive().await {
+        if order == DRAIN {
             return;
         }
     }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 /// A number of permits that are taken before a connection is accepted and come back with its end.
 #[derive(Clone, Debug)]
@@ -35,20 +35,27 @@ impl Permits {
         self.0.taken.get()
     }
 
-    /// Takes one for what `poll` gives; does not poll while there is none. So several who wait for
-    /// something to happen share the last permit: whoever's happens first has it.
+    /// Takes one for what `poll` gives; does not poll, but calls `pause`, while there is none. So
+    /// several who wait for something to happen share the last permit: whoever's happens first has it.
     pub(super) async fn take_for<T>(
         &self,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+        mut pause: impl FnMut(),
     ) -> (Permit, T) {
         poll_fn(|cx| {
-            ready!(self.poll_until(cx, |taken| taken < self.0.limit));
-            poll(cx).map(|value| {
-                self.0.taken.set(self.taken() + 1);
-                (Permit(self.clone()), value)
-            })
+            if self.poll_until(cx, |taken| taken < self.0.limit).is_pending() {
+                pause();
+                return Poll::Pending;
+            }
+            poll(cx).map(|value| (self.take_anyway(), value))
         })
         .await
+    }
+
+    /// Takes one even beyond the limit.
+    pub(super) fn take_anyway(&self) -> Permit {
+        self.0.taken.set(self.taken() + 1);
+        Permit(self.clone())
     }
 
     /// Waits until none is taken.
@@ -82,13 +89,14 @@ mod tests {
 
     #[test]
     fn no_more_permits_are_out_than_there_are() {
-        net::run(async {
+        net::run(net::Io::Auto, async {
             let permits = Permits::new(2);
-            let take =
-                |permits: Permits| async move { permits.take_for(|_| Poll::Ready(())).await };
+            let take = |permits: Permits| async move {
+                permits.take_for(|_| Poll::Ready(()), || {}).await
+            };
             // One who waits for something holds nothing meanwhile.
             let waiting = permits.clone();
-            net::spawn(async move { waiting.take_for(|_| Poll::<()>::Pending).await });
+            net::spawn(async move { waiting.take_for(|_| Poll::<()>::Pending, || {}).await });
             let (first, second) = (take(permits.clone()).await, take(permits.clone()).await);
             let third = net::spawn(take(permits.clone()));
             tokio::task::yield_now().await;

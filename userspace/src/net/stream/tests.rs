@@ -3,6 +3,7 @@ use std::net::TcpStream as Peer;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::super::tests::{each, on_each};
 use super::super::{connect, run, sleep, spawn};
 use super::*;
 
@@ -42,7 +43,7 @@ fn pattern(bytes: usize) -> Vec<u8> {
 
 #[test]
 fn small_writes_leave_together_at_the_end_of_the_turn() {
-    run(async {
+    on_each(|| async {
         let (mut stream, mut peer) = pair().await;
         stream.write_all(b"hello ").await.unwrap();
         stream.write_all(b"world").await.unwrap();
@@ -51,13 +52,12 @@ fn small_writes_leave_together_at_the_end_of_the_turn() {
         assert_eq!(turn::pending(), 1);
         assert_eq!(read_from(&mut peer, 11).await, b"hello world");
         assert_eq!(stream.inner.borrow().buffer.capacity(), 0, "an idle stream holds no buffer");
-    })
-    .unwrap();
+    });
 }
 
 #[test]
 fn a_large_write_goes_at_once_and_after_what_waited() {
-    run(async {
+    on_each(|| async {
         let (mut stream, mut peer) = pair().await;
         let large = pattern(DEFERRED_MAX);
         stream.write_all(b"first").await.unwrap();
@@ -72,13 +72,12 @@ fn a_large_write_goes_at_once_and_after_what_waited() {
         peer.set_nonblocking(false).unwrap();
         peer.read_exact(&mut received).unwrap();
         assert_eq!(received, expected);
-    })
-    .unwrap();
+    });
 }
 
 #[test]
 fn a_slow_reader_holds_the_writer_back_and_loses_nothing() {
-    run(async {
+    on_each(|| async {
         let (mut stream, mut peer) = pair().await;
         let bytes = pattern(32 << 20);
         let sent = bytes.clone();
@@ -95,13 +94,12 @@ fn a_slow_reader_holds_the_writer_back_and_loses_nothing() {
         assert!(!writer.is_finished(), "32 MiB do not fit the socket's buffers");
         assert!(read_from(&mut peer, usize::MAX).await == bytes);
         writer.await.unwrap();
-    })
-    .unwrap();
+    });
 }
 
 #[test]
 fn shutdown_sends_what_is_deferred_and_then_the_end() {
-    run(async {
+    on_each(|| async {
         let (mut stream, mut peer) = pair().await;
         stream.write_all(b"bye").await.unwrap();
         stream.shutdown().await.unwrap();
@@ -110,24 +108,22 @@ fn shutdown_sends_what_is_deferred_and_then_the_end() {
         let mut answer = [0; 10];
         stream.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"still here");
-    })
-    .unwrap();
+    });
 }
 
 #[test]
 fn a_dropped_stream_sends_what_is_deferred() {
-    run(async {
+    on_each(|| async {
         let (mut stream, mut peer) = pair().await;
         stream.write_all(b"last words").await.unwrap();
         drop(stream);
         assert_eq!(read_from(&mut peer, usize::MAX).await, b"last words");
-    })
-    .unwrap();
+    });
 }
 
 #[test]
 fn a_dropped_stream_waits_for_a_slow_reader() {
-    run(async {
+    on_each(|| async {
         let (mut stream, mut peer) = pair().await;
         let chunk = pattern(DEFERRED_MAX);
         let mut sent = 0;
@@ -140,27 +136,28 @@ fn a_dropped_stream_waits_for_a_slow_reader() {
         assert!(!stream.inner.borrow().waiting().is_empty());
         drop(stream);
         assert_eq!(read_from(&mut peer, usize::MAX).await.len(), sent);
-    })
-    .unwrap();
+    });
 }
 
 #[test]
 fn bytes_go_out_when_main_ends() {
-    let mut peer = run(async {
-        let (mut stream, peer) = pair().await;
-        stream.write_all(b"done").await.unwrap();
-        peer
-    })
-    .unwrap();
-    peer.set_nonblocking(false).unwrap();
-    let mut received = Vec::new();
-    peer.read_to_end(&mut received).unwrap();
-    assert_eq!(received, b"done");
+    for io in each() {
+        let mut peer = run(io, async {
+            let (mut stream, peer) = pair().await;
+            stream.write_all(b"done").await.unwrap();
+            peer
+        })
+        .unwrap();
+        peer.set_nonblocking(false).unwrap();
+        let mut received = Vec::new();
+        peer.read_to_end(&mut received).unwrap();
+        assert_eq!(received, b"done");
+    }
 }
 
 #[test]
 fn an_error_surfaces_one_write_later() {
-    run(async {
+    on_each(|| async {
         let (mut stream, peer) = pair().await;
         // Unread bytes make the close a reset.
         stream.write_all(b"unread").await.unwrap();
@@ -180,13 +177,12 @@ fn an_error_surfaces_one_write_later() {
             "{error}"
         );
         assert_eq!(stream.inner.borrow().waiting(), b"");
-    })
-    .unwrap();
+    });
 }
 
 #[test]
 fn a_queue_that_never_empties_holds_nothing_back() {
-    run(async {
+    on_each(|| async {
         let (mut busy, mut busy_peer) = pair().await;
         let (mut stream, mut peer) = pair().await;
         stream.write_all(b"response").await.unwrap();
@@ -201,13 +197,12 @@ fn a_queue_that_never_empties_holds_nothing_back() {
             }
         };
         assert_eq!(received, b"response");
-    })
-    .unwrap();
+    });
 }
 
 #[test]
 fn a_full_list_is_sent_at_once() {
-    run(async {
+    on_each(|| async {
         let mut pairs = Vec::new();
         for _ in 0..64 {
             pairs.push(pair().await);
@@ -220,8 +215,7 @@ fn a_full_list_is_sent_at_once() {
             peer.set_nonblocking(false).unwrap();
             peer.read_exact(&mut [0; 1]).unwrap();
         }
-    })
-    .unwrap();
+    });
 }
 
 /// Sends `request` after `before` was acknowledged, and waits for the FIN. Gives how many bytes of
@@ -238,7 +232,7 @@ async fn acknowledged_of(stream: &mut Stream, before: u64, request: &[u8]) -> u6
 
 #[test]
 fn the_kernel_tells_whether_the_other_end_received_a_byte() {
-    run(async {
+    on_each(|| async {
         let (mut stream, mut peer) = pair().await;
         stream.write_all(b"first").await.unwrap();
         assert_eq!(read_from(&mut peer, 5).await, b"first");
@@ -249,13 +243,12 @@ fn the_kernel_tells_whether_the_other_end_received_a_byte() {
         let reader = spawn(async move { read_from(&mut peer, 7).await });
         assert_eq!(acknowledged_of(&mut stream, 0, b"request").await, 7, "it closed after reading");
         assert_eq!(reader.await.unwrap(), b"request");
-    })
-    .unwrap();
+    });
 }
 
 #[test]
 fn what_is_withdrawn_is_not_sent() {
-    run(async {
+    on_each(|| async {
         let (mut stream, mut peer) = pair().await;
         stream.write_all(b"request").await.unwrap();
         let progress = stream.progress();
@@ -264,6 +257,5 @@ fn what_is_withdrawn_is_not_sent() {
         drop((stream, progress));
         sleep(Duration::from_millis(1)).await;
         assert_eq!(peer.read(&mut [0; 16]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    })
-    .unwrap();
+    });
 }

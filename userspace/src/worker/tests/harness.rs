@@ -53,6 +53,7 @@ impl Worker {
         }
         let mut model = config::parse(Path::new("test.toml"), &text).unwrap();
         model.services[0].probe = None;
+        model.global.io = super::io();
         change(&mut model);
 
         let fds = Fds::in_memory(1).unwrap();
