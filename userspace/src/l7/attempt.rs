@@ -25,6 +25,7 @@ use steerage_common::replay::{End, Stage as Reached};
 
 use super::body::{Body, ResponseBody};
 use super::connection::Client;
+use super::expect::{self, Gate};
 use super::pool::Connection;
 use super::reply::of_failure;
 use super::route::Destination;
@@ -132,8 +133,13 @@ impl Attempt {
             None => Box::pin(self.connect()).await?,
         };
         let mark = Mark::of(&connection.progress);
-        let body = RequestBody::new(self.upload.as_ref());
+        let gate = expect::is_asked(&head.headers).then(Gate::new);
+        let opener = gate.as_ref().map(Gate::opener);
+        let body = RequestBody::new(self.upload.as_ref(), gate);
         let mut request = Request::from_parts(head.clone(), body);
+        if let Some(opener) = opener {
+            opener(&mut request);
+        }
         if self.destination.names_backend {
             let address = self.target().service.backends()[self.backend].address.to_string();
             if let Ok(host) = HeaderValue::from_str(&address) {
@@ -229,6 +235,10 @@ impl Attempt {
         self.is_answered = true;
         self.learn(&head.headers, &mut connection);
         forward::response(&mut head.headers);
+        if self.upload.as_ref().is_some_and(|upload| upload.is_untouched()) {
+            // The client waits to send a body that nobody will read: that ends the connection.
+            head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         head.version = Version::HTTP_11;
         // Of a former hop: hyper's notes on the connection to the backend.
         head.extensions.clear();

@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderValue};
+use http::header::{EXPECT, HOST, HeaderValue};
 use http::request;
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
@@ -95,6 +95,7 @@ impl From<ErrorClass> for Own {
 /// Decides where a request goes and makes it the one that the backend gets.
 fn prepare(proxy: &Proxy, client: &Client, request: Request<Incoming>) -> Result<Prepared, Own> {
     let (mut head, body) = request.into_parts();
+    let is_http10 = head.version == Version::HTTP_10;
     let wish = Wish::of(&mut head, &proxy.random)?;
     let is_connect = wish.as_ref().is_some_and(Wish::is_connect);
     let mut hosts = head.headers.get_all(HOST).iter();
@@ -163,6 +164,10 @@ fn prepare(proxy: &Proxy, client: &Client, request: Request<Incoming>) -> Result
     }
     head.version = Version::HTTP_11;
     let upload = Upload::new(body, plan.max_body);
+    if upload.is_none() || is_http10 {
+        // HTTP/1.0 does not know it (RFC 9110, 10.1.1), and without a body there is nothing to wait for.
+        head.headers.remove(EXPECT);
+    }
     Ok(Prepared { destination, request: Request::from_parts(head, upload), wish })
 }
 

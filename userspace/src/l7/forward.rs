@@ -6,7 +6,7 @@
 //! `Trailer` stay, so that trailers pass.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    CONNECTION, CONTENT_LENGTH, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 
@@ -35,8 +35,6 @@ pub(super) fn request(headers: &mut HeaderMap, sender: &Sender) {
     if headers.remove(TE).is_some() && wants_trailers {
         headers.insert(TE, TRAILERS);
     }
-    // Answered here: hyper says 100 once the backend's connection takes the body.
-    headers.remove(EXPECT);
 
     let host = headers.get(HOST).cloned();
     if sender.is_trusted {

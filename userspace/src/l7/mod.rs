@@ -20,6 +20,7 @@ mod body;
 mod budget;
 mod connection;
 mod exchange;
+mod expect;
 pub mod explain;
 mod forward;
 pub mod guard;

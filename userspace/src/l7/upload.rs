@@ -9,12 +9,13 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 
+use super::expect::Gate;
 use crate::net::clock;
 
 /// What is kept of a request body so that it can be sent again.
@@ -52,6 +53,7 @@ pub(super) type Outgoing = http::Request<Option<Rc<Upload>>>;
 pub(super) struct Upload {
     source: RefCell<Source>,
     stage: Cell<Stage>,
+    is_touched: Cell<bool>,
     progress_ms: Cell<u64>,
     bytes: Cell<u64>,
     /// Bytes that may still come.
@@ -83,6 +85,7 @@ impl Upload {
             Rc::new(Self {
                 source: RefCell::new(Source { incoming, held: Some(Held::default()) }),
                 stage: Cell::new(Stage::Backend),
+                is_touched: Cell::new(false),
                 progress_ms: Cell::new(clock::now_ms()),
                 bytes: Cell::new(0),
                 room: Cell::new(max.unwrap_or(u64::MAX)),
@@ -108,6 +111,11 @@ impl Upload {
     /// Bytes since the last call.
     pub(super) fn take_bytes(&self) -> u64 {
         self.bytes.take()
+    }
+
+    /// Whether the client was not asked for a byte of it.
+    pub(super) fn is_untouched(&self) -> bool {
+        !self.is_touched.get()
     }
 
     /// Whether the body says that it is too long to be kept.
@@ -181,11 +189,13 @@ pub(super) struct Pass {
     attempt: u32,
     /// The next of the held pieces.
     next: usize,
+    /// Until it opens nothing passes.
+    gate: Option<Gate>,
 }
 
 impl RequestBody {
     /// The body from its beginning; a former attempt's gets nothing more.
-    pub(super) fn new(upload: Option<&Rc<Upload>>) -> Self {
+    pub(super) fn new(upload: Option<&Rc<Upload>>, gate: Option<Gate>) -> Self {
         let Some(upload) = upload else { return Self::Empty };
         let attempt = upload.attempt.get() + 1;
         upload.attempt.set(attempt);
@@ -193,7 +203,7 @@ impl RequestBody {
         if upload.stage() == Stage::Done {
             upload.stage.set(Stage::Backend);
         }
-        Self::Upload(Pass { upload: upload.clone(), attempt, next: 0 })
+        Self::Upload(Pass { upload: upload.clone(), attempt, next: 0, gate })
     }
 }
 
@@ -201,6 +211,10 @@ impl Pass {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if self.attempt != self.upload.attempt.get() {
             return Poll::Pending;
+        }
+        if let Some(gate) = &self.gate {
+            ready!(gate.poll_open(cx));
+            self.gate = None;
         }
         let upload = &self.upload;
         let mut source = upload.source.borrow_mut();
@@ -219,6 +233,7 @@ impl Pass {
                 *held = None;
             }
         }
+        upload.is_touched.set(true);
         let polled = Pin::new(&mut *incoming).poll_frame(cx).map(|frame| upload.limit(frame));
         let is_end = incoming.is_end_stream();
         upload.stage.set(match &polled {

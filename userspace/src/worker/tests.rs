@@ -8,6 +8,7 @@ mod life;
 mod replay;
 mod requests;
 mod routing;
+mod streaming;
 mod tunnels;
 
 use std::process::Command;

@@ -153,19 +153,6 @@ fn an_answer_before_the_end_of_the_body_reaches_the_client() {
 }
 
 #[test]
-fn the_body_is_asked_for_when_the_client_waits_for_that() {
-    let worker = Worker::start(&[answering(|head, body| {
-        assert_eq!(header(head, "expect"), None);
-        ok(&digest(body))
-    })]);
-    let mut client = worker.client();
-    client.send("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
-    assert_eq!(read_head(&mut client.stream), "http/1.1 100 continue\r\n\r\n");
-    client.send("hello");
-    assert_eq!(client.response().text(), digest(b"hello"));
-}
-
-#[test]
 fn head_and_empty_responses_leave_the_connection_usable() {
     let worker = Worker::start(&[answering(|head, _| {
         if head.starts_with("head") {
