@@ -3,6 +3,7 @@
 //! Serializable, because the supervisor hands it to its workers.
 
 mod action;
+mod forwarding;
 mod route;
 
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,7 @@ use steerage_common::replay;
 use crate::net::Io;
 
 pub use action::{Action, HeaderRules, HostHeader, Piece, Redirect, Rewrite, Template};
+pub use forwarding::{Forwarding, RequestId, Via};
 pub use route::{HeaderMatch, Host, Path, Route, RouteTimeouts, ValueMatch};
 
 /// A whole configuration without contradictions.
@@ -113,6 +115,8 @@ pub struct Listener {
     pub timeouts: ListenerTimeouts,
     /// Limits of clients that speak HTTP/2.
     pub http2: Http2,
+    /// What is added to requests.
+    pub forwarding: Forwarding,
     /// What replaces the short text of an error; one for a status.
     pub error_pages: Vec<ErrorPage>,
     /// Whether errors name their class in `X-Steerage-Error`.

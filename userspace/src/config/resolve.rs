@@ -1,6 +1,7 @@
 //! From the file as written to the model: references, limits, contradictions.
 
 mod action;
+mod forwarding;
 mod pages;
 mod route;
 
@@ -291,6 +292,7 @@ impl Resolver<'_> {
                 name: listener.name.into_inner(),
                 timeouts: ListenerTimeouts { header_read: listener.timeouts.header_read.0 },
                 http2: self.http2(listener.http2),
+                forwarding: self.forwarding(listener.forwarding),
                 error_pages: self.error_pages(listener.error_pages, &replies.pages),
                 error_header: listener.error_header.unwrap_or(replies.header),
                 routes,

@@ -1,6 +1,7 @@
 //! The configuration file as written: names, types and defaults.
 
 mod action;
+mod forwarding;
 mod route;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use super::model::{Balance, LogFormat, LogLevel, Protocol, StaleReplay};
 use crate::net::Io;
 
 pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
+pub use forwarding::{Forwarding, Traceparent};
 pub use route::{Route, ValueMatch};
 
 #[derive(Deserialize)]
@@ -145,6 +147,7 @@ pub struct Listener {
     pub timeouts: ListenerTimeouts,
     #[serde(default)]
     pub http2: Http2,
+    pub forwarding: Option<Spanned<Forwarding>>,
     #[serde(default)]
     pub error_pages: BTreeMap<Spanned<String>, Spanned<String>>,
     pub error_header: Option<bool>,

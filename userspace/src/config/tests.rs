@@ -263,6 +263,34 @@ fn what_a_route_cannot_do_is_said_with_its_line() {
 }
 
 #[test]
+fn what_a_listener_cannot_add_is_said_with_its_line() {
+    for (keys, expected) in [
+        ("via = 'a b'", "11:22: via: must be \"auto\", \"off\" or a name of letters"),
+        (
+            "request_id = 'keep'",
+            "11:29: request_id: unknown variant `keep`, expected one of `trusted`",
+        ),
+        (
+            "request_id = 'off', request_id_response = true",
+            "11:14: forwarding: with request_id = \"off\" there is no id for request_id_response",
+        ),
+        ("trace_sampled_percent = 5", "11:40: trace_sampled_percent: is of traces that Steerage"),
+        (
+            "traceparent = 'begin', trace_sampled_percent = 101",
+            "11:63: trace_sampled_percent: must be from 0 to 100",
+        ),
+        ("tracing = 'begin'", "11:16: unknown field `tracing`"),
+    ] {
+        let forwarding = format!("protocol = \"http\"\nforwarding = {{ {keys} }}");
+        let text = WHOLE
+            .replace("[listener.timeouts]\nheader_read = \"5s\"\n", "\n\n")
+            .replace("protocol = \"http\"", &forwarding);
+        let message = message(&text);
+        assert!(message.starts_with(&format!("steerage.toml:{expected}")), "{keys}\n{message}");
+    }
+}
+
+#[test]
 fn all_mistakes_are_told_at_once() {
     let text = WHOLE.replace("weight = 5", "weight = 500").replace("*.Example.com", "a b");
     let message = message(&text);

@@ -23,6 +23,7 @@ use super::attempt::{Attempt, Failed, Failure};
 use super::body::Body;
 use super::budget::Share;
 use super::connection::Client;
+use super::headers::Echo;
 use super::reply;
 use super::rewrite::Parts;
 use super::route::{Destination, End, Plan, Query};
@@ -48,9 +49,11 @@ pub(super) async fn respond(
     client.request_began();
     let front = &proxy.fronts[client.front()];
     let has_body = !request.body().is_end_stream();
+    let mut echo = Echo::default();
     let answer = match prepare(&proxy, &client, request) {
-        Ok(prepared) => {
+        Ok((prepared, marks)) => {
             let route = prepared.destination.route;
+            echo = marks;
             let answer = forward(&proxy, &client, prepared).await;
             answer.map(|mut response| {
                 front.routes.plan(route).response.apply(response.headers_mut());
@@ -72,11 +75,13 @@ pub(super) async fn respond(
             }
         }
     };
-    Ok(answer.unwrap_or_else(|class| {
+    let mut response = answer.unwrap_or_else(|class| {
         proxy.count_error(class);
         client.request_ended();
         front.replies.response(class)
-    }))
+    });
+    echo.apply(response.headers_mut());
+    Ok(response)
 }
 
 /// What Steerage answers itself.
@@ -93,7 +98,11 @@ impl From<ErrorClass> for Own {
 }
 
 /// Decides where a request goes and makes it the one that the backend gets.
-fn prepare(proxy: &Proxy, client: &Client, request: Request<Incoming>) -> Result<Prepared, Own> {
+fn prepare(
+    proxy: &Proxy,
+    client: &Client,
+    request: Request<Incoming>,
+) -> Result<(Prepared, Echo), Own> {
     let (mut head, body) = request.into_parts();
     let is_http10 = head.version == Version::HTTP_10;
     let wish = Wish::of(&mut head, &proxy.random)?;
@@ -124,9 +133,9 @@ fn prepare(proxy: &Proxy, client: &Client, request: Request<Incoming>) -> Result
     }
     let host = head.headers.get(HOST).map_or(Ok(""), HeaderValue::to_str);
     let host = host.map_err(|_| ErrorClass::BadHost)?;
-    let routes = &proxy.fronts[client.front()].routes;
+    let front = &proxy.fronts[client.front()];
     let query = Query { host, path, method: &head.method, headers: &head.headers };
-    let plan = routes.find(&query);
+    let plan = front.routes.find(&query);
     if is_connect && !plan.is_some_and(Plan::allows_connect) {
         return Err(ErrorClass::ConnectRefused.into());
     }
@@ -156,6 +165,8 @@ fn prepare(proxy: &Proxy, client: &Client, request: Request<Incoming>) -> Result
         head.uri = Uri::from(target);
     }
     forward::request(&mut head.headers, client.sender());
+    let (sender, version) = (client.sender(), head.version);
+    let echo = front.marks.request(&mut head.headers, sender, version)?;
     // HTTP/1.0 may have none, HTTP/1.1 must (RFC 9112, 3.2): an empty one says "no authority".
     head.headers.entry(HOST).or_insert(HeaderValue::from_static(""));
     plan.change_request(&mut head.headers);
@@ -168,7 +179,8 @@ fn prepare(proxy: &Proxy, client: &Client, request: Request<Incoming>) -> Result
         // HTTP/1.0 does not know it (RFC 9110, 10.1.1), and without a body there is nothing to wait for.
         head.headers.remove(EXPECT);
     }
-    Ok(Prepared { destination, request: Request::from_parts(head, upload), wish })
+    let request = Request::from_parts(head, upload);
+    Ok((Prepared { destination, request, wish }, echo))
 }
 
 /// A request that has its place to go.

@@ -1,14 +1,16 @@
 //! The header rules: what passes, what is removed, what is added. Functions of header maps.
 //!
 //! Hop-by-hop headers (RFC 9110 section 7.6.1) are removed, and so is what `Connection` names; but
-//! nobody may have `Host`, the framing or `X-Forwarded-*` removed that way. Message framing is
-//! hyper's: `Transfer-Encoding` goes, and hyper writes what the body needs. `TE: trailers` and
-//! `Trailer` stay, so that trailers pass.
+//! nobody may have `Host`, the framing, `X-Forwarded-*`, `Forwarded` or `Via` removed that way. Message
+//! framing is hyper's: `Transfer-Encoding` goes, and hyper writes what the body needs. `TE: trailers`
+//! and `Trailer` stay, so that trailers pass.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
+
+use super::headers::append;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -38,7 +40,7 @@ pub(super) fn request(headers: &mut HeaderMap, sender: &Sender) {
 
     let host = headers.get(HOST).cloned();
     if sender.is_trusted {
-        append(headers, sender.address.clone());
+        append(headers, X_FORWARDED_FOR, sender.address.clone());
         if !headers.contains_key(X_FORWARDED_PROTO) {
             headers.insert(X_FORWARDED_PROTO, sender.scheme.clone());
         }
@@ -78,22 +80,6 @@ fn names_trailers(headers: &HeaderMap) -> bool {
             name.trim().eq_ignore_ascii_case("trailers")
         })
     })
-}
-
-/// Adds an address to the end of `X-Forwarded-For`, as one line.
-fn append(headers: &mut HeaderMap, address: HeaderValue) {
-    let Entry::Occupied(mut entry) = headers.entry(X_FORWARDED_FOR) else {
-        headers.insert(X_FORWARDED_FOR, address);
-        return;
-    };
-    let mut all = Vec::new();
-    for value in entry.iter() {
-        all.extend_from_slice(value.as_bytes());
-        all.extend_from_slice(b", ");
-    }
-    all.extend_from_slice(address.as_bytes());
-    // Valid values joined are valid.
-    entry.insert(HeaderValue::from_maybe_shared(bytes::Bytes::from(all)).unwrap_or(address));
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
@@ -139,7 +125,8 @@ fn remove_named(headers: &mut HeaderMap) {
 /// What no peer may have removed by naming it in `Connection`.
 fn is_protected(name: &HeaderName) -> bool {
     // `TE` has its own rule.
-    [HOST, CONTENT_LENGTH, TE].contains(name) || name.as_str().starts_with("x-forwarded-")
+    [HOST, CONTENT_LENGTH, TE, VIA, FORWARDED].contains(name)
+        || name.as_str().starts_with("x-forwarded-")
 }
 
 #[cfg(test)]

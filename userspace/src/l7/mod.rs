@@ -88,6 +88,7 @@ struct Front {
     header_read: Duration,
     http2: Http2,
     routes: route::Table,
+    marks: headers::Marks,
     replies: reply::Replies,
 }
 
@@ -112,6 +113,7 @@ impl Proxy {
         region: Rc<Region>,
     ) -> Self {
         let random = Random::new(Random::fresh_seed());
+        let host = headers::Host::here();
         let target = |((service, tenants), line): ((_, &Vec<Tenant>), &u16)| {
             let model: &crate::config::model::Service = service;
             let seed = random.next();
@@ -137,6 +139,7 @@ impl Proxy {
                     header_read: listener.timeouts.header_read,
                     http2: listener.http2,
                     routes: route::Table::new(&listener.routes),
+                    marks: headers::Marks::new(listener, &model.global.instance, &host),
                     replies: reply::Replies::new(listener),
                 })
                 .collect(),

@@ -51,6 +51,77 @@ fn the_backend_gets_the_rewritten_request() {
     assert_eq!(header(&response.head, "x-frame-options"), Some("deny"));
 }
 
+/// A worker whose listener has these keys and whose only backend is `backend`.
+fn marked(keys: &str, backend: std::net::SocketAddr) -> Worker {
+    let keys = format!("forwarding = {{ {keys} }}\n[[listener.route]]\nservice = 'a'\n");
+    Worker::configured(&keys, &[backend], |_| {})
+}
+
+#[test]
+fn a_request_that_comes_back_is_a_loop() {
+    // The backend passes on what it gets, to wherever it is told.
+    let next = std::sync::Arc::new(std::sync::Mutex::new(None::<std::net::SocketAddr>));
+    let ring = next.clone();
+    let relay = backend(move |mut stream| {
+        let head = read_head(&mut stream);
+        let mut onward = std::net::TcpStream::connect(ring.lock().unwrap().unwrap()).unwrap();
+        // Heads are read in lower case.
+        let head = head.replacen("get / http", "GET / HTTP", 1);
+        onward.write_all(head.as_bytes()).unwrap();
+        let head = read_head(&mut onward).replacen("http", "HTTP", 1);
+        let body = read_body(&mut onward, &head);
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&body).unwrap();
+    });
+    // Two in a row are no loop, though their configurations are the same but for the name.
+    let last = marked("via = 'inner'", answering(|head, _| ok(head)));
+    let worker = marked("", relay);
+    *next.lock().unwrap() = Some(last.address);
+    let seen = worker.get("/");
+    let via: Vec<&str> =
+        seen.text().lines().filter_map(|line| line.strip_prefix("via: ")).collect();
+    assert!(via.len() == 2 && via[0].starts_with("1.1 steerage-"), "{via:?}");
+    assert_eq!(via[1], "1.1 inner");
+    // One after itself is.
+    *next.lock().unwrap() = Some(worker.address);
+    let response = worker.get("/");
+    assert_eq!((response.status, response.text()), (508, "508 loop: the request runs in a loop\n"));
+    assert_eq!(worker.errors(ErrorClass::Loop), 1);
+}
+
+#[test]
+fn a_request_has_an_id_that_the_client_may_learn() {
+    let echo = answering(|head, _| ok(head));
+    let worker = marked("request_id_response = true", echo);
+    let first = worker.get("/");
+    let id = header(&first.head, "x-request-id").unwrap();
+    assert_eq!(header(first.text(), "x-request-id"), Some(id));
+    assert_ne!(header(&worker.get("/").head, "x-request-id"), Some(id));
+    let broken = marked("request_id_response = true", nobody());
+    let response = broken.get("/");
+    assert_eq!(response.status, 502);
+    assert!(header(&response.head, "x-request-id").is_some());
+    let plain = marked("request_id = 'off'", echo);
+    assert_eq!(header(plain.get("/").text(), "x-request-id"), None);
+}
+
+#[test]
+fn what_strangers_say_of_others_reaches_no_backend() {
+    let keys = "forwarded = true, traceparent = 'begin'";
+    let worker = marked(keys, answering(|head, _| ok(head)));
+    let mut client = worker.client();
+    client.send(
+        "GET / HTTP/1.1\r\nHost: a.test\r\nForwarded: for=10.0.0.1\r\nX-Forwarded-For: 10.0.0.1\r\n\
+         X-Request-Id: mine\r\nVia: 1.1 x\r\nConnection: via, x-forwarded-for, forwarded\r\n\r\n",
+    );
+    let response = client.response();
+    let seen = response.text();
+    assert!(!seen.contains("10.0.0.1") && !seen.contains("mine"), "{seen}");
+    assert_eq!(header(seen, "forwarded"), Some("for=127.0.0.1;host=a.test;proto=http"));
+    assert_eq!(header(seen, "via"), Some("1.1 x"), "the hops before are kept");
+    assert!(header(seen, "traceparent").is_some_and(|trace| trace.ends_with("-03")));
+}
+
 #[test]
 fn the_host_can_be_the_backends_address() {
     let worker = worker("host_header = 'backend'");
