@@ -431,7 +431,7 @@ fn ejected(word: Word, jitter: u8, now: Ticks, policy: &Policy) -> Word {
 pub fn ejection_ticks(earlier: u8, jitter: u8, policy: &Policy) -> u32 {
     let grown = u64::from(policy.ejection_ticks) << earlier.min(EJECTIONS_MAX);
     let capped = grown.min(u64::from(policy.ejection_ticks_max));
-    let spread = capped * (204 + u64::from(jitter) * 103 / 255) / 255;
+    let spread = capped * (204 + u64::from(jitter) * 102 / 255) / 255;
     spread.clamp(1, u64::from(policy.ejection_ticks_max.max(1))) as u32
 }
 

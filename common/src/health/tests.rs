@@ -178,6 +178,14 @@ fn ticks_wrap() {
     assert_eq!(soon.until(late), 0);
 }
 
+#[test]
+fn the_spread_of_an_ejection_ends_at_a_fifth() {
+    let base = POLICY.ejection_ticks;
+    for (earlier, jitter, tenths) in [(0, 0, 8), (0, 255, 12), (3, 0, 8), (3, 255, 12)] {
+        assert_eq!(ejection_ticks(earlier, jitter, &POLICY), (base << earlier) * tenths / 10);
+    }
+}
+
 proptest! {
     /// Whatever happens in whatever order, from any bits at all.
     #[test]
