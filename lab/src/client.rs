@@ -124,6 +124,12 @@ impl Connection {
         self.stream.get_mut().write_all(bytes)
     }
 
+    /// The connection itself, to be read byte by byte.
+    #[must_use]
+    pub fn into_stream(self) -> BufReader<TcpStream> {
+        self.stream
+    }
+
     /// Whether a byte of the response read last has come, whole or not.
     #[must_use]
     pub fn has_heard(&self) -> bool {

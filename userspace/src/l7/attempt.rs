@@ -18,7 +18,7 @@ use std::time::Duration;
 use http::header::{CONNECTION, HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use steerage_common::abi::FailureClass;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay::{End, Stage as Reached};
@@ -233,7 +233,11 @@ impl Attempt {
             self.target().service.succeeded(self.backend);
         }
         self.is_answered = true;
-        self.learn(&head.headers, &mut connection);
+        let has_body = !incoming.is_end_stream();
+        if forward::is_last(head.version, &head.headers, has_body) {
+            connection.is_announced_to_close();
+        }
+        self.learn(&head.headers);
         forward::response(&mut head.headers);
         if self.upload.as_ref().is_some_and(|upload| upload.is_untouched()) {
             // The client waits to send a body that nobody will read: that ends the connection.
@@ -281,11 +285,8 @@ impl Attempt {
         add(&self.cell().response_body_bytes, down);
     }
 
-    /// What the backend says of its connection.
-    fn learn(&self, headers: &HeaderMap, connection: &mut Connection) {
-        if headers.get(CONNECTION).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close")) {
-            connection.is_announced_to_close();
-        }
+    /// What the backend says of its connections.
+    fn learn(&self, headers: &HeaderMap) {
         if let Some(value) = headers.get(KEEP_ALIVE) {
             self.target().pools[self.backend].announced(value.as_bytes());
         }

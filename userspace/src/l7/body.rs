@@ -63,7 +63,8 @@ impl ResponseBody {
                 if let (Some(open), Some(data)) = (&self.open, frame.data_ref()) {
                     open.attempt.received(data.len());
                 }
-                if self.incoming.is_end_stream() {
+                // Behind trailers comes nothing, and nobody asks for it.
+                if frame.is_trailers() || self.incoming.is_end_stream() {
                     self.finish();
                 }
             }

@@ -5,6 +5,7 @@
 //! framing is hyper's: `Transfer-Encoding` goes, and hyper writes what the body needs. `TE: trailers`
 //! and `Trailer` stay, so that trailers pass.
 
+use http::Version;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE, VIA,
@@ -108,13 +109,32 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         || *name == PROXY_CONNECTION
 }
 
+/// What `Connection` names.
+fn named(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let values = headers.get_all(CONNECTION).iter();
+    values
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(|name| name.trim_ascii())
+}
+
+/// Whether the sender of an HTTP/1 response closes the connection after it (RFC 9112, 9.3), or can't
+/// end its body otherwise (6.3).
+pub(super) fn is_last(version: Version, headers: &HeaderMap, has_body: bool) -> bool {
+    let names = |option: &[u8]| named(headers).any(|name| name.eq_ignore_ascii_case(option));
+    match version {
+        Version::HTTP_10 if !names(b"keep-alive") => return true,
+        Version::HTTP_10 | Version::HTTP_11 => {}
+        _ => return false,
+    }
+    let has_end = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
+    names(b"close") || (has_body && !has_end)
+}
+
 /// Removes the headers that `Connection` names.
 #[cold]
 fn remove_named(headers: &mut HeaderMap) {
-    let values = headers.get_all(CONNECTION).iter();
-    let named: Vec<HeaderName> = values
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+    let named: Vec<HeaderName> = named(headers)
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| !is_protected(name))
         .collect();
     for name in named {
@@ -138,6 +158,29 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         pairs.collect()
+    }
+
+    #[test]
+    fn the_last_response_of_a_connection_is_known() {
+        let length = ("content-length", "5");
+        let close = ("connection", "x-hop, Close");
+        let kept = ("connection", "Keep-Alive");
+        let chunked = ("transfer-encoding", "chunked");
+        for (version, lines, has_body, expected) in [
+            (Version::HTTP_11, &[length][..], true, false),
+            (Version::HTTP_11, &[chunked], true, false),
+            (Version::HTTP_11, &[length, close], true, true),
+            (Version::HTTP_11, &[], true, true),
+            (Version::HTTP_11, &[], false, false),
+            (Version::HTTP_10, &[length], true, true),
+            (Version::HTTP_10, &[length, kept], true, false),
+            (Version::HTTP_10, &[kept], true, true),
+            (Version::HTTP_10, &[length, kept, close], true, true),
+            (Version::HTTP_2, &[], true, false),
+        ] {
+            let is_last = is_last(version, &headers(lines), has_body);
+            assert_eq!(is_last, expected, "{version:?} {lines:?} {has_body}");
+        }
     }
 
     fn sender(is_trusted: bool) -> Sender {
