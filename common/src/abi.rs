@@ -251,6 +251,9 @@ impl PoolClose {
 /// Room for rules and for refusals in a [`Cell`].
 pub const REPLAYS_MAX: usize = 10;
 
+/// Buckets of a [`Cell`]'s window.
+pub const WINDOW_BUCKETS: usize = 10;
+
 /// `CELLS[worker * SLOTS + slot]`: what one worker did with one backend. Written by that worker
 /// alone; sums over workers are the backend's figures.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -286,8 +289,10 @@ pub struct Cell {
     pub connections: u32,
     /// Open tunnels now.
     pub tunnels: u32,
+    /// Outcomes of the latest requests, by time: see the worker's window.
+    pub window: [u64; WINDOW_BUCKETS],
     /// Zero.
-    pub reserved: [u64; 11],
+    pub reserved: u64,
 }
 
 /// `SERVICES[service]`: what all workers share about one service.
@@ -298,8 +303,10 @@ pub struct ServiceLine {
     pub position: u64,
     /// Hash of the service's name: finds the line again after a restart. 0 for an unused line.
     pub identity: u64,
+    /// 1 while a worker ignores health because too few backends are left.
+    pub panicking: u64,
     /// Zero.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
 }
 
 /// Key of `VIPS`.

@@ -97,6 +97,8 @@ classes! {
     Exhausted = 22, 503, "exhausted", "no connection to a backend can be opened";
     /// The backend refused the stream (h2 `REFUSED_STREAM` or GOAWAY) and no try is left.
     StreamRefused = 23, 502, "stream_refused", "the backend refused the request";
+    /// Every backend had as many requests as it may, for too long.
+    QueueTimeout = 24, 503, "queue_timeout", "every backend is busy";
 }
 
 const _: () = assert!(ErrorClass::ALL.len() <= CLASSES_MAX);

@@ -12,6 +12,8 @@
 //! - A backend that comes back from `Down` within its ejection goes back to `Ejected`.
 //! - Each recovery clears all streaks in the same swap.
 //! - Ejections grow with their number, up to a cap, and are forgotten after a quiet time.
+//! - A recovered backend warms up: its share grows over a slow start. One that was never seen to fail
+//!   has none, so a start or a reload slows nobody down.
 //! - `Draining` keeps flows, unless probes say that the backend is dead. `Maintenance` keeps none.
 //!
 //! Time is an argument: [`Ticks`] of 100 ms that wrap after 19 days and compare by distance.
@@ -117,6 +119,11 @@ pub enum Event {
         /// 0 for the shortest ejection, 255 for the longest.
         jitter: u8,
     },
+    /// Too great a share of the latest requests failed. `jitter` as above.
+    TooManyFailed {
+        /// 0 for the shortest ejection, 255 for the longest.
+        jitter: u8,
+    },
     /// Time has passed.
     Tick,
     /// A worker takes the one trial request of a probation upon itself.
@@ -148,10 +155,12 @@ pub struct Policy {
     pub ejection_ticks_max: u32,
     /// How long a trial request may be out before another one may be tried.
     pub trial_ticks: u32,
+    /// How long a recovered backend's share takes to grow to its weight; 0 for none.
+    pub slow_start_ticks: u32,
 }
 
 impl Policy {
-    /// The defaults: fall 3, rise 2, ejection after 5 failures for 10 s, at most 300 s.
+    /// The defaults: fall 3, rise 2, ejection after 5 failures for 10 s, at most 300 s; slow start 30 s.
     pub const DEFAULT: Self = Self {
         probed: true,
         fall: 3,
@@ -160,6 +169,7 @@ impl Policy {
         ejection_ticks: 100,
         ejection_ticks_max: 3000,
         trial_ticks: 600,
+        slow_start_ticks: 300,
     };
 }
 
@@ -170,12 +180,14 @@ impl Policy {
 /// bits  0..4   state
 ///       4      probes say that the backend is dead (kept under Draining and Maintenance)
 ///       5      a trial request is out (Probation)
-///       6..8   zero
+///       6      it recovered and warms up (Up)
+///       7      zero
 ///       8..16  probes in a row that contradict the state
 ///      16..24  failed requests in a row
 ///      24..28  ejections that still count
 ///      28..40  tenancy (low bits of the backend's epoch)
-///      40..64  deadline: end of the ejection, of the trial, or of the memory of past ejections
+///      40..64  deadline: end of the ejection, of the trial, of the slow start, or of the memory of
+///              past ejections
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Word(u64);
@@ -216,6 +228,27 @@ impl Word {
         self.field(5, 1) != 0
     }
 
+    /// Whether the backend recovered lately and its share still grows.
+    #[must_use]
+    pub const fn is_warming(self) -> bool {
+        self.field(6, 1) != 0
+    }
+
+    /// The share of its weight that a backend should get at `now`, in 256ths: a tenth when it has
+    /// recovered, growing evenly to the whole over the slow start.
+    #[must_use]
+    pub const fn warmth(self, now: Ticks, policy: &Policy) -> u32 {
+        const LEAST: u64 = 256 / 10;
+        if !self.is_warming() || policy.slow_start_ticks == 0 {
+            return 256;
+        }
+        let all = policy.slow_start_ticks as u64;
+        let left = now.until(self.deadline()) as u64;
+        // A policy with a shorter slow start may have come since.
+        let gone = all.saturating_sub(left);
+        (LEAST + (256 - LEAST) * gone / all) as u32
+    }
+
     /// Probes in a row that contradict the state.
     #[must_use]
     pub const fn probe_streak(self) -> u8 {
@@ -240,7 +273,7 @@ impl Word {
         self.field(28, EPOCH_MASK as u64) as u32
     }
 
-    /// When the ejection, the trial, or the memory of past ejections ends.
+    /// When the ejection, the trial, the slow start, or the memory of past ejections ends.
     #[must_use]
     pub const fn deadline(self) -> Ticks {
         Ticks(self.field(40, Ticks::MASK as u64) as u32)
@@ -278,7 +311,7 @@ impl Word {
 
     /// The same backend in another state, all streaks cleared.
     const fn enter(self, state: State) -> Self {
-        self.with(0, 7, state as u64).with(5, 1, 0).with(8, 0xff, 0).with(16, 0xff, 0)
+        self.with(0, 7, state as u64).with(5, 3, 0).with(8, 0xff, 0).with(16, 0xff, 0)
     }
 
     const fn with_dead(self, dead: bool) -> Self {
@@ -314,7 +347,8 @@ pub fn transition(word: Word, event: Event, now: Ticks, policy: &Policy) -> Word
         Event::ProbeFailed => probe_failed(word, policy),
         Event::RequestOk => request_ok(word, now, policy),
         Event::RequestFailed { jitter } => request_failed(word, jitter, now, policy),
-        Event::Tick => tick(word, now),
+        Event::TooManyFailed { jitter } => too_many_failed(word, jitter, now, policy),
+        Event::Tick => tick(word, now, policy),
         Event::TrialStarted => trial_started(word, now, policy),
         Event::Drain => by_operator(word, State::Draining),
         Event::Maintain => by_operator(word, State::Maintenance),
@@ -416,9 +450,17 @@ fn request_failed(word: Word, jitter: u8, now: Ticks, policy: &Policy) -> Word {
     }
 }
 
+fn too_many_failed(word: Word, jitter: u8, now: Ticks, policy: &Policy) -> Word {
+    match word.state() {
+        State::Up => ejected(word, jitter, now, policy),
+        _ => word,
+    }
+}
+
 fn ejected(word: Word, jitter: u8, now: Ticks, policy: &Policy) -> Word {
-    // In Up the deadline is the end of the memory of earlier ejections.
-    let forgotten = word.state() == State::Up && now.reached(word.deadline());
+    // In Up the deadline is the end of the memory of earlier ejections, once it has warmed up.
+    let remembers = word.state() == State::Up && !word.is_warming();
+    let forgotten = remembers && now.reached(word.deadline());
     let earlier = if forgotten { 0 } else { word.ejections() };
     let ticks = ejection_ticks(earlier, jitter, policy);
     word.enter(State::Ejected)
@@ -435,17 +477,37 @@ pub fn ejection_ticks(earlier: u8, jitter: u8, policy: &Policy) -> u32 {
     spread.clamp(1, u64::from(policy.ejection_ticks_max.max(1))) as u32
 }
 
-/// Back in service; past ejections are remembered for as long as the longest ejection.
+/// Back in service, at first with a small share.
 fn recovered(word: Word, now: Ticks, policy: &Policy) -> Word {
     let up = word.enter(State::Up);
-    if up.ejections() == 0 { up } else { up.with_deadline(now.after(policy.ejection_ticks_max)) }
+    if policy.slow_start_ticks == 0 {
+        return warm(up, now, policy);
+    }
+    up.with(6, 1, 1).with_deadline(now.after(policy.slow_start_ticks))
 }
 
-fn tick(word: Word, now: Ticks) -> Word {
+/// In service with its whole share; past ejections are remembered for as long as the longest one.
+fn warm(up: Word, now: Ticks, policy: &Policy) -> Word {
+    let up = up.with(6, 1, 0);
+    if up.ejections() == 0 {
+        up.with_deadline(Ticks(0))
+    } else {
+        up.with_deadline(now.after(policy.ejection_ticks_max))
+    }
+}
+
+fn tick(word: Word, now: Ticks, policy: &Policy) -> Word {
     match word.state() {
         State::Ejected if now.reached(word.deadline()) => word.enter(State::Probation),
         State::Probation if word.trial_is_out() && now.reached(word.deadline()) => {
             word.enter(State::Probation)
+        }
+        State::Up if word.is_warming() => {
+            if now.reached(word.deadline()) {
+                warm(word, now, policy)
+            } else {
+                word
+            }
         }
         // Keeps the deadline from coming round again after half the clock's range.
         State::Up if word.ejections() > 0 && now.reached(word.deadline()) => {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use steerage_lab::pattern::Pattern;
-use steerage_tests::stand::{Choices, Stand, l7};
+use steerage_tests::stand::{Choices, QUICK, Stand, l7};
 
 fn one_backend() -> Stand {
     Stand::start(&Choices { weights: vec![1], ..Choices::default() }).unwrap()
@@ -63,8 +63,21 @@ fn a_failing_service_is_a_502_or_503_that_says_why() {
     stand.kill_backend(1);
     stand.daemon.wait_available(0).unwrap();
     let reply = stand.curl("/", &[]).unwrap();
+    // All are down: a panic, in which the probes are not believed.
+    assert_eq!((reply.exit, reply.status), (0, 502), "{reply:?}");
+    assert!(reply.text.starts_with("502 connect"), "{reply:?}");
+}
+
+#[test]
+fn without_a_panic_a_dead_service_is_a_503() {
+    let service = format!("panic_percent = 0\n{QUICK}").leak();
+    let mut stand =
+        Stand::start(&Choices { weights: vec![1], service, ..Choices::default() }).unwrap();
+    stand.kill_backend(1);
+    stand.daemon.wait_available(0).unwrap();
+    let reply = stand.curl("/", &[]).unwrap();
     assert_eq!((reply.exit, reply.status), (0, 503), "{reply:?}");
-    assert!(!reply.text.trim().is_empty(), "no reason given");
+    assert!(reply.text.starts_with("503 no_backend"), "{reply:?}");
 }
 
 #[test]

@@ -7,12 +7,13 @@ use super::*;
 const POLICY: Policy = Policy::DEFAULT;
 const NOW: Ticks = Ticks(1000);
 
-const EVENTS: [Event; 11] = [
+const EVENTS: [Event; 12] = [
     Event::Assigned,
     Event::ProbeOk,
     Event::ProbeFailed,
     Event::RequestOk,
     Event::RequestFailed { jitter: 128 },
+    Event::TooManyFailed { jitter: 128 },
     Event::Tick,
     Event::TrialStarted,
     Event::Drain,
@@ -39,15 +40,15 @@ fn every_state_against_every_event() {
     };
     #[rustfmt::skip]
     let table = [
-        // state  assign probe+ probe- req+  req-  tick  trial drain maint enable removed
-        (Un,     [Uk,    Un,    Un,    Un,   Un,   Un,   Un,   Un,   Un,   Un,    Un]),
-        (Uk,     [Uk,    Up,    Uk,    Uk,   Uk,   Uk,   Uk,   Dr,   Mt,   Uk,    Un]),
-        (Up,     [Up,    Up,    Up,    Up,   Up,   Up,   Up,   Dr,   Mt,   Up,    Un]),
-        (Pr,     [Pr,    Up,    Dn,    Pr,   Pr,   Pr,   Pr,   Dr,   Mt,   Pr,    Un]),
-        (Ej,     [Ej,    Ej,    Ej,    Ej,   Ej,   Ej,   Ej,   Dr,   Mt,   Ej,    Un]),
-        (Dn,     [Dn,    Dn,    Dn,    Dn,   Dn,   Dn,   Dn,   Dr,   Mt,   Dn,    Un]),
-        (Dr,     [Dr,    Dr,    Dr,    Dr,   Dr,   Dr,   Dr,   Dr,   Mt,   Uk,    Un]),
-        (Mt,     [Mt,    Mt,    Mt,    Mt,   Mt,   Mt,   Mt,   Dr,   Mt,   Uk,    Un]),
+        // state  assign probe+ probe- req+  req-  ratio tick  trial drain maint enable removed
+        (Un,     [Uk,    Un,    Un,    Un,   Un,   Un,   Un,   Un,   Un,   Un,   Un,    Un]),
+        (Uk,     [Uk,    Up,    Uk,    Uk,   Uk,   Uk,   Uk,   Uk,   Dr,   Mt,   Uk,    Un]),
+        (Up,     [Up,    Up,    Up,    Up,   Up,   Ej,   Up,   Up,   Dr,   Mt,   Up,    Un]),
+        (Pr,     [Pr,    Up,    Dn,    Pr,   Pr,   Pr,   Pr,   Pr,   Dr,   Mt,   Pr,    Un]),
+        (Ej,     [Ej,    Ej,    Ej,    Ej,   Ej,   Ej,   Ej,   Ej,   Dr,   Mt,   Ej,    Un]),
+        (Dn,     [Dn,    Dn,    Dn,    Dn,   Dn,   Dn,   Dn,   Dn,   Dr,   Mt,   Dn,    Un]),
+        (Dr,     [Dr,    Dr,    Dr,    Dr,   Dr,   Dr,   Dr,   Dr,   Dr,   Mt,   Uk,    Un]),
+        (Mt,     [Mt,    Mt,    Mt,    Mt,   Mt,   Mt,   Mt,   Mt,   Dr,   Mt,   Uk,    Un]),
     ];
     for (from, expected) in table {
         for (event, to) in EVENTS.into_iter().zip(expected) {
@@ -157,8 +158,36 @@ fn ejections_are_forgotten_after_a_quiet_time() {
     let end = ejected.deadline();
     let up = run(ejected, &[(Event::Tick, end), (Event::ProbeOk, end)]);
     assert_eq!(up.ejections(), 1);
-    let quiet = end.after(POLICY.ejection_ticks_max);
-    assert_eq!(transition(up, Event::Tick, quiet, &POLICY).ejections(), 0);
+    let warm = end.after(POLICY.slow_start_ticks);
+    let quiet = warm.after(POLICY.ejection_ticks_max);
+    let later = run(up, &[(Event::Tick, warm), (Event::Tick, quiet.after(Ticks::MASK))]);
+    assert_eq!(later.ejections(), 1, "it is remembered until then");
+    assert_eq!(run(up, &[(Event::Tick, warm), (Event::Tick, quiet)]).ejections(), 0);
+}
+
+#[test]
+fn a_recovered_backend_warms_up_and_one_that_starts_does_not() {
+    let started = run(word(State::Unknown), &repeat(Event::ProbeOk, 1));
+    assert_eq!((started.is_warming(), started.warmth(NOW, &POLICY)), (false, 256));
+    let up = run(word(State::Down), &repeat(Event::ProbeOk, 2));
+    assert!(up.is_warming());
+    let at = |part: u32| up.warmth(NOW.after(POLICY.slow_start_ticks * part / 4), &POLICY);
+    assert_eq!([at(0), at(1), at(2), at(4)], [25, 82, 140, 256]);
+    let before = transition(up, Event::Tick, NOW.after(299), &POLICY);
+    assert!(before.is_warming());
+    let after = transition(up, Event::Tick, NOW.after(300), &POLICY);
+    assert!(!after.is_warming());
+    // An ejection while it warms up is the next one, not the first again.
+    let ejected = run(word(State::Up), &repeat(FAIL, 5));
+    let end = ejected.deadline();
+    let again = [(Event::Tick, end), (Event::ProbeOk, end), (FAIL, end.after(400))];
+    let up = run(ejected, &again[..2]);
+    assert!(up.is_warming());
+    let twice = transition(up, Event::TooManyFailed { jitter: 0 }, end.after(400), &POLICY);
+    assert_eq!((twice.state(), twice.ejections()), (State::Ejected, 2));
+    let none = Policy { slow_start_ticks: 0, ..POLICY };
+    let down = transition(word(State::Down), Event::ProbeOk, NOW, &none);
+    assert!(!transition(down, Event::ProbeOk, NOW, &none).is_warming());
 }
 
 #[test]
@@ -199,6 +228,7 @@ proptest! {
             now = now.after(pause);
             let event = match EVENTS[event] {
                 Event::RequestFailed { .. } => Event::RequestFailed { jitter },
+                Event::TooManyFailed { .. } => Event::TooManyFailed { jitter },
                 other => other,
             };
             let next = transition(word, event, now, &POLICY);

@@ -205,10 +205,20 @@ pub struct Service {
     pub name: String,
     /// How a backend is picked for a request.
     pub balance: Balance,
+    /// What `maglev` hashes.
+    pub hash_key: HashKey,
+    /// The cookie that ties a client to a backend; `None` for none.
+    pub sticky_cookie: Option<String>,
     /// The active check; `None` for none.
     pub probe: Option<Probe>,
     /// Failed requests in a row that eject a backend, and for how long.
     pub ejection: Ejection,
+    /// How long a recovered backend's share takes to grow to its weight; zero for none.
+    pub slow_start: Duration,
+    /// Below this share of available backends health is ignored, in per cent; 0 for never.
+    pub panic_percent: u8,
+    /// How long a request waits while every backend has as many as it may.
+    pub queue_timeout: Duration,
     /// Idle connections to backends.
     pub pool: Pool,
     /// What happens when the backend had closed a kept connection.
@@ -231,6 +241,7 @@ impl Service {
             consecutive: self.ejection.consecutive,
             ejection_ticks: ticks(self.ejection.base),
             ejection_ticks_max: ticks(self.ejection.max),
+            slow_start_ticks: if self.slow_start.is_zero() { 0 } else { ticks(self.slow_start) },
             ..Policy::DEFAULT
         }
     }
@@ -288,10 +299,46 @@ fn ticks(duration: Duration) -> u32 {
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
     /// Smooth weighted round robin, exact over all workers together.
-    #[default]
     RoundRobin,
     /// The less loaded, by weight, of two random ones.
     LeastRequests,
+    /// Of two random ones, the one that would answer sooner by its latest latencies.
+    #[default]
+    PeakEwma,
+    /// A random one, by weight.
+    Random,
+    /// By hash of something of the request, from the table that the packet program uses.
+    Maglev,
+}
+
+impl Balance {
+    /// The name in configuration and status.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::LeastRequests => "least_requests",
+            Self::PeakEwma => "peak_ewma",
+            Self::Random => "random",
+            Self::Maglev => "maglev",
+        }
+    }
+}
+
+/// What of a request `maglev` hashes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HashKey {
+    /// The client's address.
+    #[default]
+    Source,
+    /// A header's value.
+    Header(String),
+    /// A cookie's value.
+    Cookie(String),
+    /// The path.
+    Path,
+    /// The host.
+    Host,
 }
 
 /// An active check.
@@ -326,10 +373,18 @@ pub enum ProbeKind {
 }
 
 /// Passive removal of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ejection {
     /// Failed requests in a row; 0 for never.
     pub consecutive: u8,
+    /// Share of failed requests in the window, above 0; 1 and more than 1 for never.
+    pub ratio: f64,
+    /// The latest requests that count, by time.
+    pub window: Duration,
+    /// Requests that the window must have before their share counts.
+    pub least_requests: u32,
+    /// Whether every 5xx of the backend is a failure, not only 502, 503 and 504.
+    pub server_errors: bool,
     /// Length of the first ejection.
     pub base: Duration,
     /// Limit of an ejection's length.
@@ -358,6 +413,12 @@ pub struct Backend {
     pub address: SocketAddr,
     /// 0 to 256; 0 takes no new work.
     pub weight: u16,
+    /// Backends of a tier serve while no lower one has any.
+    pub tier: u8,
+    /// Connections in use that it may have, of all workers; `None` for no limit.
+    pub max_connections: Option<u32>,
+    /// Requests in flight that it may have, of all workers; `None` for no limit.
+    pub max_requests: Option<u32>,
 }
 
 /// An address as the shared tables hold it: network order, IPv4 in the first four bytes; and its

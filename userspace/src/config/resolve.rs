@@ -15,7 +15,8 @@ use toml::Spanned;
 
 use super::error::Problem;
 use super::model::{
-    self, Ejection, Global, Http2, ListenerTimeouts, Log, Model, Pool, Probe, ProbeKind, Retry,
+    self, Ejection, Global, HashKey, Http2, ListenerTimeouts, Log, Model, Pool, Probe, ProbeKind,
+    Retry,
 };
 use super::schema;
 
@@ -142,17 +143,36 @@ impl Resolver<'_> {
         if *budget.get_ref() > 100 {
             self.problem(budget.span(), "budget_percent: must be from 0 to 100");
         }
+        let panic = &service.panic_percent;
+        if *panic.get_ref() > 100 {
+            self.problem(panic.span(), "panic_percent: must be from 0 to 100");
+        }
+        let ratio = &service.ejection.ratio;
+        if !(0.01..=1.0).contains(ratio.get_ref()) {
+            self.problem(ratio.span(), "ratio: must be from 0.01 to 1");
+        }
+        let hash_key = self.hash_key(service.hash_key);
+        let sticky_cookie = service.sticky.map(|sticky| self.cookie(sticky));
         model::Service {
             probe: service.probe.map(|probe| self.probe(probe)),
             backends: self.backends(service.name.get_ref(), service.backend),
             name: service.name.into_inner(),
             balance: service.balance,
+            hash_key,
+            sticky_cookie,
             ejection: Ejection {
                 consecutive: service.ejection.consecutive,
+                ratio: service.ejection.ratio.into_inner(),
+                window: service.ejection.window.0,
+                least_requests: service.ejection.least_requests,
+                server_errors: service.ejection.server_errors,
                 base: service.ejection.base.0,
                 max: service.ejection.max.0,
                 max_percent: service.ejection.max_percent.into_inner(),
             },
+            slow_start: service.slow_start.0,
+            panic_percent: service.panic_percent.into_inner(),
+            queue_timeout: service.queue.timeout.0,
             pool: Pool {
                 max_idle: service.pool.max_idle,
                 idle: service.pool.idle.0,
@@ -166,6 +186,53 @@ impl Resolver<'_> {
                 lost: service.retry.lost,
             },
         }
+    }
+
+    /// What of a request `maglev` hashes.
+    fn hash_key(&mut self, key: Option<Spanned<String>>) -> HashKey {
+        let Some(key) = key else { return HashKey::Source };
+        let named = |prefix: &str| {
+            let name = key.get_ref().strip_prefix(prefix)?;
+            http::HeaderName::from_bytes(name.as_bytes()).is_ok().then(|| name.to_owned())
+        };
+        match key.get_ref().as_str() {
+            "source" => HashKey::Source,
+            "path" => HashKey::Path,
+            "host" => HashKey::Host,
+            _ => match (named("header:"), named("cookie:")) {
+                (Some(name), _) => HashKey::Header(name.to_ascii_lowercase()),
+                (_, Some(name)) => HashKey::Cookie(name),
+                _ => {
+                    self.problem(
+                        key.span(),
+                        format!(
+                            "hash_key: {:?} is none of source, header:NAME, cookie:NAME, path, host",
+                            key.get_ref()
+                        ),
+                    );
+                    HashKey::Source
+                }
+            },
+        }
+    }
+
+    /// The name of a cookie: a token (RFC 6265, 4.1.1).
+    fn cookie(&mut self, sticky: Spanned<schema::Sticky>) -> String {
+        let span = sticky.span();
+        let name = sticky.into_inner().cookie;
+        if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+            self.problem(span, format!("sticky: {name:?} is no name of a cookie"));
+        }
+        name
+    }
+
+    fn limit(&mut self, name: &str, limit: Option<Spanned<u32>>) -> Option<u32> {
+        let limit = limit?;
+        if *limit.get_ref() == 0 {
+            let message = format!("{name}: must be at least 1; weight = 0 takes a backend out");
+            self.problem(limit.span(), message);
+        }
+        Some(limit.into_inner())
     }
 
     fn backends(&mut self, service: &str, backends: Vec<schema::Backend>) -> Vec<model::Backend> {
@@ -195,7 +262,13 @@ impl Resolver<'_> {
                     format!("weight: must be from 0 to {WEIGHT_MAX}"),
                 );
             }
-            resolved.push(model::Backend { address, weight: backend.weight.into_inner() });
+            resolved.push(model::Backend {
+                address,
+                max_connections: self.limit("max_connections", backend.max_connections),
+                max_requests: self.limit("max_requests", backend.max_requests),
+                weight: backend.weight.into_inner(),
+                tier: backend.tier,
+            });
         }
         resolved
     }

@@ -225,9 +225,17 @@ pub struct Service {
     pub name: Spanned<String>,
     #[serde(default)]
     pub balance: Balance,
+    pub hash_key: Option<Spanned<String>>,
+    pub sticky: Option<Spanned<Sticky>>,
     pub probe: Option<Spanned<Probe>>,
     #[serde(default)]
     pub ejection: Ejection,
+    #[serde(default = "slow_start")]
+    pub slow_start: SpanOrOff,
+    #[serde(default = "panic_percent")]
+    pub panic_percent: Spanned<u8>,
+    #[serde(default)]
+    pub queue: Queue,
     #[serde(default)]
     pub pool: Pool,
     #[serde(default)]
@@ -254,6 +262,33 @@ pub struct Probe {
     pub fall: u8,
 }
 
+fn slow_start() -> SpanOrOff {
+    SpanOrOff(Duration::from_secs(30))
+}
+
+fn panic_percent() -> Spanned<u8> {
+    Spanned::new(0..0, 50)
+}
+
+/// Affinity by cookie.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sticky {
+    pub cookie: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queue {
+    pub timeout: Span,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { timeout: Span::seconds(5) }
+    }
+}
+
 fn two_seconds() -> Span {
     Span::seconds(2)
 }
@@ -277,6 +312,10 @@ pub enum ProbeKind {
 #[serde(deny_unknown_fields, default)]
 pub struct Ejection {
     pub consecutive: u8,
+    pub ratio: Spanned<f64>,
+    pub window: Span,
+    pub least_requests: u32,
+    pub server_errors: bool,
     pub base: Span,
     pub max: Span,
     pub max_percent: Spanned<u8>,
@@ -286,6 +325,10 @@ impl Default for Ejection {
     fn default() -> Self {
         Self {
             consecutive: 5,
+            ratio: Spanned::new(0..0, 0.5),
+            window: Span::seconds(10),
+            least_requests: 20,
+            server_errors: false,
             base: Span::seconds(10),
             max: Span::seconds(300),
             max_percent: Spanned::new(0..0, 50),
@@ -333,6 +376,10 @@ pub struct Backend {
     pub address: Spanned<SocketAddr>,
     #[serde(default = "one")]
     pub weight: Spanned<u16>,
+    #[serde(default)]
+    pub tier: u8,
+    pub max_connections: Option<Spanned<u32>>,
+    pub max_requests: Option<Spanned<u32>>,
 }
 
 fn one() -> Spanned<u16> {
@@ -370,5 +417,21 @@ impl<'de> Deserialize<'de> for Span {
             }
         }
         deserializer.deserialize_str(Visitor)
+    }
+}
+
+/// A [`Span`], or `"off"`: zero.
+#[derive(Clone, Copy)]
+pub struct SpanOrOff(pub Duration);
+
+impl<'de> Deserialize<'de> for SpanOrOff {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "off" {
+            return Ok(Self(Duration::ZERO));
+        }
+        let text: de::value::StringDeserializer<D::Error> =
+            de::IntoDeserializer::into_deserializer(text);
+        Span::deserialize(text).map(|span| Self(span.0))
     }
 }

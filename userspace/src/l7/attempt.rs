@@ -76,15 +76,20 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    pub(super) fn new(
+    /// `None` if the backend has as many requests as it may.
+    pub(super) fn begin(
         proxy: Rc<Proxy>,
         client: Rc<Client>,
         destination: Destination,
         backend: usize,
         upload: Option<Rc<Upload>>,
         deadline_ms: u64,
-    ) -> Self {
-        let attempt = Self {
+    ) -> Option<Self> {
+        if !proxy.targets[destination.service].service.begin(backend) {
+            return None;
+        }
+        add(&proxy.line().active_requests, 1);
+        Some(Self {
             proxy,
             client,
             destination,
@@ -93,11 +98,7 @@ impl Attempt {
             deadline_ms,
             is_judged: false,
             is_answered: false,
-        };
-        let active = &attempt.cell().active;
-        active.store(active.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        add(&attempt.proxy.line().active_requests, 1);
-        attempt
+        })
     }
 
     fn target(&self) -> &Target {
@@ -150,7 +151,10 @@ impl Attempt {
         let sent = connection.sender.try_send_request(request);
         match self.within_first_byte(sent).await {
             Ok(Ok(response)) => {
-                add(&self.cell().first_byte_us, clock::now_us().saturating_sub(began_us));
+                let latency_us = clock::now_us().saturating_sub(began_us);
+                add(&self.cell().first_byte_us, latency_us);
+                let is_error = response.status().is_server_error();
+                self.target().service.responded(self.backend, latency_us, is_error);
                 Ok((response, connection))
             }
             Ok(Err(error)) => Err(self.lost(connection, mark, error.error())),
@@ -225,12 +229,13 @@ impl Attempt {
         if let Some(count) = self.cell().responses.get(usize::from(status.as_u16() / 100 - 1)) {
             add(count, 1);
         }
-        if is_gateway_failure(status) {
+        let target = self.target();
+        if is_gateway_failure(status) || (target.server_errors && status.is_server_error()) {
             self.failed(FailureClass::GatewayStatus);
             self.is_judged = true;
         } else if is_trial {
             // A trial must not take as long as its body does.
-            self.target().service.succeeded(self.backend);
+            target.service.succeeded(self.backend);
         }
         self.is_answered = true;
         let has_body = !incoming.is_end_stream();
@@ -356,8 +361,9 @@ impl Drop for Attempt {
         if self.is_answered {
             self.client.request_ended();
         }
-        let active = &self.cell().active;
-        active.store(active.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        let target = self.target();
+        target.service.end(self.backend);
+        target.queue.call();
         let all = &self.proxy.line().active_requests;
         all.store(all.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
     }

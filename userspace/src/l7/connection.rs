@@ -14,7 +14,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -43,6 +43,7 @@ const LINGER: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Client {
     front: usize,
+    ip: IpAddr,
     sender: Sender,
     /// How long the connection may be without a request.
     idle: Cell<Duration>,
@@ -65,6 +66,7 @@ impl Client {
         let header_read = proxy.fronts[front].header_read;
         Self {
             front,
+            ip,
             sender: Sender {
                 address: address.unwrap_or(HeaderValue::from_static("unknown")),
                 is_trusted: proxy.trusts(ip),
@@ -82,6 +84,11 @@ impl Client {
 
     pub(super) fn front(&self) -> usize {
         self.front
+    }
+
+    /// The client's address.
+    pub(super) fn ip(&self) -> IpAddr {
+        self.ip
     }
 
     pub(super) fn sender(&self) -> &Sender {

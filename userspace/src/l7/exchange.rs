@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{EXPECT, HOST, HeaderValue};
+use http::header::{EXPECT, HOST, HeaderMap, HeaderValue, SET_COOKIE};
 use http::request;
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
@@ -24,6 +24,7 @@ use super::body::Body;
 use super::budget::Share;
 use super::connection::Client;
 use super::headers::Echo;
+use super::queue::Place;
 use super::reply;
 use super::rewrite::Parts;
 use super::route::{Destination, End, Plan, Query};
@@ -32,7 +33,7 @@ use super::upload::{Outgoing, Stage, Upload};
 use super::{Proxy, Target, forward, version};
 use crate::net::{self, clock};
 use crate::region::add;
-use crate::service::{Pick, Random};
+use crate::service::{Criteria, Pick, Random};
 
 /// The longest wait before a retry at another backend.
 const RETRY_JITTER: Duration = Duration::from_millis(25);
@@ -207,6 +208,19 @@ struct Exchange<'a> {
     stale_replays: u32,
     /// Backends that failed.
     tried: Vec<usize>,
+    /// For consistent hashing.
+    hash: u64,
+    /// The backend that the client's cookie names.
+    sticky: Option<usize>,
+}
+
+/// How an attempt began.
+enum Start {
+    Begun(Attempt, Pick),
+    /// Every backend that could be picked has as many requests as it may.
+    Full,
+    /// No backend can be picked.
+    Nobody,
 }
 
 /// Where the next attempt goes.
@@ -224,6 +238,9 @@ async fn forward(
 ) -> Result<Response<Body>, ErrorClass> {
     let Prepared { destination, request, wish } = prepared;
     let (head, upload) = request.into_parts();
+    let target = &proxy.targets[destination.service];
+    let hash = target.affinity.hash(&head, client.ip());
+    let sticky = target.affinity.sticky(&head, &target.service);
     let first_byte_ms = destination.timeouts.first_byte.as_millis() as u64;
     let mut exchange = Exchange {
         proxy,
@@ -237,6 +254,8 @@ async fn forward(
         attempts: 0,
         stale_replays: 0,
         tried: Vec::new(),
+        hash,
+        sticky,
     };
     let answer = exchange.run().await;
     if answer.is_err() && exchange.upload.is_some_and(|upload| upload.is_unread()) {
@@ -252,25 +271,31 @@ impl Exchange<'_> {
         let mut share = target.budget.enter();
         let mut next = Next::Any;
         let mut last = ErrorClass::NoBackend;
-        // Bounded: the decision allows `retry.attempts` and one replay of a stale connection.
+        // Bounded: the decision allows `retry.attempts` and one replay of a stale connection, and the
+        // line has its timeout.
         loop {
-            let Some(pick) = self.pick(target, &next) else { return Err(last) };
+            let place = self.wait_behind_others(target).await?;
+            let (attempt, pick) = match self.start(target, &next) {
+                Start::Begun(attempt, pick) => {
+                    drop(place);
+                    (attempt, pick)
+                }
+                Start::Nobody => return Err(last),
+                Start::Full => self.wait_for_room(target, place, &next, last).await?,
+            };
             let is_fresh = matches!(next, Next::Again(_));
             self.attempts += 1;
-            let attempt = self.attempt(pick.backend);
             let failed = match attempt.send(&self.head, is_fresh).await {
                 Ok((response, connection)) => {
                     let answer =
                         upgrade::answer(self.wish.as_ref(), response.status(), response.headers());
-                    return match (answer, self.wish.take()) {
-                        (Answer::Plain, _) => {
-                            Ok(attempt.answered(response, connection, pick.is_trial))
-                        }
-                        (Answer::Open, Some(wish)) => {
-                            Ok(attempt.opened(response, connection, wish))
-                        }
-                        _ => Err(attempt.misanswered()),
+                    let mut response = match (answer, self.wish.take()) {
+                        (Answer::Plain, _) => attempt.answered(response, connection, pick.is_trial),
+                        (Answer::Open, Some(wish)) => attempt.opened(response, connection, wish),
+                        _ => return Err(attempt.misanswered()),
                     };
+                    self.tie(target, pick.backend, response.headers_mut());
+                    return Ok(response);
                 }
                 Err(Failure::Final(class)) => return Err(class),
                 Err(Failure::Open(failed)) => failed,
@@ -302,25 +327,72 @@ impl Exchange<'_> {
         }
     }
 
-    fn pick(&self, target: &Target, next: &Next) -> Option<Pick> {
-        match next {
-            Next::Again(backend) if target.service.accepts_new(*backend) => {
-                Some(Pick { backend: *backend, is_trial: false })
+    /// Waits for the turn of this request while others stand in line.
+    async fn wait_behind_others<'t>(
+        &self,
+        target: &'t Target,
+    ) -> Result<Option<Place<'t>>, ErrorClass> {
+        if target.queue.is_empty() {
+            return Ok(None);
+        }
+        let place = target.queue.stand(target.queue_timeout);
+        place.called().await.map_err(|net::Elapsed| ErrorClass::QueueTimeout)?;
+        Ok(Some(place))
+    }
+
+    /// Waits until a backend has room.
+    #[cold]
+    async fn wait_for_room(
+        &self,
+        target: &Target,
+        place: Option<Place<'_>>,
+        next: &Next,
+        last: ErrorClass,
+    ) -> Result<(Attempt, Pick), ErrorClass> {
+        let place = place.unwrap_or_else(|| target.queue.stand(target.queue_timeout));
+        loop {
+            place.called().await.map_err(|net::Elapsed| ErrorClass::QueueTimeout)?;
+            match self.start(target, next) {
+                Start::Begun(attempt, pick) => return Ok((attempt, pick)),
+                Start::Nobody => return Err(last),
+                Start::Full => {}
             }
-            _ => target.service.pick(&self.tried),
         }
     }
 
-    fn attempt(&self, backend: usize) -> Attempt {
-        let (proxy, client) = (self.proxy.clone(), self.client.clone());
-        Attempt::new(
-            proxy,
-            client,
+    fn start(&self, target: &Target, next: &Next) -> Start {
+        let criteria = Criteria { tried: &self.tried, hash: self.hash, sticky: self.sticky };
+        let pick = match next {
+            Next::Again(backend) if target.service.accepts_new(*backend) => {
+                Some(Pick { backend: *backend, is_trial: false })
+            }
+            _ => target.service.pick(&criteria),
+        };
+        let Some(pick) = pick else {
+            return if target.service.has_only_full(&criteria) {
+                Start::Full
+            } else {
+                Start::Nobody
+            };
+        };
+        let attempt = Attempt::begin(
+            self.proxy.clone(),
+            self.client.clone(),
             self.destination.clone(),
-            backend,
+            pick.backend,
             self.upload.clone(),
             self.deadline_ms,
-        )
+        );
+        attempt.map_or(Start::Full, |attempt| Start::Begun(attempt, pick))
+    }
+
+    /// Ties the client to its backend by a cookie.
+    fn tie(&self, target: &Target, backend: usize, headers: &mut HeaderMap) {
+        let is_secure = self.client.sender().scheme == "https";
+        let cookie = target.affinity.set_cookie(&target.service, backend, self.sticky, is_secure);
+        if let Some(cookie) = cookie {
+            headers.append(SET_COOKIE, cookie);
+        }
     }
 
     fn evidence(&self, failed: &Failed, share: &Share<'_>) -> Evidence {

@@ -15,6 +15,7 @@
 //! A request that asks for a tunnel ([`upgrade`]) becomes one when the backend says so, and what passes
 //! then is looked at by nobody ([`tunnel`]).
 
+mod affinity;
 mod attempt;
 mod body;
 mod budget;
@@ -29,6 +30,7 @@ mod http2;
 mod lent;
 mod pool;
 mod preface;
+mod queue;
 mod redirect;
 mod reply;
 mod rewrite;
@@ -42,20 +44,23 @@ mod version;
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay;
 
-use crate::config::model::{Http2, Model};
+use crate::config::model::{Balance, Http2, Model};
 use crate::region::{Region, Tenant, WorkerLine, add};
 use crate::service::{Random, Service};
 
+use affinity::Affinity;
 pub use body::Body;
 use budget::Budget;
 pub use connection::serve;
 use pool::Pool;
+use queue::Queue;
 
 /// hyper's buffer of a client's connection: what a request body in transit may occupy. What a turn of
 /// many uploads reads is still in the core's second-level cache when it is written: a MiB costs 281 µs
@@ -100,6 +105,11 @@ struct Target {
     pools: Vec<Rc<Pool>>,
     replay: replay::Policy,
     budget: Budget,
+    queue: Queue,
+    queue_timeout: Duration,
+    affinity: Affinity,
+    /// Whether every 5xx is a failure.
+    server_errors: bool,
 }
 
 impl Proxy {
@@ -114,6 +124,8 @@ impl Proxy {
     ) -> Self {
         let random = Random::new(Random::fresh_seed());
         let host = headers::Host::here();
+        let half = |half: usize| region.control().hash_key[half].load(Ordering::Relaxed);
+        let key = [half(0), half(1)];
         let target = |((service, tenants), line): ((_, &Vec<Tenant>), &u16)| {
             let model: &crate::config::model::Service = service;
             let seed = random.next();
@@ -128,6 +140,14 @@ impl Proxy {
                 pools,
                 replay: model.replay_policy(),
                 budget: Budget::new(model.retry.budget_percent.into()),
+                queue: Queue::default(),
+                queue_timeout: model.queue_timeout,
+                affinity: Affinity::new(
+                    (model.balance == Balance::Maglev).then_some(&model.hash_key),
+                    key,
+                    model.sticky_cookie.clone(),
+                ),
+                server_errors: model.ejection.server_errors,
             }
         };
         Self {
@@ -154,7 +174,8 @@ impl Proxy {
     /// Work that time brings, to be called every [`crate::net::TICK`].
     pub fn tick(&self) {
         for target in &self.targets {
-            target.service.look_for_trials();
+            target.service.tick();
+            target.queue.call();
             for (backend, pool) in target.pools.iter().enumerate() {
                 pool.sweep(target.service.accepts_new(backend));
             }

@@ -56,7 +56,8 @@ pub struct WorkerLine {
 pub struct ServiceLine {
     pub position: AtomicU64,
     pub identity: AtomicU64,
-    reserved: [AtomicU64; 6],
+    pub panicking: AtomicU64,
+    reserved: [AtomicU64; 5],
 }
 
 /// [`abi::Cell`].
@@ -79,7 +80,8 @@ pub struct Cell {
     pub ejections: AtomicU64,
     pub connections: AtomicU32,
     pub tunnels: AtomicU32,
-    reserved: [AtomicU64; 11],
+    pub window: [AtomicU64; abi::WINDOW_BUCKETS],
+    reserved: AtomicU64,
 }
 
 /// Adds to a counter that only this process writes: a plain load and store, no locked instruction.
@@ -118,7 +120,7 @@ same_layout! {
     HealthWord: accepts_new, keeps_flows;
     WorkerLine: pid, supervisor_epoch, live, connections, active_requests, accepted, heartbeat_ms,
         reserved, errors, reserved_too;
-    ServiceLine: position, identity, reserved;
+    ServiceLine: position, identity, panicking, reserved;
     Cell: responses, failures, pool_closed, replays, refusals, connections_created, connections_reused,
-        request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, connections, tunnels, reserved;
+        request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, connections, tunnels, window, reserved;
 }

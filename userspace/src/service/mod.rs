@@ -3,29 +3,45 @@
 //! Nothing here has an opinion about health: a pick reads the shared bitmap, an outcome is an event
 //! for the shared state machine. So every worker, the prober and the packet program agree.
 //!
+//! - `available`: who may be picked; tiers and panic.
 //! - [`smooth`]: the cyclic sequence of weighted round robin, a pure function.
-//! - `round_robin`, `least_requests`: the picks.
-//! - `outlier`: outcomes of requests, and how many backends they may take out.
+//! - `round_robin`, `two_choices` (with `ewma`), `consistent`: the picks.
+//! - `outlier` (with `window`): outcomes of requests, and how many backends they may take out.
 //! - `trial`: the one request that decides over a backend in probation.
+//! - `sticky`: the token of a backend in a cookie.
+//! - [`identity`]: what outlives indices.
 
-mod least_requests;
+mod available;
+mod consistent;
+mod ewma;
+pub mod identity;
 mod outlier;
 mod random;
 mod round_robin;
 pub mod smooth;
+mod sticky;
 mod trial;
+mod two_choices;
+mod window;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use steerage_common::health::Policy;
 
 use crate::config::model::{self, Balance};
-use crate::region::{Region, Tenant};
+use crate::region::{self, Region, Tenant};
 
+use available::Available;
+use consistent::Ring;
+use ewma::Ewma;
 pub use random::Random;
-use round_robin::Available;
+use window::Window;
+
+/// How often a pick is made again because a backend warms up.
+const WARMING_ATTEMPTS: u32 = 8;
 
 /// One backend of a service, as a worker sees it.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +50,14 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Its share of the work; 0 takes none.
     pub weight: u16,
+    /// It serves while no lower tier has any backend.
+    pub tier: u8,
+    /// Requests in flight that it may have, of all workers.
+    pub limit: Option<u32>,
     /// Its hold on a slot of the shared region.
     pub tenant: Tenant,
+    /// What it is, on every host.
+    pub identity: u64,
 }
 
 /// A group of backends with one policy. Backends go by their index in [`Service::backends`].
@@ -47,12 +69,41 @@ pub struct Service {
     balance: Balance,
     policy: Policy,
     ejected_max: usize,
+    /// Share and least number of requests in the window that eject.
+    ratio: (f64, u64),
+    window: Window,
     backends: Vec<Backend>,
     region: Rc<Region>,
     available: RefCell<Available>,
     /// A backend in probation that awaits its trial request.
     trial: Cell<Option<usize>>,
+    /// Whether a backend warms up.
+    is_warming: Cell<bool>,
+    has_limits: bool,
+    /// This worker's requests in flight.
+    in_flight: Cell<u32>,
+    /// Parallel to `backends`, for `peak_ewma`.
+    latencies: Vec<Ewma>,
+    median_us: Cell<f64>,
+    ring: Option<Ring>,
+    tokens: Vec<u64>,
     random: Random,
+}
+
+/// What a pick must heed.
+#[derive(Clone, Copy, Debug)]
+pub struct Criteria<'a> {
+    /// Backends that failed this request already.
+    pub tried: &'a [usize],
+    /// The request's hash, for `maglev`.
+    pub hash: u64,
+    /// The backend that the client's cookie names.
+    pub sticky: Option<usize>,
+}
+
+impl Criteria<'_> {
+    /// Any backend.
+    pub const ANY: Criteria<'static> = Criteria { tried: &[], hash: 0, sticky: None };
 }
 
 /// A picked backend.
@@ -83,9 +134,14 @@ impl Service {
             .map(|(backend, tenant)| Backend {
                 address: backend.address,
                 weight: backend.weight,
+                tier: backend.tier,
+                limit: [backend.max_connections, backend.max_requests].into_iter().flatten().min(),
                 tenant: *tenant,
+                identity: identity::backend_identity(&model.name, backend.address),
             })
             .collect();
+        let key = [0, 1].map(|half: usize| region.control().hash_key[half].load(Ordering::Relaxed));
+        let is_maglev = model.balance == Balance::Maglev;
         let percent = usize::from(model.ejection.max_percent);
         Self {
             name: model.name.clone(),
@@ -94,10 +150,19 @@ impl Service {
             balance: model.balance,
             policy: model.policy(),
             ejected_max: outlier::ejected_max(backends.len(), percent),
-            available: RefCell::new(Available::new(&backends)),
-            backends,
+            ratio: (model.ejection.ratio, model.ejection.least_requests.into()),
+            window: Window::new(model.ejection.window),
+            available: RefCell::new(Available::new(&backends, model.panic_percent)),
             region,
             trial: Cell::new(None),
+            is_warming: Cell::new(false),
+            has_limits: backends.iter().any(|backend| backend.limit.is_some()),
+            in_flight: Cell::new(0),
+            latencies: backends.iter().map(|_| Ewma::default()).collect(),
+            median_us: Cell::new(ewma::LEAST_US),
+            ring: is_maglev.then(|| Ring::new(&backends, key)),
+            tokens: backends.iter().map(|backend| sticky::token(key, backend.identity)).collect(),
+            backends,
             random: Random::new(seed),
         }
     }
@@ -120,20 +185,137 @@ impl Service {
         self.region.accepts_new(self.backends[backend].tenant.slot())
     }
 
-    /// A backend that takes new work and is not among those `tried`; `None` if there is none.
-    pub fn pick(&self, tried: &[usize]) -> Option<Pick> {
-        if self.trial.get().is_some()
-            && let Some(backend) = self.start_trial(tried)
+    /// A backend that takes new work and suits the criteria; `None` if there is none.
+    pub fn pick(&self, criteria: &Criteria<'_>) -> Option<Pick> {
+        let pick = |backend, is_trial| Some(Pick { backend, is_trial });
+        if let Some(backend) = criteria.sticky.filter(|backend| self.may_stick(criteria, *backend))
         {
-            return Some(Pick { backend, is_trial: true });
+            return pick(backend, false);
+        }
+        if self.trial.get().is_some()
+            && let Some(backend) = self.start_trial(criteria.tried)
+        {
+            return pick(backend, true);
         }
         let mut available = self.available.borrow_mut();
-        available.refresh(&self.region, &self.backends);
-        let backend = match self.balance {
-            Balance::RoundRobin => self.next_in_turn(&available, tried),
-            Balance::LeastRequests => self.less_loaded(&available, tried),
-        }?;
-        Some(Pick { backend, is_trial: false })
+        if available.refresh(&self.region, &self.backends) {
+            self.tell_panic(available.is_panicking);
+        }
+        let mut backend = self.choose(&available, criteria)?;
+        if self.is_warming.get() {
+            // Its share is small by being passed over; the last choice stands, so that somebody is
+            // chosen. The ring has no other choice to offer.
+            let mut attempts = WARMING_ATTEMPTS;
+            while attempts > 0 && self.balance != Balance::Maglev && !self.is_warm_enough(backend) {
+                backend = self.choose(&available, criteria)?;
+                attempts -= 1;
+            }
+        }
+        pick(backend, false)
+    }
+
+    fn choose(&self, available: &Available, criteria: &Criteria<'_>) -> Option<usize> {
+        match self.balance {
+            Balance::RoundRobin => self.next_in_turn(available, criteria),
+            Balance::LeastRequests => self.less_loaded(available, criteria),
+            Balance::PeakEwma => self.sooner(available, criteria),
+            Balance::Random => self.at_random(available, criteria),
+            Balance::Maglev => self.named(available, criteria),
+        }
+    }
+
+    /// Whether a backend may not be picked for this request.
+    fn is_excluded(&self, criteria: &Criteria<'_>, backend: usize) -> bool {
+        criteria.tried.contains(&backend) || (self.has_limits && self.is_full(backend))
+    }
+
+    /// Whether a backend that would be picked has as many requests as it may.
+    #[must_use]
+    pub fn is_full(&self, backend: usize) -> bool {
+        let limit = self.backends[backend].limit;
+        limit.is_some_and(|limit| self.active(backend) >= u64::from(limit))
+    }
+
+    /// Whether nobody can be picked only because those who could are full.
+    #[must_use]
+    pub fn has_only_full(&self, criteria: &Criteria<'_>) -> bool {
+        let available = self.available.borrow();
+        let mut all = available.backends.iter().map(|index| usize::from(*index));
+        self.has_limits
+            && all.any(|backend| !criteria.tried.contains(&backend) && self.is_full(backend))
+    }
+
+    /// Counts a request at a backend. False, and not counted, if that is more than it may have: another
+    /// worker was faster.
+    #[must_use]
+    pub fn begin(&self, backend: usize) -> bool {
+        let active = self.active_here(backend);
+        active.store(active.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        if let Some(limit) = self.backends[backend].limit {
+            // Of two workers that count at the same time at least one sees the other's: each counts
+            // before it looks.
+            fence(Ordering::SeqCst);
+            if self.active(backend) > u64::from(limit) {
+                active.store(active.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+                return false;
+            }
+        }
+        self.in_flight.set(self.in_flight.get() + 1);
+        true
+    }
+
+    /// The request is over.
+    pub fn end(&self, backend: usize) {
+        let active = self.active_here(backend);
+        active.store(active.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+    }
+
+    fn active_here(&self, backend: usize) -> &AtomicU32 {
+        &self.cell(backend).active
+    }
+
+    fn cell(&self, backend: usize) -> &region::Cell {
+        self.region.cell(self.worker, self.backends[backend].tenant.slot())
+    }
+
+    /// The cells of all workers for a backend.
+    fn cells(&self, backend: usize) -> impl Iterator<Item = &region::Cell> {
+        let slot = self.backends[backend].tenant.slot();
+        (0..self.region.cell_workers()).map(move |worker| self.region.cell(worker, slot))
+    }
+
+    /// Requests in flight at a backend, of all workers.
+    fn active(&self, backend: usize) -> u64 {
+        self.cells(backend).map(|cell| u64::from(cell.active.load(Ordering::Relaxed))).sum()
+    }
+
+    /// Work that time brings, to be called every [`crate::net::TICK`].
+    pub fn tick(&self) {
+        self.look_for_trials();
+        if self.balance == Balance::PeakEwma {
+            self.median_us.set(ewma::median(&self.latencies, crate::net::clock::now_us()));
+        }
+        let mut available = self.available.borrow_mut();
+        if available.is_panicking {
+            available.forget();
+        }
+    }
+
+    fn is_warm_enough(&self, backend: usize) -> bool {
+        let word = self.region.word(self.backends[backend].tenant.slot());
+        let warmth = word.warmth(crate::clock::now_ticks(), &self.policy);
+        self.random.below(256) < warmth as usize
+    }
+
+    #[cold]
+    fn tell_panic(&self, is_panicking: bool) {
+        self.region.service(self.line).panicking.store(u64::from(is_panicking), Ordering::Relaxed);
+        if is_panicking {
+            tracing::warn!(service = self.name, "too few backends are healthy: health is ignored");
+        } else {
+            tracing::info!(service = self.name, "enough backends are healthy: health counts again");
+        }
     }
 }
 

@@ -9,17 +9,38 @@ use super::*;
 
 /// A service of unprobed backends that are up, seen by `workers` workers.
 fn workers(weights: &[u16], balance: Balance, workers: usize) -> Vec<Service> {
+    workers_with(weights, balance, workers, |_| {})
+}
+
+fn workers_with(
+    weights: &[u16],
+    balance: Balance,
+    workers: usize,
+    adapt: impl FnOnce(&mut model::Service),
+) -> Vec<Service> {
     let region = Rc::new(Region::in_memory(workers).unwrap());
     let backends = weights.iter().zip(1u16..).map(|(weight, port)| model::Backend {
         address: SocketAddr::from(([127, 0, 0, 1], port)),
         weight: *weight,
+        tier: 0,
+        max_connections: None,
+        max_requests: None,
     });
-    let model = model::Service {
+    let mut model = model::Service {
         name: "web".into(),
         balance,
+        hash_key: model::HashKey::Source,
+        sticky_cookie: None,
+        slow_start: Duration::ZERO,
+        panic_percent: 0,
+        queue_timeout: Duration::from_secs(1),
         probe: None,
         ejection: model::Ejection {
             consecutive: 3,
+            ratio: 1.0,
+            window: Duration::from_secs(10),
+            least_requests: u32::MAX,
+            server_errors: false,
             base: Duration::from_millis(100),
             max: Duration::from_secs(1),
             max_percent: 50,
@@ -34,6 +55,7 @@ fn workers(weights: &[u16], balance: Balance, workers: usize) -> Vec<Service> {
         retry: model::Retry { attempts: 1, budget_percent: 20, lost: true },
         backends: backends.collect(),
     };
+    adapt(&mut model);
     // Slots on both sides of a word's end.
     let tenants: Vec<Tenant> =
         (60..).take(weights.len()).map(|index| Tenant::new(Slot::new(index).unwrap(), 0)).collect();
@@ -50,7 +72,7 @@ fn drain(service: &Service, backend: usize) {
 }
 
 fn picked(service: &Service, tried: &[usize]) -> Option<usize> {
-    service.pick(tried).map(|pick| pick.backend)
+    service.pick(&Criteria { tried, ..Criteria::ANY }).map(|pick| pick.backend)
 }
 
 fn eject(service: &Service, backend: usize) {
@@ -122,9 +144,10 @@ fn the_less_loaded_for_its_weight_is_picked() {
         workers[0].region.cell(worker, slot).active.store(requests, Ordering::Relaxed);
     };
     active(0, 0, 2);
-    assert_eq!(picked(&workers[0], &[]), Some(0), "3/4 against 1/1");
+    active(0, 1, 1);
+    assert_eq!(picked(&workers[0], &[]), Some(0), "2/4 against 1/1");
     active(1, 0, 4);
-    assert_eq!(picked(&workers[0], &[]), Some(1), "7/4 against 1/1: the other worker's count");
+    assert_eq!(picked(&workers[0], &[]), Some(1), "6/4 against 1/1: the other worker's count");
 }
 
 #[test]
@@ -165,16 +188,234 @@ fn one_request_decides_over_a_backend_in_probation() {
     eject(&workers[0], 0);
     // Until the ejection's 100 ms are over by the real clock.
     while state(&workers[0], 0) == State::Ejected {
-        workers[0].look_for_trials();
+        workers[0].tick();
     }
-    workers[1].look_for_trials();
-    assert_eq!(workers[0].pick(&[]), Some(Pick { backend: 0, is_trial: true }));
+    workers[1].tick();
+    assert_eq!(workers[0].pick(&Criteria::ANY), Some(Pick { backend: 0, is_trial: true }));
     for _ in 0..9 {
-        assert!(matches!(workers[1].pick(&[]), Some(Pick { backend: 1 | 2, is_trial: false })));
-        workers[0].look_for_trials();
-        assert!(matches!(workers[0].pick(&[]), Some(Pick { backend: 1 | 2, is_trial: false })));
+        assert!(matches!(
+            workers[1].pick(&Criteria::ANY),
+            Some(Pick { backend: 1 | 2, is_trial: false })
+        ));
+        workers[0].tick();
+        assert!(matches!(
+            workers[0].pick(&Criteria::ANY),
+            Some(Pick { backend: 1 | 2, is_trial: false })
+        ));
     }
     workers[0].succeeded(0);
     assert_eq!(state(&workers[0], 0), State::Up);
     assert!((0..3).any(|_| picked(&workers[1], &[]) == Some(0)));
+}
+
+const ALL: [Balance; 5] = [
+    Balance::RoundRobin,
+    Balance::LeastRequests,
+    Balance::PeakEwma,
+    Balance::Random,
+    Balance::Maglev,
+];
+
+fn counts(service: &Service, picks: usize) -> Vec<usize> {
+    let mut counts = vec![0; service.backends.len()];
+    for hash in 0..picks {
+        let hash = steerage_common::hash::mix(hash as u64 + 1);
+        counts[service.pick(&Criteria { hash, ..Criteria::ANY }).unwrap().backend] += 1;
+    }
+    counts
+}
+
+#[test]
+fn no_balance_gives_work_to_weight_0_or_to_the_dead() {
+    for balance in ALL {
+        let service = &workers(&[3, 0, 2, 1], balance, 1)[0];
+        drain(service, 3);
+        let counts = counts(service, 1000);
+        assert!(counts[0] > 0 && counts[2] > 0, "{balance:?}: {counts:?}");
+        assert_eq!((counts[1], counts[3]), (0, 0), "{balance:?}");
+    }
+}
+
+#[test]
+fn without_a_difference_shares_are_by_weight() {
+    for balance in [Balance::Random, Balance::Maglev, Balance::LeastRequests, Balance::PeakEwma] {
+        let service = &workers(&[5, 1, 4, 2], balance, 1)[0];
+        let counts = counts(service, 60_000);
+        assert!(counts[0].abs_diff(25_000) < 800, "{balance:?}: {counts:?}");
+    }
+}
+
+#[test]
+fn the_next_tier_serves_when_the_former_has_none() {
+    for balance in ALL {
+        let service = &workers_with(&[1, 1, 1], balance, 1, |model| {
+            model.backends[1].tier = 1;
+            model.backends[2].tier = 2;
+        })[0];
+        assert_eq!(counts(service, 100), [100, 0, 0], "{balance:?}");
+        drain(service, 0);
+        assert_eq!(counts(service, 100), [0, 100, 0], "{balance:?}");
+    }
+}
+
+#[test]
+fn in_a_panic_health_is_ignored_but_not_the_operator() {
+    for balance in ALL {
+        let service = &workers_with(&[1; 6], balance, 1, |model| {
+            model.panic_percent = 50;
+            model.probe = None;
+            model.ejection.max_percent = 100;
+            model.ejection.base = Duration::from_secs(60);
+            model.ejection.max = Duration::from_secs(60);
+        })[0];
+        for backend in 0..3 {
+            eject(service, backend);
+        }
+        assert_eq!(counts(service, 600)[..3], [0; 3], "{balance:?}: half is enough");
+        eject(service, 3);
+        let all = counts(service, 6000);
+        assert!(all.iter().all(|count| *count > 0), "{balance:?}: {all:?}");
+        assert_eq!(service.region.service(3).panicking.load(Ordering::Relaxed), 1);
+        drain(service, 0);
+        service.tick();
+        assert_eq!(counts(service, 6000)[0], 0, "{balance:?}");
+        drain(service, 1);
+        drain(service, 2);
+        drain(service, 3);
+        service.tick();
+        assert!(counts(service, 100)[4..].iter().all(|count| *count > 0));
+        assert_eq!(
+            service.region.service(3).panicking.load(Ordering::Relaxed),
+            0,
+            "all that are left work"
+        );
+    }
+}
+
+#[test]
+fn a_share_of_failures_in_the_window_ejects_though_successes_come_between() {
+    let adapt = |model: &mut model::Service| {
+        model.ejection.ratio = 0.5;
+        model.ejection.least_requests = 20;
+    };
+    let workers = workers_with(&[1, 1, 1], Balance::RoundRobin, 2, adapt);
+    for request in 0..18 {
+        let service = &workers[request % 2];
+        if request % 4 < 2 { service.failed(0, FailureClass::Reset) } else { service.succeeded(0) }
+    }
+    assert_eq!(state(&workers[0], 0), State::Up, "too few to say");
+    for service in &workers {
+        service.failed(0, FailureClass::Reset);
+    }
+    assert_eq!(state(&workers[0], 0), State::Ejected, "10 of 20, seen by two workers");
+}
+
+#[test]
+fn peak_ewma_avoids_the_slow_and_the_failing() {
+    let service = &workers(&[1; 10], Balance::PeakEwma, 1)[0];
+    for backend in 0..10 {
+        let latency = if backend == 7 { 20_000 } else { 1000 };
+        service.responded(backend, latency, false);
+    }
+    // Fast, but with errors only.
+    service.responded(3, 100, true);
+    let counts = counts(service, 10_000);
+    assert!(counts[3] + counts[7] < 300, "{counts:?}");
+}
+
+#[test]
+fn a_recovered_backend_gets_a_small_share_at_first() {
+    for balance in [Balance::RoundRobin, Balance::Random, Balance::LeastRequests, Balance::PeakEwma]
+    {
+        let service = &workers_with(&[1, 1, 1], balance, 1, |model| {
+            model.slow_start = Duration::from_secs(600);
+            model.ejection.base = Duration::from_millis(100);
+        })[0];
+        eject(service, 0);
+        while state(service, 0) == State::Ejected {
+            service.tick();
+        }
+        assert_eq!(service.pick(&Criteria::ANY).map(|pick| pick.is_trial), Some(true));
+        service.succeeded(0);
+        service.latencies[0].observe(1, crate::net::clock::now_us());
+        service.tick();
+        let counts = counts(service, 9000);
+        assert!((100..900).contains(&counts[0]), "{balance:?}: {counts:?}");
+    }
+}
+
+#[test]
+fn a_backend_gets_no_more_requests_than_it_may_have() {
+    for balance in ALL {
+        let workers = workers_with(&[1, 1], balance, 2, |model| {
+            model.backends[0].max_requests = Some(3);
+            model.backends[1].max_connections = Some(2);
+        });
+        let mut begun = Vec::new();
+        for request in 0..5 {
+            let service = &workers[request % 2];
+            let backend = picked(service, &[]).unwrap();
+            assert!(service.begin(backend));
+            begun.push((request % 2, backend));
+        }
+        assert_eq!(picked(&workers[0], &[]), None, "{balance:?}");
+        assert!(workers[0].has_only_full(&Criteria::ANY));
+        assert!(!workers[0].begin(0), "a late one is turned away");
+        let (worker, backend) = begun[0];
+        workers[worker].end(backend);
+        assert_eq!(picked(&workers[1], &[]), Some(backend), "{balance:?}");
+    }
+}
+
+#[test]
+fn a_client_comes_back_to_its_backend_while_that_lives() {
+    let service = &workers(&[1, 1, 1], Balance::RoundRobin, 1)[0];
+    let token = service.token(1);
+    assert_eq!(token.len(), 16);
+    assert_eq!(service.of_token(token.as_bytes()), Some(1));
+    assert_eq!(service.of_token(b"0123456789abcdef"), None);
+    let criteria = Criteria { sticky: Some(1), ..Criteria::ANY };
+    let stays = |service: &Service| (0..9).all(|_| service.pick(&criteria).unwrap().backend == 1);
+    assert!(stays(service));
+    drain(service, 1);
+    assert!(stays(service), "one that drains keeps its clients");
+    service.region.apply(service.backends[1].tenant, Event::Maintain, &service.policy);
+    assert!(!stays(service));
+}
+
+/// The packet program's table and the workers' are the same, entry by entry.
+#[test]
+fn both_planes_name_the_same_backend() {
+    let service = &workers(&[3, 0, 1, 2], Balance::Maglev, 1)[0];
+    let key = [0, 0];
+    let members = service.backends.iter().filter(|backend| backend.weight > 0);
+    let mut members: Vec<_> = members
+        .map(|backend| steerage_common::maglev::Member {
+            identity: identity::backend_identity("web", backend.address),
+            slot: backend.tenant.slot(),
+            weight: backend.weight,
+        })
+        .collect();
+    let mut ring = vec![0; steerage_common::limits::RING_ENTRIES];
+    let mut cursors = vec![steerage_common::maglev::Cursor::default(); members.len()];
+    assert!(steerage_common::maglev::populate(key, &mut members, &mut cursors, &mut ring));
+    for hash in (0..100_000).map(steerage_common::hash::mix) {
+        let slot = ring[steerage_common::ring::position(hash, 0) as usize];
+        let picked = service.pick(&Criteria { hash, ..Criteria::ANY }).unwrap().backend;
+        assert_eq!(service.backends[picked].tenant.slot().raw(), slot);
+    }
+}
+
+#[test]
+fn a_busy_backend_passes_its_share_on() {
+    let service = &workers(&[1, 1, 1], Balance::Maglev, 1)[0];
+    let criteria = Criteria { hash: 7, ..Criteria::ANY };
+    let home = service.pick(&criteria).unwrap().backend;
+    let mut others = 0;
+    for _ in 0..30 {
+        let backend = service.pick(&criteria).unwrap().backend;
+        assert!(service.begin(backend));
+        others += usize::from(backend != home);
+    }
+    assert!((15..=20).contains(&others), "a third and a quarter of it stay: {others} moved");
 }

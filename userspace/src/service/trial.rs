@@ -10,13 +10,14 @@ use steerage_common::health::{Event, State};
 use super::Service;
 
 impl Service {
-    /// Moves ejections on whose time is over, and notes a backend that awaits its trial. Called every
-    /// [`crate::net::TICK`].
-    pub fn look_for_trials(&self) {
-        let mut wanted = None;
+    /// Moves ejections on whose time is over, and notes a backend that awaits its trial, and whether one
+    /// warms up.
+    pub(super) fn look_for_trials(&self) {
+        let (mut wanted, mut is_warming) = (None, false);
         for (index, backend) in self.backends.iter().enumerate() {
             let slot = backend.tenant.slot();
             let word = self.region.word(slot);
+            is_warming |= word.is_warming();
             if !matches!(word.state(), State::Ejected | State::Probation) {
                 continue;
             }
@@ -29,6 +30,7 @@ impl Service {
             }
         }
         self.trial.set(wanted);
+        self.is_warming.set(is_warming);
     }
 
     /// The backend that this request shall try, if no other request was faster.

@@ -68,6 +68,11 @@ fn workers(page: &mut Page, status: &Status) {
 }
 
 fn backend_health(page: &mut Page, status: &Status) {
+    let name = "steerage_service_panicking";
+    page.family(name, "gauge", "Whether health is ignored: too few backends are left.");
+    for service in &status.services {
+        page.sample(name, &[("service", &service.name)], u8::from(service.panicking));
+    }
     page.family("steerage_backend_up", "gauge", "Whether the backend takes new work.");
     each_backend(status, |backend, labels| {
         page.sample("steerage_backend_up", labels, u8::from(backend.accepts_new));

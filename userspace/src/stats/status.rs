@@ -83,6 +83,8 @@ pub struct Service {
     pub balance: String,
     /// How many backends take new work.
     pub available: usize,
+    /// Whether so few do that health is ignored.
+    pub panicking: bool,
     /// Its backends.
     pub backends: Vec<Backend>,
 }

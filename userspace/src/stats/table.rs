@@ -178,6 +178,7 @@ pub(crate) mod tests {
                 name: "api".into(),
                 balance: "round_robin".into(),
                 available: 1,
+                panicking: false,
                 backends: vec![backend],
             }],
             vips: vec![Vip {

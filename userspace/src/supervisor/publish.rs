@@ -18,11 +18,12 @@ use tracing::{info, warn};
 
 use super::Error;
 use super::network::{self, Path};
-use super::slots::{Seats, backend_identity, seat, service_identity};
+use super::slots::{Seats, seat};
 use crate::config::Model;
 use crate::config::model::{Service, Vip, table_address};
 use crate::kernel::Kernel;
 use crate::region::{Region, Tenant};
+use crate::service::identity::{backend_identity, service_identity};
 
 /// What the rest of the supervisor needs to know of a published configuration.
 #[derive(Debug)]

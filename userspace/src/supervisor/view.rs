@@ -108,18 +108,16 @@ impl View {
     fn services(&self, kernel: Option<&Kernel>) -> Vec<status::Service> {
         let services = self.model.services.iter().zip(&self.published.tenants);
         services
-            .map(|(service, tenants)| {
+            .zip(&self.published.lines)
+            .map(|((service, tenants), line)| {
                 let backends = service.backends.iter().zip(tenants);
                 let backends: Vec<_> = backends
                     .map(|(backend, tenant)| self.backend(service, backend, *tenant, kernel))
                     .collect();
                 status::Service {
                     name: service.name.clone(),
-                    balance: match service.balance {
-                        model::Balance::RoundRobin => "round_robin",
-                        model::Balance::LeastRequests => "least_requests",
-                    }
-                    .into(),
+                    balance: service.balance.name().into(),
+                    panicking: self.region.service(*line).panicking.load(Ordering::Relaxed) != 0,
                     available: backends.iter().filter(|backend| backend.accepts_new).count(),
                     backends,
                 }

@@ -46,7 +46,7 @@ impl Worker {
     ) -> Self {
         let mut text = format!(
             "[[listener]]\nname = 'web'\nprotocol = 'http'\nbind = ['127.0.0.1:1']\n\
-             {keys}\n[[service]]\nname = 'a'\n",
+             {keys}\n[[service]]\nname = 'a'\nbalance = 'round_robin'\n",
         );
         for backend in backends {
             text += &format!("[[service.backend]]\naddress = '{backend}'\n");
