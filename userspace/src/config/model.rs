@@ -113,6 +113,8 @@ pub struct Listener {
     pub bind: Vec<SocketAddr>,
     /// How long clients may take.
     pub timeouts: ListenerTimeouts,
+    /// How much clients may ask.
+    pub limits: ListenerLimits,
     /// Limits of clients that speak HTTP/2.
     pub http2: Http2,
     /// What is added to requests.
@@ -158,8 +160,23 @@ pub struct ErrorPage {
 /// How long clients may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerTimeouts {
-    /// From the wait for a request to the end of its headers; also ends idle connections.
+    /// From a request's first byte to the end of its headers.
     pub header_read: Duration,
+    /// Without a request.
+    pub idle: Duration,
+    /// Without taking anything of a response that waits.
+    pub stall: Duration,
+}
+
+/// How much clients may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerLimits {
+    /// Request line and headers together, in bytes.
+    pub head_bytes: u32,
+    /// Header lines.
+    pub fields: u16,
+    /// Request target, in bytes.
+    pub uri_bytes: u32,
 }
 
 /// An L4 service address, handled in XDP.

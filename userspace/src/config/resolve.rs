@@ -15,8 +15,8 @@ use toml::Spanned;
 
 use super::error::Problem;
 use super::model::{
-    self, Ejection, Global, HashKey, Http2, ListenerTimeouts, Log, Model, Pool, Probe, ProbeKind,
-    Retry,
+    self, Ejection, Global, HashKey, Http2, ListenerLimits, ListenerTimeouts, Log, Model, Pool,
+    Probe, ProbeKind, Retry,
 };
 use super::schema;
 
@@ -363,7 +363,12 @@ impl Resolver<'_> {
             resolved.push(model::Listener {
                 bind: listener.bind.into_iter().map(Spanned::into_inner).collect(),
                 name: listener.name.into_inner(),
-                timeouts: ListenerTimeouts { header_read: listener.timeouts.header_read.0 },
+                timeouts: ListenerTimeouts {
+                    header_read: listener.timeouts.header_read.0,
+                    idle: listener.timeouts.idle.0,
+                    stall: listener.timeouts.stall.0,
+                },
+                limits: self.limits(listener.limits),
                 http2: self.http2(listener.http2),
                 forwarding: self.forwarding(listener.forwarding),
                 error_pages: self.error_pages(listener.error_pages, &replies.pages),
@@ -372,6 +377,29 @@ impl Resolver<'_> {
             });
         }
         resolved
+    }
+
+    fn limits(&mut self, limits: schema::ListenerLimits) -> ListenerLimits {
+        /// A head and a piece of its body fit into the buffer that hyper reads into.
+        const HEAD_BYTES_MAX: u32 = 48 * 1024;
+        let head_bytes = *limits.head_bytes.get_ref();
+        if !(256..=HEAD_BYTES_MAX).contains(&head_bytes) {
+            self.problem(
+                limits.head_bytes.span(),
+                format!("head_bytes: must be from 256 to {HEAD_BYTES_MAX}"),
+            );
+        }
+        if !(1..=1024).contains(limits.fields.get_ref()) {
+            self.problem(limits.fields.span(), "fields: must be from 1 to 1024");
+        }
+        let uri_bytes = *limits.uri_bytes.get_ref();
+        if !(64..=HEAD_BYTES_MAX).contains(&uri_bytes) {
+            self.problem(
+                limits.uri_bytes.span(),
+                format!("uri_bytes: must be from 64 to {HEAD_BYTES_MAX}"),
+            );
+        }
+        ListenerLimits { head_bytes, fields: limits.fields.into_inner(), uri_bytes }
     }
 
     fn http2(&mut self, http2: schema::Http2) -> Http2 {

@@ -146,6 +146,8 @@ pub struct Listener {
     #[serde(default)]
     pub timeouts: ListenerTimeouts,
     #[serde(default)]
+    pub limits: ListenerLimits,
+    #[serde(default)]
     pub http2: Http2,
     pub forwarding: Option<Spanned<Forwarding>>,
     #[serde(default)]
@@ -192,11 +194,31 @@ pub enum ListenerProtocol {
 #[serde(deny_unknown_fields, default)]
 pub struct ListenerTimeouts {
     pub header_read: Span,
+    pub idle: Span,
+    pub stall: Span,
 }
 
 impl Default for ListenerTimeouts {
     fn default() -> Self {
-        Self { header_read: Span::seconds(10) }
+        Self { header_read: Span::seconds(10), idle: Span::seconds(60), stall: Span::seconds(60) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerLimits {
+    pub head_bytes: Spanned<u32>,
+    pub fields: Spanned<u16>,
+    pub uri_bytes: Spanned<u32>,
+}
+
+impl Default for ListenerLimits {
+    fn default() -> Self {
+        Self {
+            head_bytes: Spanned::new(0..0, 32 * 1024),
+            fields: Spanned::new(0..0, 128),
+            uri_bytes: Spanned::new(0..0, 8 * 1024),
+        }
     }
 }
 

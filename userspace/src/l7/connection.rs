@@ -1,15 +1,22 @@
-//! A client's connection: its version of HTTP, its requests, its time limit, its end.
+//! A client's connection: its version of HTTP, its requests, its time limits, its end.
 //!
-//! It is served as HTTP/1 until its first bytes turn out to be HTTP/2's preface ([`Line`]); what is
-//! HTTP/2's own stands in [`super::http2`].
+//! It goes back and forth between two states. Without a request it has nothing but a stream ([`Line`])
+//! and a timer. Once a head is whole hyper serves it, and goes on to until nothing has been asked for
+//! [`WARM`]: busy connections do not change their state, and idle ones hold no buffers. What is HTTP/2's
+//! own stands in [`super::http2`].
 //!
-//! The time limit (`timeouts.header_read`) runs from the connection's beginning, or the last
-//! response's end, to the end of a request's headers; while bytes of a response still go out it begins
-//! anew. A client that let it pass within a request is told so (408), an idle one is not.
+//! | limit | runs | then |
+//! |---|---|---|
+//! | `timeouts.idle` | without a request, or a byte of one | the connection ends |
+//! | `timeouts.header_read` | from a head's first byte to its last, whatever comes between | 408 |
+//! | `timeouts.stall` | while a response waits and the client takes none of it | the connection ends |
 //!
-//! The end: a connection whose request body was not read whole (an answer came first) is closed in two
-//! steps, because closing a socket with unread bytes resets it, and the reset can destroy the answer
-//! before the client has read it (RFC 9112, 9.6).
+//! What breaks HTTP's rules is refused by the [`Gate`]: the requests before it are answered first, then
+//! the client is told, and the connection ends.
+//!
+//! The end: a connection on which bytes are left unread (an answer came before the end of the body) is
+//! closed in two steps, because closing a socket with unread bytes resets it, and the reset can destroy
+//! the answer before the client has read it (RFC 9112, 9.6).
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -31,13 +38,22 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::exchange::respond;
 use super::forward::Sender;
-use super::lent::Line;
+use super::gate::Gate;
+use super::guard::Place;
+use super::lent::{Beginning, Line};
 use super::tunnel::{Side, Tunnel};
-use super::{HEAD_BYTES_MAX, Proxy, REQUEST_BUFFER_BYTES_MAX, http2};
+use super::{Proxy, REQUEST_BUFFER_BYTES_MAX, http2};
+use crate::config::model::ListenerTimeouts;
 use crate::net::{self, Deadline, Progress, Stream, clock, within};
 
-/// How long a client may go on sending a body that nobody reads, before it is cut off.
+/// How long hyper keeps a connection without a request.
+const WARM: Duration = Duration::from_secs(1);
+
+/// How long a client that is told of an error may go on sending before it is cut off.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// What hyper takes of header lines without an allocation.
+const FIELDS_INLINE: u16 = 100;
 
 /// What the requests of one connection share.
 #[derive(Debug)]
@@ -45,13 +61,18 @@ pub(super) struct Client {
     front: usize,
     ip: IpAddr,
     sender: Sender,
-    /// How long the connection may be without a request.
-    idle: Cell<Duration>,
-    /// Set while no request is open.
+    timeouts: ListenerTimeouts,
+    gate: Rc<Gate>,
     deadline: Deadline,
+    /// What the deadline is set to when no request is open any more.
+    idle: Cell<Duration>,
+    /// What it is set to when one is, if it watches over that too.
+    busy: Cell<Option<Duration>>,
     open_requests: Cell<u32>,
-    /// Bytes received before the wait for the next request.
-    received_before: Cell<u64>,
+    /// Whether the response of the latest request has begun.
+    is_answering: Cell<bool>,
+    /// When the last request ended, or the connection began.
+    ended_ms: Cell<u64>,
     progress: Progress,
     left_unread: Cell<bool>,
     /// Follows the response that is being sent.
@@ -59,11 +80,17 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(proxy: &Proxy, front: usize, peer: SocketAddr, progress: Progress) -> Self {
+    fn new(
+        proxy: &Proxy,
+        front: usize,
+        peer: SocketAddr,
+        progress: Progress,
+        gate: Rc<Gate>,
+    ) -> Self {
         // A dual-stack socket shows IPv4 clients as mapped addresses.
         let ip = peer.ip().to_canonical();
         let address = HeaderValue::from_str(&ip.to_string());
-        let header_read = proxy.fronts[front].header_read;
+        let timeouts = proxy.fronts[front].timeouts;
         Self {
             front,
             ip,
@@ -72,10 +99,14 @@ impl Client {
                 is_trusted: proxy.trusts(ip),
                 scheme: HeaderValue::from_static("http"),
             },
-            idle: Cell::new(header_read),
-            deadline: Deadline::after(header_read),
+            timeouts,
+            gate,
+            deadline: Deadline::unset(),
+            idle: Cell::new(WARM),
+            busy: Cell::new(Some(timeouts.stall)),
             open_requests: Cell::new(0),
-            received_before: Cell::new(0),
+            is_answering: Cell::new(false),
+            ended_ms: Cell::new(clock::now_ms()),
             progress,
             left_unread: Cell::new(false),
             tunnel: RefCell::default(),
@@ -96,22 +127,34 @@ impl Client {
     }
 
     pub(super) fn request_began(&self) {
+        self.gate.request_began();
+        self.is_answering.set(false);
         self.open_requests.set(self.open_requests.get() + 1);
-        self.deadline.unset_again();
+        match self.busy.get() {
+            Some(busy) => self.deadline.set(busy),
+            None => self.deadline.unset_again(),
+        }
+    }
+
+    /// Notes that a response has begun.
+    pub(super) fn request_answered(&self) {
+        self.is_answering.set(true);
     }
 
     pub(super) fn request_ended(&self) {
         let left = self.open_requests.get().saturating_sub(1);
         self.open_requests.set(left);
         if left == 0 {
-            self.received_before.set(self.progress.received());
+            self.gate.request_ended();
+            self.ended_ms.set(clock::now_ms());
             self.deadline.set(self.idle.get());
         }
     }
 
-    /// Allows another time without a request, from now on.
+    /// Allows another time without a request, from now on, and any time with one.
     pub(super) fn may_idle(&self, idle: Duration) {
         self.idle.set(idle);
+        self.busy.set(None);
         if self.open_requests.get() == 0 {
             self.deadline.set(idle);
         }
@@ -130,7 +173,7 @@ impl Client {
         });
     }
 
-    /// Notes that a request body was dropped before its end.
+    /// Notes that the client may have sent more than was read.
     pub(super) fn leave_unread(&self) {
         self.left_unread.set(true);
     }
@@ -140,16 +183,43 @@ impl Client {
         self.deadline.poll_reached(cx)
     }
 
-    /// As [`Client::poll_idle`], but the last response's way to the client does not count.
-    fn poll_overdue(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Ready when hyper has nothing to do for the client, or the client takes nothing.
+    fn poll_warm(&self, cx: &Context<'_>, line: &Line) -> Poll<End> {
         while self.deadline.poll_reached(cx).is_ready() {
-            let until = self.progress.sent_ms() + self.idle.get().as_millis() as u64;
-            if until <= clock::now_ms() {
-                return Poll::Ready(());
+            let is_open = self.open_requests.get() != 0;
+            if line.is_flushed() && !is_open {
+                let is_between = matches!(self.gate.place(), Place::Between | Place::Head);
+                return Poll::Ready(if is_between { End::Cold } else { End::Closed });
             }
-            self.deadline.set_at_ms(until);
+            let now = clock::now_ms();
+            let until = self.progress.sent_ms() + self.timeouts.stall.as_millis() as u64;
+            if !line.is_flushed() && until <= now {
+                tracing::debug!("client connection ended: the client takes nothing");
+                return Poll::Ready(End::Closed);
+            }
+            let next = if is_open { self.timeouts.stall } else { WARM };
+            let next = now + next.as_millis() as u64;
+            self.deadline.set_at_ms(if line.is_flushed() { next } else { next.min(until) });
         }
         Poll::Pending
+    }
+
+    /// What becomes of a connection on which nothing more is read, if it is time.
+    fn refused(&self, line: &Line) -> Option<End> {
+        let refusal = self.gate.refusal()?;
+        let is_turn = line.is_flushed() && !self.gate.has_more();
+        match self.open_requests.get() {
+            // Its own response has gone out: another one is not due.
+            0 if refusal.is_in_body => {
+                self.leave_unread();
+                Some(End::Closed)
+            }
+            0 if is_turn => Some(End::Told(refusal.class)),
+            // The response depends on a body that never ends.
+            1 if refusal.is_in_body && self.is_answering.get() => Some(End::Closed),
+            1 if refusal.is_in_body && is_turn => Some(End::Told(refusal.class)),
+            _ => None,
+        }
     }
 }
 
@@ -157,44 +227,53 @@ impl Client {
 enum End {
     /// By HTTP's rules, or by the client.
     Closed,
-    /// By the time limit.
-    Overdue,
-    /// By a response that opened a tunnel; and what the client has sent after its request.
-    Tunnel(Box<Tunnel>, Bytes),
-    /// Not at all: the client began with HTTP/2's preface.
-    IsHttp2,
+    /// By a mistake of the client, which is to be told.
+    Told(ErrorClass),
+    /// By a response that opened a tunnel.
+    Tunnel(Box<Tunnel>),
+    /// Not at all: hyper is not needed until the next request comes.
+    Cold,
 }
 
 /// Serves a client until one side ends the connection.
 pub async fn serve(proxy: Rc<Proxy>, front: usize, stream: Stream, peer: SocketAddr) {
-    let client = Rc::new(Client::new(&proxy, front, peer, stream.progress()));
-    let line = Line::new(stream);
-    let mut end = serve_http1(&proxy, &client, &line).await;
-    if matches!(end, End::IsHttp2) {
-        // Boxed: large beside what an HTTP/1 connection needs.
-        Box::pin(http2::serve(&proxy, &client, &line)).await;
-        end = End::Closed;
-        // A stream that is not read to its end is none of the connection's.
-        client.left_unread.set(false);
-    }
+    let gate = Rc::new(Gate::new(proxy.fronts[front].limits));
+    let client = Rc::new(Client::new(&proxy, front, peer, stream.progress(), gate.clone()));
+    let line = Line::new(stream, gate);
+    let end = loop {
+        // Boxed: large beside what an idle connection needs.
+        let end = match wait(&proxy, &client, &line).await {
+            Ok(Beginning::Http1) => Box::pin(serve_http1(&proxy, &client, &line)).await,
+            Ok(Beginning::Http2) => {
+                Box::pin(http2::serve(&proxy, &client, &line)).await;
+                // A stream that is not read to its end is none of the connection's.
+                client.left_unread.set(false);
+                End::Closed
+            }
+            Ok(Beginning::Refused(class)) => End::Told(class),
+            Ok(Beginning::End) => End::Closed,
+            Err(end) => end,
+        };
+        if !matches!(end, End::Cold) {
+            break end;
+        }
+    };
     // hyper has given its half back.
     let Ok(line) = Rc::try_unwrap(line) else { return };
-    let mut stream = line.into_stream();
+    let (mut stream, early) = line.into_parts();
     let end = match end {
-        End::Tunnel(tunnel, early) => {
+        End::Tunnel(tunnel) => {
             Box::pin(tunnel.run(Side::Connection(stream), early)).await;
             return;
         }
         end => end,
     };
-    if matches!(end, End::Overdue)
-        && client.open_requests.get() == 0
-        && client.progress.received() > client.received_before.get()
-    {
-        proxy.count_error(ErrorClass::HeaderTimeout);
-        let replies = &proxy.fronts[front].replies;
-        let _ = stream.write_all(&replies.bytes(ErrorClass::HeaderTimeout)).await;
-        client.leave_unread();
+    if let End::Told(class) = end {
+        proxy.count_error(class);
+        let reply = proxy.fronts[front].replies.bytes(class);
+        client
+            .left_unread
+            .set(matches!(within(LINGER, stream.write_all(&reply)).await, Ok(Ok(()))));
     }
     if client.left_unread.get() {
         let _ = within(LINGER, linger(&mut stream)).await;
@@ -202,38 +281,87 @@ pub async fn serve(proxy: Rc<Proxy>, front: usize, stream: Stream, peer: SocketA
     // Dropping it sends what is deferred and closes.
 }
 
+/// Waits for something that hyper is needed for.
+async fn wait(proxy: &Proxy, client: &Client, line: &Line) -> Result<Beginning, End> {
+    let from = |since_ms: u64, limit: Duration| since_ms + limit.as_millis() as u64;
+    let mut has_head = false;
+    let mut is_told = false;
+    client.deadline.set_at_ms(from(client.ended_ms.get(), client.timeouts.idle));
+    poll_fn(|cx| {
+        match line.poll_beginning(cx) {
+            Poll::Ready(Ok(beginning)) => return Poll::Ready(Ok(beginning)),
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(%error, "client connection broke");
+                return Poll::Ready(Err(End::Closed));
+            }
+            Poll::Pending => {}
+        }
+        if !has_head && line.has_begun() {
+            has_head = true;
+            client.deadline.set(client.timeouts.header_read);
+        }
+        if proxy.is_draining.get() && !is_told && !has_head {
+            is_told = true;
+            if !client.gate.is_unused() {
+                return Poll::Ready(Err(End::Closed));
+            }
+            // The request of one that was accepted last may be on its way.
+            client.deadline.set(WARM);
+        }
+        client.deadline.poll_reached(cx).map(|()| {
+            Err(if has_head { End::Told(ErrorClass::HeaderTimeout) } else { End::Closed })
+        })
+    })
+    .await
+}
+
 async fn serve_http1(proxy: &Rc<Proxy>, client: &Rc<Client>, line: &Rc<Line>) -> End {
     let service = service_fn(|request| respond(proxy.clone(), client.clone(), request));
-    let mut connection = http1::Builder::new()
-        .max_buf_size(REQUEST_BUFFER_BYTES_MAX)
-        .max_header_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(line.lend()), service);
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(REQUEST_BUFFER_BYTES_MAX);
+    let fields = proxy.fronts[client.front].limits.fields;
+    if fields > FIELDS_INLINE {
+        builder.max_headers(fields.into());
+    }
+    let mut connection = builder.serve_connection(TokioIo::new(line.lend()), service);
     let mut is_told = false;
+    client.deadline.set(WARM);
     let end = poll_fn(|cx| {
+        let mut pinned = Pin::new(&mut connection);
         if proxy.is_draining.get() && !is_told {
             is_told = true;
-            Pin::new(&mut connection).graceful_shutdown();
+            pinned.as_mut().graceful_shutdown();
         }
-        if let Poll::Ready(outcome) = Pin::new(&mut connection).poll(cx) {
+        if let Poll::Ready(outcome) = pinned.poll(cx) {
             if let Err(error) = outcome {
                 tracing::debug!(%error, "client connection broke");
                 // A tunnel that was to follow does not.
                 client.tunnel.take();
+                if error.is_parse() {
+                    // What the guard let pass; hyper has told the client.
+                    proxy.count_error(ErrorClass::MalformedHead);
+                    client.leave_unread();
+                }
+            }
+            if client.gate.refusal().is_some() {
+                client.leave_unread();
             }
             return Poll::Ready(End::Closed);
         }
-        if line.is_http2() {
-            return Poll::Ready(End::IsHttp2);
+        match client.refused(line) {
+            Some(end) => Poll::Ready(end),
+            None => client.poll_warm(cx, line),
         }
-        client.poll_overdue(cx).map(|()| End::Overdue)
     })
     .await;
-    match client.tunnel.take() {
-        Some(tunnel) if matches!(end, End::Closed) => {
-            End::Tunnel(tunnel, connection.into_parts().read_buf)
-        }
+    let end = match client.tunnel.take() {
+        Some(tunnel) if matches!(end, End::Closed) => End::Tunnel(tunnel),
         _ => end,
+    };
+    if matches!(end, End::Cold | End::Tunnel(_)) {
+        line.give_back(&connection.into_parts().read_buf);
     }
+    end
 }
 
 /// Ends our half and reads away what the client still sends.

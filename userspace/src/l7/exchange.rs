@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{EXPECT, HOST, HeaderMap, HeaderValue, SET_COOKIE};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, HeaderValue, SET_COOKIE};
 use http::request;
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
@@ -30,7 +30,7 @@ use super::rewrite::Parts;
 use super::route::{Destination, End, Plan, Query};
 use super::upgrade::{self, Answer, Wish};
 use super::upload::{Outgoing, Stage, Upload};
-use super::{Proxy, Target, forward, version};
+use super::{Proxy, Target, forward, host, version};
 use crate::net::{self, clock};
 use crate::region::add;
 use crate::service::{Criteria, Pick, Random};
@@ -50,6 +50,7 @@ pub(super) async fn respond(
     client.request_began();
     let front = &proxy.fronts[client.front()];
     let has_body = !request.body().is_end_stream();
+    let version = request.version();
     let mut echo = Echo::default();
     let answer = match prepare(&proxy, &client, request) {
         Ok((prepared, marks)) => {
@@ -78,10 +79,17 @@ pub(super) async fn respond(
     };
     let mut response = answer.unwrap_or_else(|class| {
         proxy.count_error(class);
+        let mut response = front.replies.response(class);
+        if response.status() == StatusCode::BAD_REQUEST && version != Version::HTTP_2 {
+            // Where one request was wrong, the next may begin elsewhere than it seems to.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            client.leave_unread();
+        }
         client.request_ended();
-        front.replies.response(class)
+        response
     });
     echo.apply(response.headers_mut());
+    client.request_answered();
     Ok(response)
 }
 
@@ -118,15 +126,23 @@ fn prepare(
     if head.version == Version::HTTP_2 {
         version::from_http2(&head.uri, &mut head.headers)?;
     }
+    let named = head.headers.get(HOST);
     if let Some(authority) = head.uri.authority() {
-        // That of `CONNECT`, or of the absolute form: it is the host, whatever the header says
-        // (RFC 9112, 3.2.2).
+        // That of `CONNECT`, or of the absolute form: it is the host (RFC 9112, 3.2.2), and `Host` must
+        // agree.
+        let scheme = head.uri.scheme_str().unwrap_or_default();
+        let is_same = |host: &HeaderValue| host::is_same(host.as_bytes(), authority, scheme);
+        if !named.is_none_or(is_same) || !host::is_valid(authority.as_str().as_bytes()) {
+            return Err(ErrorClass::BadHost.into());
+        }
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| ErrorClass::BadHost)?;
         head.headers.insert(HOST, host);
         if !is_connect {
             let path = head.uri.path_and_query().cloned();
             head.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
         }
+    } else if !named.is_none_or(|host| host::is_valid(host.as_bytes())) {
+        return Err(ErrorClass::BadHost.into());
     }
     let path = if is_connect { "/" } else { head.uri.path() };
     if !path.starts_with('/') && path != "*" {

@@ -6,7 +6,7 @@
 //!     └─ deadline   └─ forward: header rules              body: both ways, as they come
 //! ```
 //!
-//! hyper parses and frames; what is decided is decided here. Bodies are never held: hyper reads from
+//! hyper parses and frames what the [`guard`] lets pass; what is decided is decided here. Bodies are never held: hyper reads from
 //! one side only as fast as the other side takes (back-pressure), so memory per connection is bounded
 //! by hyper's buffers ([`REQUEST_BUFFER_BYTES_MAX`],
 //! [`RESPONSE_BUFFER_BYTES_MAX`]). Everything is of one thread: no lock, no atomic
@@ -24,8 +24,10 @@ mod exchange;
 mod expect;
 pub mod explain;
 mod forward;
+mod gate;
 pub mod guard;
 mod headers;
+mod host;
 mod http2;
 mod lent;
 mod pool;
@@ -51,7 +53,7 @@ use ipnet::IpNet;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay;
 
-use crate::config::model::{Balance, Http2, Model};
+use crate::config::model::{Balance, Http2, ListenerTimeouts, Model};
 use crate::region::{Region, Tenant, WorkerLine, add};
 use crate::service::{Random, Service};
 
@@ -72,9 +74,6 @@ const REQUEST_BUFFER_BYTES_MAX: usize = 56 * 1024;
 /// write.
 const RESPONSE_BUFFER_BYTES_MAX: usize = 128 * 1024;
 
-/// Request line and headers together.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
-
 /// What all connections of a worker share.
 #[derive(Debug)]
 pub struct Proxy {
@@ -90,7 +89,8 @@ pub struct Proxy {
 /// A listener's rules.
 #[derive(Debug)]
 struct Front {
-    header_read: Duration,
+    timeouts: ListenerTimeouts,
+    limits: guard::Limits,
     http2: Http2,
     routes: route::Table,
     marks: headers::Marks,
@@ -156,7 +156,8 @@ impl Proxy {
                 .listeners
                 .iter()
                 .map(|listener| Front {
-                    header_read: listener.timeouts.header_read,
+                    timeouts: listener.timeouts,
+                    limits: listener.limits.into(),
                     http2: listener.http2,
                     routes: route::Table::new(&listener.routes),
                     marks: headers::Marks::new(listener, &model.global.instance, &host),

@@ -37,6 +37,8 @@ pub use response::{Asked, Opinion, ResponseGuard};
 
 use steerage_common::error::ErrorClass;
 
+use crate::config::model::ListenerLimits;
+
 /// What one message may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -51,6 +53,13 @@ pub struct Limits {
 impl Limits {
     /// The default of each.
     pub const DEFAULT: Self = Self { head_bytes: 32 * 1024, fields: 128, uri_bytes: 8 * 1024 };
+}
+
+impl From<ListenerLimits> for Limits {
+    fn from(limits: ListenerLimits) -> Self {
+        let ListenerLimits { head_bytes, fields, uri_bytes } = limits;
+        Self { head_bytes, fields, uri_bytes }
+    }
 }
 
 /// How far a part of a message is.

@@ -48,7 +48,7 @@ enum State {
     Body { body: Body, may_switch: bool },
     Undecided,
     Switched,
-    Refused(ErrorClass),
+    Refused { class: ErrorClass, place: Place },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,15 +71,22 @@ impl RequestGuard {
         self.heads
     }
 
-    /// Where the next byte belongs.
+    /// Where the next byte belongs; once bytes were refused, where those belonged.
     #[must_use]
     pub fn place(&self) -> Place {
         match self.state {
             State::Head { head: Head { place: HeadPlace::Start, .. }, .. } => Place::Between,
-            State::Head { .. } | State::Refused(_) => Place::Head,
+            State::Head { .. } => Place::Head,
             State::Body { .. } => Place::Body,
             State::Undecided | State::Switched => Place::Beyond,
+            State::Refused { place, .. } => place,
         }
+    }
+
+    /// Whether bytes are held until the backend has decided whose they are.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        matches!(self.state, State::Undecided)
     }
 
     /// The connection speaks another protocol from the held bytes on: all passes.
@@ -104,7 +111,7 @@ impl RequestGuard {
                 Ok(Step::Done(0)) => return Verdict::Hold(at),
                 Ok(Step::Done(used)) => at += used,
                 Err(class) => {
-                    self.state = State::Refused(class);
+                    self.state = State::Refused { class, place: self.place() };
                     return Verdict::Refuse(at, class);
                 }
             }
@@ -140,7 +147,7 @@ impl RequestGuard {
             }
             State::Undecided => Ok(Step::Done(0)),
             State::Switched => Ok(Step::More),
-            State::Refused(class) => Err(*class),
+            State::Refused { class, .. } => Err(*class),
         }
     }
 }

@@ -96,6 +96,7 @@ fn there_are_no_more_connections_than_permits() {
 fn a_slow_head_is_told_off_and_an_idle_connection_just_ends() {
     let worker = Worker::start_with(&[answering(|_, _| ok(""))], |model| {
         model.listeners[0].timeouts.header_read = Duration::from_millis(50);
+        model.listeners[0].timeouts.idle = Duration::from_millis(100);
     });
     let mut client = worker.client();
     assert_eq!(client.rest(), "", "nothing was asked");

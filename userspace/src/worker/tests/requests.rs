@@ -78,7 +78,7 @@ fn http_1_0_and_the_absolute_form_reach_the_backend_as_http_1_1() {
     let response = client.rest().to_ascii_lowercase();
     assert!(response.contains("get /old http/1.1\r\n"), "{response}");
     let mut client = worker.client();
-    client.send("GET http://b.test/x?y HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    client.send("GET http://b.test/x?y HTTP/1.1\r\nHost: B.test:80\r\n\r\n");
     let response = client.response();
     assert!(response.text().starts_with("get /x?y http/1.1\r\n"), "{}", response.text());
     assert_eq!(header(response.text(), "host"), Some("b.test"));
