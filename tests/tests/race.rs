@@ -2,12 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use steerage_tests::race::{self, Kind, Plan};
+use steerage_tests::race::{self, Io, Kind, Plan};
 
 #[test]
 fn posts_lost_on_a_stale_connection_are_sent_again_by_proof_and_never_run_twice() {
-    let plan = Plan { requests: 1500, clients: 32, seed: 1 };
-    let outcome = race::run(Kind::Steerage, plan).unwrap();
+    race_with(Io::Auto, Plan { requests: 1500, clients: 32, seed: 1 });
+}
+
+#[test]
+fn so_they_are_by_epoll() {
+    race_with(Io::Epoll, Plan { requests: 600, clients: 32, seed: 2 });
+}
+
+fn race_with(io: Io, plan: Plan) {
+    let outcome = race::run(Kind::Steerage(io), plan).unwrap();
     assert_eq!(outcome.doubled, 0, "{outcome:#?}");
     assert_eq!(outcome.executed_yet_failed, 0, "{outcome:#?}");
     assert_eq!(outcome.not_executed, 0, "{outcome:#?}");

@@ -23,7 +23,7 @@ struct Arguments {
     /// Seed of the backend's and the clients' choices.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Only this one: steerage, haproxy or nginx.
+    /// Only this one: steerage, steerage-epoll, haproxy or nginx.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Also write rows of `case`, `impl`, `value`, `unit` to this file.
@@ -37,7 +37,7 @@ fn main() -> Result<()> {
     let wanted = |kind: &Kind| arguments.only.as_ref().is_none_or(|name| name == kind.name());
     let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(wanted).collect();
     if kinds.is_empty() {
-        bail!("--only: there are steerage, haproxy and nginx");
+        bail!("--only: there are {}", Kind::ALL.map(Kind::name).join(", "));
     }
     let _ = sweep::leftovers(PREFIX);
     println!(

@@ -25,8 +25,8 @@ use steerage_lab::scratch::Scratch;
 use steerage_lab::topology::{self, Topology};
 
 use self::client::Heard;
-pub use self::proxy::Kind;
 use self::proxy::Proxy;
+pub use self::proxy::{Io, Kind};
 use crate::scripted::{Scripted, Talk, Waited};
 use crate::stand::PREFIX;
 

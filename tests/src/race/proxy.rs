@@ -17,12 +17,21 @@ use crate::stand::l7;
 /// Who is put to the test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// This daemon.
-    Steerage,
+    /// This daemon, with `global.io`.
+    Steerage(Io),
     /// Debian's HAProxy.
     Haproxy,
     /// Debian's nginx.
     Nginx,
+}
+
+/// `global.io`: how workers read and write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    /// By io_uring where the kernel allows it.
+    Auto,
+    /// By epoll.
+    Epoll,
 }
 
 /// A running proxy.
@@ -34,13 +43,15 @@ pub(super) enum Proxy {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Steerage, Self::Haproxy, Self::Nginx];
+    pub const ALL: [Self; 4] =
+        [Self::Steerage(Io::Auto), Self::Steerage(Io::Epoll), Self::Haproxy, Self::Nginx];
 
     /// Its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Steerage => "steerage",
+            Self::Steerage(Io::Auto) => "steerage",
+            Self::Steerage(Io::Epoll) => "steerage-epoll",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
         }
@@ -64,12 +75,11 @@ impl Proxy {
             Ok(Self::Other(process))
         };
         match kind {
-            Kind::Steerage => {
-                let config = scratch.write("steerage.toml", &steerage(scratch, backend))?;
+            Kind::Steerage(io) => {
+                let config = scratch.write("steerage.toml", &steerage(scratch, io, backend))?;
                 let log = scratch.join("proxy.log");
-                let mut daemon = Daemon::serving(host, &daemon::binary()?, &config, &log)?;
+                let daemon = Daemon::serving(host, &daemon::binary()?, &config, &log)?;
                 daemon.wait_available(1)?;
-                daemon.wait_ready()?;
                 Ok(Self::Steerage(daemon))
             }
             Kind::Haproxy => {
@@ -94,10 +104,14 @@ impl Proxy {
     }
 }
 
-fn steerage(scratch: &Scratch, backend: SocketAddr) -> String {
+fn steerage(scratch: &Scratch, io: Io, backend: SocketAddr) -> String {
     let (global, bind) = (daemon::global(scratch), l7());
+    let io = match io {
+        Io::Auto => "auto",
+        Io::Epoll => "epoll",
+    };
     format!(
-        "{global}workers = 2\n\
+        "{global}workers = 2\nio = \"{io}\"\n\
          [[listener]]\nname = \"web\"\nbind = [\"{bind}\"]\nprotocol = \"http\"\n\
          [[listener.route]]\nservice = \"app\"\n\
          [[service]]\nname = \"app\"\n\
