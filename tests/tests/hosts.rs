@@ -41,11 +41,9 @@ fn a_distant_backend_takes_its_time_and_nothing_is_lost_or_overtaken_on_the_way(
     assert!(begun.elapsed() >= DELAY * 2);
     let body = client.get(&format!("/bytes/{BYTES}")).unwrap();
     assert_eq!((body.length, body.digest), (BYTES, Pattern::digest(BYTES)));
-    for (of, counter) in [
-        (host, "TCPLostRetransmit"),
-        (host, "TCPFastRetrans"),
-        (&topology.client, "TCPOFOQueue"),
-    ] {
+    for (of, counter) in
+        [(host, "TCPLostRetransmit"), (host, "TCPFastRetrans"), (&topology.client, "TCPOFOQueue")]
+    {
         assert_eq!(tcp_counter(of, counter), 0, "{counter}");
     }
 }
