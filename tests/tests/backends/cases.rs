@@ -80,10 +80,21 @@ const HELLO: &str = ok!("Content-Length: 5\r\n\r\nhello");
 
 /// All of them.
 pub fn cases() -> Vec<Case> {
-    [right(), last(), interim(), slow(), lost(), cut_short(), framing(), malformed(), early()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        right(),
+        last(),
+        interim(),
+        slow(),
+        lost(),
+        cut_short(),
+        framing(),
+        poisoned(),
+        malformed(),
+        early(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn case(
@@ -285,9 +296,64 @@ fn framing() -> Vec<Case> {
             ok!("Content-Length: 99999999999999999999\r\n\r\nhello"),
         ),
         framing(
+            "the same length twice",
+            ok!("Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello"),
+        ),
+        framing(
+            "a length beside chunks",
+            ok!("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+        ),
+        framing(
+            "chunks beside a length",
+            ok!("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+        ),
+        framing(
+            "another coding before chunks",
+            ok!("Transfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+        ),
+        framing(
+            "a chunk longer than its size",
+            ok!("Transfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n"),
+        ),
+        framing(
+            "a chunk's size with a sign",
+            ok!("Transfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n"),
+        ),
+        framing(
             "chunks in HTTP/1.0",
             "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
         ),
+    ]
+}
+
+/// Bytes past the response: it passes, they do not, and the connection is not used again.
+fn poisoned() -> Vec<Case> {
+    let poisoned = |name, ask, answer, (status, body): (u16, &str)| {
+        let sees = Sees::Whole(status, body.to_owned());
+        let steps = vec![Execute, Send(answer), AwaitEnd];
+        case(name, ask, steps, sees, Pool::Closed(PoolClose::Poison), Health::Well)
+    };
+    vec![
+        poisoned(
+            "more than its length",
+            Ask::Get,
+            ok!("Content-Length: 5\r\n\r\nhello!"),
+            (200, "hello"),
+        ),
+        poisoned(
+            "more than its chunks",
+            Ask::Get,
+            ok!("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n0\r\n\r\n"),
+            (200, "hello"),
+        ),
+        poisoned(
+            "two responses",
+            Ask::Get,
+            ok!("Content-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"),
+            (200, "hello"),
+        ),
+        poisoned("a body after HEAD", Ask::Head, ok!("Content-Length: 5\r\n\r\nhello"), (200, "")),
+        poisoned("a body after 204", Ask::Get, "HTTP/1.1 204 No Content\r\n\r\nhello", (204, "")),
     ]
 }
 
@@ -304,6 +370,8 @@ fn malformed() -> Vec<Case> {
         malformed("a status below 100", "HTTP/1.1 042 OK\r\nContent-Length: 5\r\n\r\nhello"),
         malformed("a status that is no number", "HTTP/1.1 OK\r\nContent-Length: 5\r\n\r\nhello"),
         malformed("a bare carriage return", ok!("X-A: b\rc\r\nContent-Length: 5\r\n\r\nhello")),
+        malformed("a bare line feed", ok!("X-A: b\nContent-Length: 5\r\n\r\nhello")),
+        malformed("an unasked switch", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
         malformed("a folded header", ok!("X-A: b\r\n c\r\nContent-Length: 5\r\n\r\nhello")),
         malformed("a space before the colon", ok!("Content-Length : 5\r\n\r\nhello")),
         malformed("a line without a colon", ok!("nonsense\r\nContent-Length: 5\r\n\r\nhello")),

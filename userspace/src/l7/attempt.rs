@@ -148,6 +148,7 @@ impl Attempt {
             }
         }
         let began_us = clock::now_us();
+        connection.watch.ask(&request);
         let sent = connection.sender.try_send_request(request);
         match self.within_first_byte(sent).await {
             Ok(Ok(response)) => {
@@ -178,7 +179,8 @@ impl Attempt {
         if self.is_broken_by_client() {
             return Failure::Final(ErrorClass::Reset);
         }
-        let failure = if error.is_parse() { FailureClass::Protocol } else { FailureClass::Reset };
+        let is_malformed = error.is_parse() || connection.watch.is_malformed();
+        let failure = if is_malformed { FailureClass::Protocol } else { FailureClass::Reset };
         if !is_reused || stage == Reached::Answered {
             self.failed(failure);
         } else {

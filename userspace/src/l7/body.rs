@@ -69,8 +69,12 @@ impl ResponseBody {
                 }
             }
             Some(Err(_)) => {
-                if let Some(open) = self.open.take() {
-                    open.attempt.broke(FailureClass::Reset);
+                if let Some(Open { attempt, connection }) = self.open.take() {
+                    attempt.broke(if connection.watch.is_malformed() {
+                        FailureClass::Protocol
+                    } else {
+                        FailureClass::Reset
+                    });
                 }
             }
             None => self.finish(),

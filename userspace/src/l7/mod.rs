@@ -42,6 +42,7 @@ mod tunnel;
 mod upgrade;
 mod upload;
 mod version;
+mod watch;
 
 use std::cell::Cell;
 use std::net::IpAddr;

@@ -5,7 +5,7 @@
 //! idle too long ([`IdleLimit`] learns how long that is), is too old, has carried its number of requests
 //! (the last two ± 10 %, so that those opened together are not closed together), when the pool is full,
 //! when the backend stops taking new work, and in the moment in which the backend closes it or sends
-//! bytes that nobody asked for: its task ends then and takes it out. Those bytes reach nobody.
+//! bytes that nobody asked for ([`Watch`]): its task ends then and takes it out.
 //!
 //! A lent connection that is not given back is closed. Every connection's end is counted once, with its
 //! reason.
@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use super::RESPONSE_BUFFER_BYTES_MAX;
 use super::ttl::IdleLimit;
 use super::upload::RequestBody;
+use super::watch::{Watch, Watched};
 use crate::config::model;
 use crate::net::{self, Progress, Stream};
 use crate::region::{self, Region, add};
@@ -45,8 +46,6 @@ pub(super) struct Pool {
 #[derive(Debug)]
 struct Idle {
     since_ms: u64,
-    /// Bytes received until then.
-    received: u64,
     connection: Connection,
 }
 
@@ -78,8 +77,10 @@ pub(super) struct Connection {
     /// What the stream under it did.
     pub(super) progress: Progress,
     meter: Rc<Meter>,
+    /// What came over it.
+    pub(super) watch: Rc<Watch>,
     /// Gives the stream back, with what was read of it, when HTTP has ended on it.
-    task: JoinHandle<Option<Parts<TokioIo<Stream>>>>,
+    task: JoinHandle<Option<Parts<TokioIo<Watched>>>>,
     id: u64,
     expires_ms: u64,
     requests_left: u64,
@@ -99,7 +100,7 @@ impl Connection {
     pub(super) async fn take_stream(&mut self) -> Option<(Stream, Bytes)> {
         self.close = PoolClose::Tunnel;
         let parts = (&mut self.task).await.ok()??;
-        Some((parts.io.into_inner(), parts.read_buf))
+        Some((parts.io.into_inner().into_stream(), parts.read_buf))
     }
 
     /// Notes that the backend will close it after this response.
@@ -155,7 +156,7 @@ impl Pool {
             if let Some(reason) = self.expiry(&idle[at], now) {
                 idle.remove(at).close(reason);
             } else if idle[at].connection.sender.is_ready() {
-                let Idle { since_ms, mut connection, .. } = idle.remove(at);
+                let Idle { since_ms, mut connection } = idle.remove(at);
                 connection.idle_since_ms = Some(since_ms);
                 lent = Some(connection);
                 break;
@@ -181,8 +182,7 @@ impl Pool {
         let now = net::clock::now_ms();
         let mut idle = self.idle.borrow_mut();
         let is_full = idle.len() >= self.limits.max_idle;
-        let received = connection.progress.received();
-        let entry = Idle { since_ms: now, received, connection };
+        let entry = Idle { since_ms: now, connection };
         match self.expiry(&entry, now) {
             Some(reason) => entry.close(reason),
             None if !self.meter.region.accepts_new(self.meter.slot) => {
@@ -238,7 +238,7 @@ impl Pool {
         if let Some(at) = idle.iter().position(|entry| entry.connection.id == id) {
             let entry = idle.remove(at);
             self.show(idle.len());
-            if entry.connection.progress.received() > entry.received {
+            if entry.connection.watch.is_poisoned() {
                 entry.close(PoolClose::Poison);
                 return;
             }
@@ -251,7 +251,9 @@ impl Pool {
     /// Why a connection may not be used any more.
     fn expiry(&self, entry: &Idle, now: u64) -> Option<PoolClose> {
         let connection = &entry.connection;
-        if connection.close == PoolClose::Announced {
+        if connection.watch.is_poisoned() {
+            Some(PoolClose::Poison)
+        } else if connection.close == PoolClose::Announced {
             Some(PoolClose::Announced)
         } else if connection.sender.is_closed() {
             Some(PoolClose::Peer)
@@ -274,6 +276,8 @@ impl Pool {
     /// Makes a fresh HTTP connection of a stream to the backend.
     pub(super) async fn open(self: &Rc<Self>, stream: Stream) -> hyper::Result<Connection> {
         let progress = stream.progress();
+        let stream = Watched::new(stream);
+        let watch = stream.watch();
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(RESPONSE_BUFFER_BYTES_MAX)
             .handshake(TokioIo::new(stream))
@@ -294,6 +298,7 @@ impl Pool {
         Ok(Connection {
             sender,
             progress,
+            watch,
             meter: self.meter.clone(),
             task,
             id,
