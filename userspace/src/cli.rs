@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -35,12 +36,15 @@ pub enum Command {
         /// As JSON.
         #[arg(long)]
         json: bool,
-        /// The daemon's admin socket; by default the one that the configuration names.
-        #[arg(long, value_name = "SOCKET")]
-        admin: Option<PathBuf>,
-        /// Which configuration.
+        /// Which daemon.
         #[command(flatten)]
-        config: Config,
+        daemon: Daemon,
+    },
+    /// List backends, and take them out of service and back.
+    Backend {
+        /// What to do.
+        #[command(subcommand)]
+        what: Backend,
     },
     /// Remove the programs and tables that L4 forwarding goes on with after the daemon has stopped.
     Detach {
@@ -68,6 +72,58 @@ pub struct Request {
     /// Only this listener; by default all that are bound to the URL's port.
     #[arg(long, requires = "explain", value_name = "NAME")]
     pub listener: Option<String>,
+}
+
+/// What to do with backends.
+#[derive(Debug, Subcommand)]
+pub enum Backend {
+    /// List the backends of all services with their states.
+    List {
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Give a backend no new work, and show what it still has until that is done.
+    Drain {
+        /// `ADDRESS:PORT`, in every service that has it, or `SERVICE/ADDRESS:PORT`.
+        name: String,
+        /// After this time the backend is out, whatever is left: tunnels are closed, flows move.
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        deadline: Option<Duration>,
+        /// Only give the order.
+        #[arg(long)]
+        no_wait: bool,
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Let a backend take work again.
+    Undrain {
+        /// `ADDRESS:PORT`, in every service that has it, or `SERVICE/ADDRESS:PORT`.
+        name: String,
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Take a backend out at once.
+    Maintenance {
+        /// `ADDRESS:PORT`, in every service that has it, or `SERVICE/ADDRESS:PORT`.
+        name: String,
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+}
+
+/// Which daemon to ask.
+#[derive(Debug, Args)]
+pub struct Daemon {
+    /// The daemon's admin socket; by default the one that the configuration names.
+    #[arg(long, value_name = "SOCKET")]
+    pub admin: Option<PathBuf>,
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: Config,
 }
 
 /// Which configuration.

@@ -1,11 +1,13 @@
 //! The `steerage` command.
 
+mod backend;
+
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use steerage::cli::{Cli, Command, Config};
+use steerage::cli::{Cli, Command, Daemon};
 use steerage::config::Model;
 use steerage::config::model::{Log, LogFormat, LogLevel};
 use steerage::l7::explain::{Subject, explain};
@@ -60,7 +62,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        Command::Status { json, admin, config } => status(json, admin, &config),
+        Command::Status { json, daemon } => status(json, &daemon),
+        Command::Backend { what } => backend::run(what),
         Command::Detach { config } => {
             let instance = supervisor::instance_dir(&config::load(&config.path)?);
             kernel::detach(&instance)?;
@@ -88,19 +91,31 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-fn status(json: bool, socket: Option<std::path::PathBuf>, config: &Config) -> anyhow::Result<()> {
-    let socket = match socket {
-        Some(socket) => socket,
-        None => config::load(&config.path)?.global.admin,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let status = runtime.block_on(admin::client::status(&socket))?;
+fn status(json: bool, daemon: &Daemon) -> anyhow::Result<()> {
+    let socket = admin_socket(daemon)?;
+    let status = ask(admin::client::status(&socket))?;
     if json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {
         print!("{}", table::render(&status));
     }
     Ok(())
+}
+
+/// Where the daemon listens.
+fn admin_socket(daemon: &Daemon) -> anyhow::Result<std::path::PathBuf> {
+    match &daemon.admin {
+        Some(socket) => Ok(socket.clone()),
+        None => Ok(config::load(&daemon.config.path)?.global.admin),
+    }
+}
+
+/// Runs a conversation with the daemon.
+fn ask<T>(
+    conversation: impl Future<Output = Result<T, admin::client::Error>>,
+) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(conversation)?)
 }
 
 /// What a configuration holds, in one line.

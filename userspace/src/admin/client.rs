@@ -1,16 +1,18 @@
 //! Asking the daemon over its admin socket.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
+use super::order::{Action, Remaining, Terms};
 use crate::stats::status::Status;
 
 /// How long the daemon may take to answer.
@@ -49,6 +51,9 @@ pub enum Error {
         /// What it said.
         text: String,
     },
+    /// The name can't be asked for.
+    #[error("{0:?} cannot be asked for: the service's name has characters that no URL takes")]
+    Target(String),
     /// The answer is not what this version understands.
     #[error("the daemon's answer is not understood: {0}; are daemon and command of one version?")]
     Answer(#[from] serde_json::Error),
@@ -69,12 +74,48 @@ fn remedy(source: &io::Error) -> &'static str {
 /// # Errors
 /// If the daemon is not there, refuses, or is not understood.
 pub async fn status(path: &Path) -> Result<Status, Error> {
-    let timeout = tokio::time::timeout(ANSWER_TIMEOUT, get(path, "/v1/status"));
-    let json = timeout.await.unwrap_or(Err(Error::Timeout { path: path.to_owned() }))?;
-    Ok(serde_json::from_slice(&json)?)
+    Ok(serde_json::from_slice(&ask(path, Method::GET, "/v1/status", Bytes::new()).await?)?)
 }
 
-async fn get(path: &Path, target: &str) -> Result<Bytes, Error> {
+/// Gives an order about a backend.
+///
+/// # Errors
+/// If the daemon is not there, or refuses.
+pub async fn order(
+    path: &Path,
+    service: &str,
+    backend: SocketAddr,
+    action: Action,
+    terms: Terms,
+) -> Result<(), Error> {
+    let body = serde_json::to_vec(&terms)?;
+    let target = backend_target(service, backend, action.name());
+    ask(path, Method::POST, &target, body.into()).await.map(drop)
+}
+
+/// Asks what a backend still has in hand.
+///
+/// # Errors
+/// If the daemon is not there, refuses, or is not understood.
+pub async fn remaining(
+    path: &Path,
+    service: &str,
+    backend: SocketAddr,
+) -> Result<Remaining, Error> {
+    let target = backend_target(service, backend, "remaining");
+    Ok(serde_json::from_slice(&ask(path, Method::GET, &target, Bytes::new()).await?)?)
+}
+
+fn backend_target(service: &str, backend: SocketAddr, what: &str) -> String {
+    format!("/v1/services/{service}/backends/{backend}/{what}")
+}
+
+async fn ask(path: &Path, method: Method, target: &str, body: Bytes) -> Result<Bytes, Error> {
+    let exchange = tokio::time::timeout(ANSWER_TIMEOUT, exchange(path, method, target, body));
+    exchange.await.unwrap_or(Err(Error::Timeout { path: path.to_owned() }))
+}
+
+async fn exchange(path: &Path, method: Method, target: &str, body: Bytes) -> Result<Bytes, Error> {
     let http = |source| Error::Http { path: path.to_owned(), source };
     let stream = UnixStream::connect(path)
         .await
@@ -82,15 +123,17 @@ async fn get(path: &Path, target: &str) -> Result<Bytes, Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     // Ends with the exchange; its errors are the exchange's.
     let connection = tokio::spawn(connection);
-    let request = Request::get(target)
+    let request = Request::builder()
+        .method(method)
+        .uri(target)
         .header(header::HOST, "steerage")
-        .body(Empty::<Bytes>::new())
-        .expect("the target is ours");
+        .body(Full::new(body))
+        .map_err(|_| Error::Target(target.to_owned()))?;
     let response = sender.send_request(request).await.map_err(http)?;
     let status = response.status();
     let body = response.into_body().collect().await.map_err(http)?.to_bytes();
     connection.abort();
-    if status != StatusCode::OK {
+    if !status.is_success() {
         let text = String::from_utf8_lossy(&body).trim().to_owned();
         return Err(Error::Refused { status, text });
     }
@@ -101,9 +144,37 @@ async fn get(path: &Path, target: &str) -> Result<Bytes, Error> {
 mod tests {
     use std::sync::Arc;
 
+    use super::super::order::{Daemon, Refusal};
     use super::super::server::{bind_admin, serve_admin};
     use super::*;
     use crate::stats::table::tests::sample;
+
+    struct Fake;
+
+    impl Daemon for Fake {
+        fn status(&self) -> Status {
+            sample()
+        }
+
+        fn order(
+            &self,
+            service: &str,
+            backend: SocketAddr,
+            action: Action,
+            terms: Terms,
+        ) -> Result<(), Refusal> {
+            if backend.ip().to_string() != "10.0.0.1" {
+                return Err(Refusal::Unknown { service: service.to_owned(), backend });
+            }
+            assert_eq!((service, action, terms.deadline_ms), ("api", Action::Drain, Some(5)));
+            Ok(())
+        }
+
+        fn remaining(&self, _: &str, _: SocketAddr) -> Result<Remaining, Refusal> {
+            let state = "draining".into();
+            Ok(Remaining { state, requests: 4, tunnels: 3, connections: 5, flows: None })
+        }
+    }
 
     #[tokio::test]
     async fn the_daemon_tells_its_status_to_root_alone() {
@@ -116,9 +187,16 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(bind_admin(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         let listener = tokio::net::UnixListener::from_std(listener).unwrap();
-        let server = tokio::spawn(serve_admin(listener, Arc::new(sample)));
+        let server = tokio::spawn(serve_admin(listener, Arc::new(Fake)));
         assert_eq!(status(&path).await.unwrap(), sample());
-        assert!(matches!(get(&path, "/nothing").await, Err(Error::Refused { .. })));
+        let nothing = ask(&path, Method::GET, "/nothing", Bytes::new()).await;
+        assert!(matches!(nothing, Err(Error::Refused { .. })));
+        let (known, unknown) = ("10.0.0.1:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+        let terms = Terms { deadline_ms: Some(5) };
+        order(&path, "api", known, Action::Drain, terms).await.unwrap();
+        let error = order(&path, "api", unknown, Action::Undrain, Terms::default()).await;
+        assert!(error.unwrap_err().to_string().contains("has no backend 10.0.0.2:80"));
+        assert_eq!(remaining(&path, "api", known).await.unwrap().tunnels, 3);
         server.abort();
         let _ = server.await;
         drop(bind_admin(&path).unwrap());

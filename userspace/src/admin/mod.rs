@@ -4,4 +4,5 @@
 //! /metrics` on the metrics address. [`client`] is what the command line asks with.
 
 pub mod client;
+pub mod order;
 pub mod server;

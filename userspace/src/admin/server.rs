@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -21,8 +22,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
+use super::order::{Action, Daemon, Refusal, Terms};
 use crate::stats::metrics;
-use crate::stats::status::Status;
 
 /// Clients that are served at the same time, on each of the two servers.
 const CLIENTS_MAX: usize = 64;
@@ -33,8 +34,11 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed, as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Takes the snapshot that a request asks for.
-pub type Snapshot = Arc<dyn Fn() -> Status + Send + Sync>;
+/// What is spoken for.
+pub type Subject = Arc<dyn Daemon>;
+
+/// An order's body.
+const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Makes the admin socket, for root alone. A socket that nobody listens on any more is replaced.
 ///
@@ -58,31 +62,31 @@ pub fn bind_admin(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
 }
 
 /// Serves the admin socket for ever.
-pub async fn serve_admin(listener: UnixListener, snapshot: Snapshot) {
+pub async fn serve_admin(listener: UnixListener, daemon: Subject) {
     let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
-    accept_all("admin", accept, &snapshot, admin).await;
+    accept_all("admin", accept, &daemon, Face::Admin).await;
 }
 
 /// Serves the metrics address for ever.
-pub async fn serve_metrics(listener: TcpListener, snapshot: Snapshot) {
+pub async fn serve_metrics(listener: TcpListener, daemon: Subject) {
     let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
-    accept_all("metrics", accept, &snapshot, scrape).await;
+    accept_all("metrics", accept, &daemon, Face::Metrics).await;
 }
 
 async fn accept_all<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     server: &str,
     mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<S>>,
-    snapshot: &Snapshot,
-    answer: Answer,
+    daemon: &Subject,
+    face: Face,
 ) {
     let permits = Arc::new(Semaphore::new(CLIENTS_MAX));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match poll_fn(&mut accept).await {
             Ok(stream) => {
-                let snapshot = snapshot.clone();
+                let daemon = daemon.clone();
                 tokio::spawn(async move {
-                    serve(stream, snapshot, answer).await;
+                    serve(stream, daemon, face).await;
                     drop(permit);
                 });
             }
@@ -96,12 +100,22 @@ async fn accept_all<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 
 type Reply = Response<Full<Bytes>>;
 
-type Answer = fn(&Request<Incoming>, &Snapshot) -> Reply;
+/// Which of the two servers.
+#[derive(Clone, Copy)]
+enum Face {
+    Admin,
+    Metrics,
+}
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, snapshot: Snapshot, answer: Answer) {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, daemon: Subject, face: Face) {
     let service = service_fn(move |request| {
-        let reply = answer(&request, &snapshot);
-        async move { Ok::<_, Infallible>(reply) }
+        let daemon = daemon.clone();
+        async move {
+            Ok::<_, Infallible>(match face {
+                Face::Admin => admin(request, daemon).await,
+                Face::Metrics => scrape(&request, &daemon),
+            })
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -113,21 +127,83 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, snapshot: Snapshot, 
     }
 }
 
-fn admin(request: &Request<Incoming>, snapshot: &Snapshot) -> Reply {
-    match (request.method(), request.uri().path()) {
-        (&Method::GET, "/v1/status") => match serde_json::to_vec(&snapshot()) {
-            Ok(json) => reply(StatusCode::OK, "application/json", json),
-            Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string()),
+const ADMIN_ROUTES: &str = "there are:\n  GET /v1/status\n  \
+    GET /v1/services/SERVICE/backends/ADDRESS/remaining\n  \
+    POST /v1/services/SERVICE/backends/ADDRESS/{drain,maintenance,undrain}\n";
+
+async fn admin(request: Request<Incoming>, daemon: Subject) -> Reply {
+    let path = request.uri().path().to_owned();
+    if path == "/v1/status" {
+        return match *request.method() {
+            Method::GET => json(&daemon.status()),
+            _ => reply(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n"),
+        };
+    }
+    let Some((service, backend, what)) = backend_path(&path) else {
+        return reply(StatusCode::NOT_FOUND, "text/plain", ADMIN_ROUTES);
+    };
+    let action = Action::ALL.into_iter().find(|action| action.name() == what);
+    match (request.method(), what, action) {
+        (&Method::GET, "remaining", _) => {
+            let service = service.to_owned();
+            // It walks the flow table.
+            let walk = tokio::task::spawn_blocking(move || daemon.remaining(&service, backend));
+            match walk.await {
+                Ok(Ok(remaining)) => json(&remaining),
+                Ok(Err(refusal)) => refused(&refusal),
+                Err(error) => {
+                    reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string())
+                }
+            }
+        }
+        (&Method::POST, _, Some(action)) => match terms(request).await {
+            Ok(terms) => match daemon.order(service, backend, action, terms) {
+                Ok(()) => reply(StatusCode::NO_CONTENT, "text/plain", ""),
+                Err(refusal) => refused(&refusal),
+            },
+            Err(why) => reply(StatusCode::BAD_REQUEST, "text/plain", why),
         },
-        (_, "/v1/status") => reply(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n"),
-        _ => reply(StatusCode::NOT_FOUND, "text/plain", "there is: GET /v1/status\n"),
+        _ => reply(StatusCode::METHOD_NOT_ALLOWED, "text/plain", ADMIN_ROUTES),
     }
 }
 
-fn scrape(request: &Request<Incoming>, snapshot: &Snapshot) -> Reply {
+/// The parts of `/v1/services/SERVICE/backends/ADDRESS/WHAT`.
+fn backend_path(path: &str) -> Option<(&str, SocketAddr, &str)> {
+    let rest = path.strip_prefix("/v1/services/")?;
+    let (service, rest) = rest.split_once("/backends/")?;
+    let (address, what) = rest.split_once('/')?;
+    Some((service, address.parse().ok()?, what))
+}
+
+/// An order's body: JSON, or nothing.
+async fn terms(request: Request<Incoming>) -> Result<Terms, String> {
+    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| format!("the body cannot be read: {error}\n"))?.to_bytes();
+    if body.is_empty() {
+        return Ok(Terms::default());
+    }
+    serde_json::from_slice(&body).map_err(|error| format!("the body is no valid order: {error}\n"))
+}
+
+fn json(value: &impl serde::Serialize) -> Reply {
+    match serde_json::to_vec(value) {
+        Ok(json) => reply(StatusCode::OK, "application/json", json),
+        Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string()),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Reply {
+    let status = match refusal {
+        Refusal::Unknown { .. } => StatusCode::NOT_FOUND,
+        Refusal::Flows(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    reply(status, "text/plain", format!("{refusal}\n"))
+}
+
+fn scrape(request: &Request<Incoming>, daemon: &Subject) -> Reply {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => {
-            reply(StatusCode::OK, metrics::CONTENT_TYPE, metrics::render(&snapshot()))
+            reply(StatusCode::OK, metrics::CONTENT_TYPE, metrics::render(&daemon.status()))
         }
         (_, "/metrics") => reply(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n"),
         _ => reply(StatusCode::NOT_FOUND, "text/plain", "there is: GET /metrics\n"),

@@ -10,6 +10,7 @@ mod attach;
 mod counters;
 mod error;
 mod events;
+pub mod flows;
 pub mod layout;
 mod loader;
 mod log;

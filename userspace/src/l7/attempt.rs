@@ -299,6 +299,11 @@ impl Attempt {
         }
     }
 
+    /// Whether an operator has taken the backend out, together with what it has begun.
+    pub(super) fn is_put_out(&self) -> bool {
+        self.target().service.is_put_out(self.backend)
+    }
+
     /// A piece of the response body came.
     pub(super) fn received(&self, bytes: usize) {
         add(&self.cell().response_body_bytes, bytes as u64);

@@ -177,6 +177,9 @@ impl Proxy {
     pub fn tick(&self) {
         for target in &self.targets {
             target.service.tick();
+            if target.service.has_tunnels_to_end() {
+                crate::net::wake_all();
+            }
             target.queue.call();
             for (backend, pool) in target.pools.iter().enumerate() {
                 pool.sweep(target.service.accepts_new(backend));

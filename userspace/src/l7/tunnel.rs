@@ -81,6 +81,10 @@ impl Tunnel {
                 before = now;
             }
             match polled {
+                // An operator took the backend out, or a drain's deadline did.
+                Poll::Pending if self.attempt.is_put_out() => {
+                    Poll::Ready(Err(io::Error::other("the backend is out of service")))
+                }
                 Poll::Pending => deadline.poll_reached(cx).map(Ok),
                 ended => ended,
             }

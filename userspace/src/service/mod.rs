@@ -29,7 +29,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
-use steerage_common::health::Policy;
+use steerage_common::health::{Policy, State};
 
 use crate::config::model::{self, Balance};
 use crate::region::{self, Region, Tenant};
@@ -183,6 +183,20 @@ impl Service {
     #[must_use]
     pub fn accepts_new(&self, backend: usize) -> bool {
         self.region.accepts_new(self.backends[backend].tenant.slot())
+    }
+
+    /// Whether an operator has taken the backend out, together with what it has begun.
+    #[must_use]
+    pub fn is_put_out(&self, backend: usize) -> bool {
+        self.region.word(self.backends[backend].tenant.slot()).state() == State::Maintenance
+    }
+
+    /// Whether a backend that was put out has tunnels of this worker left.
+    #[must_use]
+    pub fn has_tunnels_to_end(&self) -> bool {
+        (0..self.backends.len()).any(|backend| {
+            self.cell(backend).tunnels.load(Ordering::Relaxed) > 0 && self.is_put_out(backend)
+        })
     }
 
     /// A backend that takes new work and suits the criteria; `None` if there is none.

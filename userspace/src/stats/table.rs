@@ -24,6 +24,14 @@ pub fn render(status: &Status) -> String {
     out
 }
 
+/// Renders services and backends alone.
+#[must_use]
+pub fn render_backends(status: &Status) -> String {
+    let mut out = String::new();
+    services(&mut out, status);
+    out
+}
+
 fn services(out: &mut String, status: &Status) {
     let mut table = Table::new(&[
         "SERVICE", "BACKEND", "SLOT", "WEIGHT", "STATE", "WHY", "REQUESTS", "FAILED", "ACTIVE",

@@ -14,6 +14,7 @@ mod error;
 pub mod inherit;
 mod listeners;
 mod network;
+mod orders;
 mod plane;
 mod publish;
 mod slots;
@@ -319,14 +320,13 @@ fn start_servers(
 ) -> Result<JoinSet<()>, Error> {
     let mut servers = JoinSet::new();
     let view = view.clone();
-    let snapshot: crate::admin::server::Snapshot = Arc::new(move || view.status());
     let admin = tokio::net::UnixListener::from_std(admin)
         .map_err(Error::system("cannot serve the admin socket"))?;
-    servers.spawn(serve_admin(admin, snapshot.clone()));
+    servers.spawn(serve_admin(admin, view.clone()));
     if let Some(metrics) = metrics {
         let metrics = tokio::net::TcpListener::from_std(metrics)
             .map_err(Error::system("cannot serve metrics"))?;
-        servers.spawn(serve_metrics(metrics, snapshot));
+        servers.spawn(serve_metrics(metrics, view));
     }
     if let Some(kernel) = kernel {
         let events = kernel::follow(&kernel)?;

@@ -1,0 +1,134 @@
+//! `steerage backend`: orders about backends, and a drain as one watches it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use steerage::admin::client;
+use steerage::admin::order::{Action, Remaining, Terms};
+use steerage::cli::Backend;
+use steerage::stats::status::Status;
+use steerage::stats::table;
+
+use crate::{admin_socket, ask};
+
+/// Between two looks at what a draining backend still has.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A backend of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Named {
+    service: String,
+    address: SocketAddr,
+}
+
+pub fn run(what: Backend) -> anyhow::Result<()> {
+    match what {
+        Backend::List { daemon } => {
+            let status = ask(client::status(&admin_socket(&daemon)?))?;
+            print!("{}", table::render_backends(&status));
+            Ok(())
+        }
+        Backend::Drain { name, deadline, no_wait, daemon } => {
+            let socket = admin_socket(&daemon)?;
+            let deadline_ms = deadline.map(|deadline| deadline.as_millis() as u64);
+            let named = order(&socket, &name, Action::Drain, Terms { deadline_ms })?;
+            if no_wait { Ok(()) } else { watch(&socket, &named) }
+        }
+        Backend::Undrain { name, daemon } => {
+            order(&admin_socket(&daemon)?, &name, Action::Undrain, Terms::default()).map(drop)
+        }
+        Backend::Maintenance { name, daemon } => {
+            order(&admin_socket(&daemon)?, &name, Action::Maintenance, Terms::default()).map(drop)
+        }
+    }
+}
+
+fn order(socket: &Path, name: &str, action: Action, terms: Terms) -> anyhow::Result<Vec<Named>> {
+    let named = find(&ask(client::status(socket))?, name)?;
+    for Named { service, address } in &named {
+        ask(client::order(socket, service, *address, action, terms))?;
+        println!("{service}/{address}: {}", action.name());
+    }
+    Ok(named)
+}
+
+/// The backends of this name.
+fn find(status: &Status, name: &str) -> anyhow::Result<Vec<Named>> {
+    let (service, address) = match name.split_once('/') {
+        Some((service, address)) => (Some(service), address),
+        None => (None, name),
+    };
+    let Ok(address) = address.parse::<SocketAddr>() else {
+        bail!("{name:?} is no backend: give ADDRESS:PORT or SERVICE/ADDRESS:PORT");
+    };
+    let named: Vec<Named> = status
+        .services
+        .iter()
+        .filter(|known| service.is_none_or(|service| known.name == service))
+        .filter(|known| known.backends.iter().any(|backend| backend.address == address))
+        .map(|known| Named { service: known.name.clone(), address })
+        .collect();
+    if named.is_empty() {
+        bail!("no service has the backend {name}; `steerage backend list` names them all");
+    }
+    Ok(named)
+}
+
+/// Shows what is left until nothing is, or until the deadline has put the backend out.
+fn watch(socket: &Path, named: &[Named]) -> anyhow::Result<()> {
+    let began = Instant::now();
+    loop {
+        let mut is_done = true;
+        for Named { service, address } in named {
+            let left = ask(client::remaining(socket, service, *address))?;
+            println!(
+                "{:>6.1}s  {service}/{address}: {}",
+                began.elapsed().as_secs_f64(),
+                line(&left)
+            );
+            if left.state != "draining" {
+                bail!(
+                    "{service}/{address} is {} before it was drained: {}",
+                    left.state,
+                    line(&left)
+                );
+            }
+            is_done &= left.is_nothing();
+        }
+        if is_done {
+            println!("drained");
+            return Ok(());
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+fn line(left: &Remaining) -> String {
+    let flows = left.flows.map_or(String::new(), |flows| format!(", {flows} flows"));
+    format!(
+        "{}, {} requests, {} tunnels, {} connections{flows}",
+        left.state, left.requests, left.tunnels, left.connections
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_one_line() {
+        let left = Remaining {
+            state: "draining".into(),
+            requests: 2,
+            tunnels: 1,
+            connections: 3,
+            flows: Some(7),
+        };
+        assert_eq!(line(&left), "draining, 2 requests, 1 tunnels, 3 connections, 7 flows");
+        assert!(!left.is_nothing());
+        let idle = Remaining { requests: 0, tunnels: 0, flows: None, ..left };
+        assert!(idle.is_nothing(), "idle connections are no work");
+    }
+}
