@@ -236,6 +236,8 @@ pub struct Service {
     pub panic_percent: u8,
     /// How long a request waits while every backend has as many as it may.
     pub queue_timeout: Duration,
+    /// How backends are spoken to.
+    pub upstream: Upstream,
     /// Idle connections to backends.
     pub pool: Pool,
     /// What happens when the backend had closed a kept connection.
@@ -408,6 +410,28 @@ pub struct Ejection {
     pub max: Duration,
     /// Share of a service's backends that may be ejected at a time, in per cent.
     pub max_percent: u8,
+}
+
+/// How backends are spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// The version of HTTP.
+    pub protocol: UpstreamProtocol,
+    /// Requests at a time on one HTTP/2 connection, if the backend allows as many.
+    pub streams: u32,
+    /// How long an HTTP/2 connection is kept without a request.
+    pub idle: Duration,
+    /// How often an HTTP/2 connection is tried by a ping.
+    pub ping: Duration,
+}
+
+/// The version of HTTP that backends are spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
 }
 
 /// Idle connections to one backend, per worker.

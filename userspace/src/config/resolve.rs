@@ -16,7 +16,7 @@ use toml::Spanned;
 use super::error::Problem;
 use super::model::{
     self, Ejection, Global, HashKey, Http2, ListenerLimits, ListenerTimeouts, Log, Model, Pool,
-    Probe, ProbeKind, Retry,
+    Probe, ProbeKind, Retry, Upstream, UpstreamProtocol,
 };
 use super::schema;
 
@@ -173,6 +173,7 @@ impl Resolver<'_> {
             slow_start: service.slow_start.0,
             panic_percent: service.panic_percent.into_inner(),
             queue_timeout: service.queue.timeout.0,
+            upstream: self.upstream(service.upstream),
             pool: Pool {
                 max_idle: service.pool.max_idle,
                 idle: service.pool.idle.0,
@@ -400,6 +401,25 @@ impl Resolver<'_> {
             );
         }
         ListenerLimits { head_bytes, fields: limits.fields.into_inner(), uri_bytes }
+    }
+
+    fn upstream(&mut self, upstream: schema::Upstream) -> Upstream {
+        let streams = upstream.streams;
+        if !(1..=10_000).contains(streams.get_ref()) {
+            self.problem(streams.span(), "streams: must be from 1 to 10000");
+        }
+        Upstream {
+            protocol: match upstream.protocol {
+                schema::UpstreamProtocol::Http2 => UpstreamProtocol::Http2,
+                // Only TLS lets the two ends agree (ALPN); without it, HTTP/1.1 is what all speak.
+                schema::UpstreamProtocol::Http1 | schema::UpstreamProtocol::Auto => {
+                    UpstreamProtocol::Http1
+                }
+            },
+            streams: streams.into_inner(),
+            idle: upstream.idle.0,
+            ping: upstream.ping.0,
+        }
     }
 
     fn http2(&mut self, http2: schema::Http2) -> Http2 {

@@ -259,6 +259,8 @@ pub struct Service {
     #[serde(default)]
     pub queue: Queue,
     #[serde(default)]
+    pub upstream: Upstream,
+    #[serde(default)]
     pub pool: Pool,
     #[serde(default)]
     pub stale_replay: StaleReplay,
@@ -356,6 +358,36 @@ impl Default for Ejection {
             max_percent: Spanned::new(0..0, 50),
         }
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upstream {
+    pub protocol: UpstreamProtocol,
+    pub streams: Spanned<u32>,
+    pub idle: Span,
+    pub ping: Span,
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            protocol: UpstreamProtocol::Auto,
+            streams: Spanned::new(0..0, 100),
+            idle: Span::seconds(120),
+            ping: Span::seconds(30),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub enum UpstreamProtocol {
+    #[serde(rename = "auto")]
+    Auto,
+    #[serde(rename = "http1")]
+    Http1,
+    #[serde(rename = "h2")]
+    Http2,
 }
 
 #[derive(Deserialize)]

@@ -291,6 +291,25 @@ fn what_a_listener_cannot_add_is_said_with_its_line() {
 }
 
 #[test]
+fn a_service_says_how_its_backends_are_spoken_to() {
+    let with = |keys: &str| {
+        let key = format!("balance = \"least_requests\"\nupstream = {{ {keys} }}");
+        WHOLE.replacen("balance = \"least_requests\"", &key, 1)
+    };
+    let protocol = |text: &str| load(text).unwrap().services[0].upstream.protocol;
+    assert_eq!(protocol(WHOLE), model::UpstreamProtocol::Http1);
+    assert_eq!(protocol(&with("protocol = \"auto\"")), model::UpstreamProtocol::Http1);
+    assert_eq!(protocol(&with("protocol = \"h2\", streams = 7")), model::UpstreamProtocol::Http2);
+    for (keys, expected) in [
+        ("protocol = \"http2\"", "unknown variant `http2`, expected one of `auto`, `http1`, `h2`"),
+        ("streams = 0", "streams: must be from 1 to 10000"),
+    ] {
+        let message = message(&with(keys));
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
 fn all_mistakes_are_told_at_once() {
     let text = WHOLE.replace("weight = 5", "weight = 500").replace("*.Example.com", "a b");
     let message = message(&text);

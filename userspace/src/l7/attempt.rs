@@ -19,21 +19,24 @@ use http::header::{CONNECTION, HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
+use hyper::client::conn::TrySendError;
 use steerage_common::abi::FailureClass;
 use steerage_common::error::ErrorClass;
-use steerage_common::replay::{End, Stage as Reached};
+use steerage_common::replay::Stage as Reached;
 
 use super::body::{Body, ResponseBody};
 use super::connection::Client;
 use super::expect::{self, Gate};
+use super::multiplex::{Crash, Lane, Multiplex, Turn};
 use super::pool::Connection;
 use super::reply::of_failure;
 use super::route::Destination;
 use super::tunnel::Tunnel;
 use super::upgrade::Wish;
 use super::upload::{RequestBody, Stage, Upload};
-use super::{Proxy, Target, forward};
-use crate::net::{self, Deadline, Progress, clock};
+use super::via::{Mark, Via};
+use super::{Proxy, Target, forward, version};
+use crate::net::{self, Deadline, Stream, clock};
 use crate::region::{self, add};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -120,45 +123,41 @@ impl Attempt {
         &self,
         head: &Parts,
         is_fresh: bool,
-    ) -> Result<(Response<Incoming>, Connection), Failure> {
-        let pool = &self.target().pools[self.backend];
-        let is_long = self.upload.as_ref().is_some_and(|upload| upload.is_long());
-        let lent = match (is_fresh, is_long) {
-            (true, _) => None,
-            (false, true) => pool.lend_used_within(LONG_BODY_IDLE_MAX),
-            (false, false) => pool.lend(),
+    ) -> Result<(Response<Incoming>, Via), Failure> {
+        let target = self.target();
+        let mut via = match &target.multiplexes {
+            None => Via::Connection(self.connection(is_fresh).await?),
+            // A lane is of a connection that works, as far as that is known.
+            Some(multiplexes) => Via::Lane(self.lane(&multiplexes[self.backend]).await?),
         };
-        let mut connection = match lent {
-            Some(connection) => connection,
-            // Boxed: rare, and large beside the rest of the request's state.
-            None => Box::pin(self.connect()).await?,
-        };
-        let mark = Mark::of(&connection.progress);
-        let gate = expect::is_asked(&head.headers).then(Gate::new);
+        let mark = via.mark();
+        let expects = expect::is_asked(&head.headers) && target.multiplexes.is_none();
+        let gate = expects.then(Gate::new);
         let opener = gate.as_ref().map(Gate::opener);
         let body = RequestBody::new(self.upload.as_ref(), gate);
         let mut request = Request::from_parts(head.clone(), body);
         if let Some(opener) = opener {
             opener(&mut request);
         }
-        if self.destination.names_backend {
-            let address = self.target().service.backends()[self.backend].address.to_string();
-            if let Ok(host) = HeaderValue::from_str(&address) {
-                request.headers_mut().insert(HOST, host);
-            }
+        let address = target.service.backends()[self.backend].address;
+        if self.destination.names_backend
+            && let Ok(host) = HeaderValue::from_str(&address.to_string())
+        {
+            request.headers_mut().insert(HOST, host);
+        }
+        if target.multiplexes.is_some() {
+            version::to_http2(&mut request, address);
         }
         let began_us = clock::now_us();
-        connection.watch.ask(&request);
-        let sent = connection.sender.try_send_request(request);
-        match self.within_first_byte(sent).await {
+        match self.within_first_byte(via.send(request)).await {
             Ok(Ok(response)) => {
                 let latency_us = clock::now_us().saturating_sub(began_us);
                 add(&self.cell().first_byte_us, latency_us);
                 let is_error = response.status().is_server_error();
                 self.target().service.responded(self.backend, latency_us, is_error);
-                Ok((response, connection))
+                Ok((response, via))
             }
-            Ok(Err(error)) => Err(self.lost(connection, mark, error.error())),
+            Ok(Err(error)) => Err(self.lost(&via, mark, error)),
             Err(Stalled::Client) => Err(Failure::Final(ErrorClass::BodyTimeout)),
             Err(Stalled::Backend) => {
                 self.failed(FailureClass::FirstByteTimeout);
@@ -167,63 +166,104 @@ impl Attempt {
         }
     }
 
+    /// A connection for the request alone.
+    async fn connection(&self, is_fresh: bool) -> Result<Connection, Failure> {
+        let pool = &self.target().pools[self.backend];
+        let is_long = self.upload.as_ref().is_some_and(|upload| upload.is_long());
+        let lent = match (is_fresh, is_long) {
+            (true, _) => None,
+            (false, true) => pool.lend_used_within(LONG_BODY_IDLE_MAX),
+            (false, false) => pool.lend(),
+        };
+        if let Some(connection) = lent {
+            return Ok(connection);
+        }
+        // Boxed: rare, and large beside the rest of the request's state.
+        let stream = Box::pin(self.connect()).await?;
+        let opened = pool.open(stream).await;
+        opened.map_err(|_| self.unconnected(FailureClass::Connect))
+    }
+
+    /// A place on a connection that many requests share.
+    async fn lane(&self, multiplex: &Multiplex) -> Result<Lane, Failure> {
+        let timeout = self.destination.timeouts.connect;
+        // Ends: each look follows a connection that was made, and has room for some.
+        loop {
+            match multiplex.turn().await {
+                Turn::Go(lane) => return Ok(lane),
+                Turn::Look => {}
+                Turn::Crashed(Crash::Ours) => return Err(Failure::Final(ErrorClass::Exhausted)),
+                Turn::Crashed(Crash::Backend(class)) => return Err(unconnected(class)),
+                Turn::Fly(pilot) => {
+                    let stream = match Box::pin(self.connect()).await {
+                        Ok(stream) => stream,
+                        Err(failure) => {
+                            pilot.crash(match &failure {
+                                Failure::Final(_) => Crash::Ours,
+                                Failure::Open(failed) => Crash::Backend(failed.class),
+                            });
+                            return Err(failure);
+                        }
+                    };
+                    let opened = net::within(timeout, multiplex.open(stream)).await;
+                    if !matches!(opened, Ok(Ok(()))) {
+                        pilot.crash(Crash::Backend(ErrorClass::Connect));
+                        return Err(self.unconnected(FailureClass::Connect));
+                    }
+                }
+            }
+        }
+    }
+
     /// What the end of the connection means.
-    fn lost(&self, connection: Connection, mark: Mark, error: &hyper::Error) -> Failure {
-        connection.progress.withdraw();
-        let stage = mark.reached(&connection.progress);
-        let is_reused = connection.is_reused();
-        tracing::debug!(%error, ?stage, is_reused, "connection to backend lost");
+    fn lost(&self, via: &Via, mark: Mark, error: TrySendError<Request<RequestBody>>) -> Failure {
+        tracing::debug!(error = %error.error(), "connection to backend lost");
+        let lost = via.lost(mark, error, &self.target().pools[self.backend]);
+        tracing::debug!(stage = ?lost.stage, lost.is_reused, "evidence");
         if self.upload.as_ref().is_some_and(|upload| upload.stage() == Stage::TooLong) {
             return Failure::Final(ErrorClass::BodyTooLarge);
         }
         if self.is_broken_by_client() {
             return Failure::Final(ErrorClass::Reset);
         }
-        let is_malformed = error.is_parse() || connection.watch.is_malformed();
-        let failure = if is_malformed { FailureClass::Protocol } else { FailureClass::Reset };
-        if !is_reused || stage == Reached::Answered {
-            self.failed(failure);
-        } else {
-            self.target().pools[self.backend].evict_older(&connection);
+        if lost.is_fault {
+            self.failed(lost.class);
         }
-        let class = match stage {
-            Reached::Lost(_) if is_reused => ErrorClass::StaleUnproven,
-            _ => of_failure(failure),
+        let class = match lost.stage {
+            Reached::Refused => ErrorClass::StreamRefused,
+            Reached::Lost(_) if lost.is_reused => ErrorClass::StaleUnproven,
+            _ => of_failure(lost.class),
         };
-        Failure::Open(Failed { stage, is_reused, class })
+        Failure::Open(Failed { stage: lost.stage, is_reused: lost.is_reused, class })
     }
 
-    /// A fresh connection to the backend.
-    async fn connect(&self) -> Result<Connection, Failure> {
-        let target = self.target();
-        let address = target.service.backends()[self.backend].address;
-        let unconnected = |class| {
-            self.failed(class);
-            let class = of_failure(class);
-            Failure::Open(Failed { stage: Reached::Unconnected, is_reused: false, class })
-        };
-        let timeout = self.destination.timeouts.connect;
-        let stream = match net::within(timeout, net::connect(address)).await {
-            Ok(Ok(stream)) => stream,
+    fn unconnected(&self, class: FailureClass) -> Failure {
+        self.failed(class);
+        unconnected(of_failure(class))
+    }
+
+    /// A fresh stream to the backend.
+    async fn connect(&self) -> Result<Stream, Failure> {
+        let address = self.target().service.backends()[self.backend].address;
+        match net::within(self.destination.timeouts.connect, net::connect(address)).await {
+            Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) if net::is_local_shortage(&error) => {
                 tracing::warn!(backend = %address, %error, "no connection can be opened");
-                return Err(Failure::Final(ErrorClass::Exhausted));
+                Err(Failure::Final(ErrorClass::Exhausted))
             }
             Ok(Err(error)) => {
                 tracing::debug!(backend = %address, %error, "connecting failed");
-                return Err(unconnected(FailureClass::Connect));
+                Err(self.unconnected(FailureClass::Connect))
             }
-            Err(net::Elapsed) => return Err(unconnected(FailureClass::ConnectTimeout)),
-        };
-        let opened = target.pools[self.backend].open(stream).await;
-        opened.map_err(|_| unconnected(FailureClass::Connect))
+            Err(net::Elapsed) => Err(self.unconnected(FailureClass::ConnectTimeout)),
+        }
     }
 
     /// Makes the backend's response the client's.
     pub(super) fn answered(
         mut self,
         response: Response<Incoming>,
-        mut connection: Connection,
+        mut via: Via,
         is_trial: bool,
     ) -> Response<Body> {
         let (mut head, incoming) = response.into_parts();
@@ -242,7 +282,7 @@ impl Attempt {
         self.is_answered = true;
         let has_body = !incoming.is_end_stream();
         if forward::is_last(head.version, &head.headers, has_body) {
-            connection.is_announced_to_close();
+            via.is_announced_to_close();
         }
         self.learn(&head.headers);
         forward::response(&mut head.headers);
@@ -253,7 +293,7 @@ impl Attempt {
         head.version = Version::HTTP_11;
         // Of a former hop: hyper's notes on the connection to the backend.
         head.extensions.clear();
-        Response::from_parts(head, Body::Backend(ResponseBody::new(incoming, self, connection)))
+        Response::from_parts(head, Body::Backend(ResponseBody::new(incoming, self, via)))
     }
 
     /// Makes the backend's response that opens a tunnel the client's, and the tunnel that follows it.
@@ -310,12 +350,12 @@ impl Attempt {
     }
 
     /// The response is whole.
-    pub(super) fn finished(self, connection: Connection) {
+    pub(super) fn finished(self, via: Via) {
         if !self.is_judged {
             self.target().service.succeeded(self.backend);
         }
         if self.upload.as_ref().is_none_or(|upload| upload.stage() == Stage::Done) {
-            self.target().pools[self.backend].take_back(connection);
+            via.give_back(&self.target().pools[self.backend]);
         }
     }
 
@@ -382,31 +422,9 @@ enum Stalled {
     Backend,
 }
 
-/// Where a connection stood before a request.
-#[derive(Clone, Copy)]
-struct Mark {
-    written: u64,
-    received: u64,
-}
-
-impl Mark {
-    fn of(progress: &Progress) -> Self {
-        Self { written: progress.written(), received: progress.received() }
-    }
-
-    /// How far the request came, now that the connection is over.
-    fn reached(self, progress: &Progress) -> Reached {
-        if progress.received() > self.received {
-            Reached::Answered
-        } else if progress.taken() <= self.written {
-            Reached::Unwritten
-        } else if progress.is_ended() {
-            let acked = progress.acknowledged().map(|acked| acked.saturating_sub(self.written));
-            Reached::Lost(End::Fin { acked })
-        } else {
-            Reached::Lost(End::Reset)
-        }
-    }
+/// There was no connection.
+fn unconnected(class: ErrorClass) -> Failure {
+    Failure::Open(Failed { stage: Reached::Unconnected, is_reused: false, class })
 }
 
 /// Statuses by which a backend says that what is behind it failed.

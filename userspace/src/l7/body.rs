@@ -8,10 +8,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
-use steerage_common::abi::FailureClass;
 
 use super::attempt::Attempt;
-use super::pool::Connection;
+use super::via::Via;
 
 /// A response body on its way to the client.
 #[derive(Debug)]
@@ -35,12 +34,12 @@ pub(super) struct ResponseBody {
 #[derive(Debug)]
 struct Open {
     attempt: Attempt,
-    connection: Connection,
+    via: Via,
 }
 
 impl ResponseBody {
-    pub(super) fn new(incoming: Incoming, attempt: Attempt, connection: Connection) -> Self {
-        let mut body = Self { incoming, open: Some(Open { attempt, connection }) };
+    pub(super) fn new(incoming: Incoming, attempt: Attempt, via: Via) -> Self {
+        let mut body = Self { incoming, open: Some(Open { attempt, via }) };
         if body.incoming.is_end_stream() {
             body.finish();
         }
@@ -48,8 +47,8 @@ impl ResponseBody {
     }
 
     fn finish(&mut self) {
-        if let Some(Open { attempt, connection }) = self.open.take() {
-            attempt.finished(connection);
+        if let Some(Open { attempt, via }) = self.open.take() {
+            attempt.finished(via);
         }
     }
 
@@ -68,13 +67,9 @@ impl ResponseBody {
                     self.finish();
                 }
             }
-            Some(Err(_)) => {
-                if let Some(Open { attempt, connection }) = self.open.take() {
-                    attempt.broke(if connection.watch.is_malformed() {
-                        FailureClass::Protocol
-                    } else {
-                        FailureClass::Reset
-                    });
+            Some(Err(error)) => {
+                if let Some(Open { attempt, via }) = self.open.take() {
+                    attempt.broke(via.broke(error));
                 }
             }
             None => self.finish(),

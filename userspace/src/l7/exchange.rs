@@ -30,6 +30,7 @@ use super::rewrite::Parts;
 use super::route::{Destination, End, Plan, Query};
 use super::upgrade::{self, Answer, Wish};
 use super::upload::{Outgoing, Stage, Upload};
+use super::via::Via;
 use super::{Proxy, Target, forward, host, version};
 use crate::net::{self, clock};
 use crate::region::add;
@@ -187,6 +188,13 @@ fn prepare(
     // HTTP/1.0 may have none, HTTP/1.1 must (RFC 9112, 3.2): an empty one says "no authority".
     head.headers.entry(HOST).or_insert(HeaderValue::from_static(""));
     plan.change_request(&mut head.headers);
+    let wish = match wish {
+        Some(wish) if proxy.targets[destination.service].multiplexes.is_some() => {
+            wish.without_tunnel()?;
+            None
+        }
+        wish => wish,
+    };
     if let Some(wish) = &wish {
         wish.ask(&mut head.headers);
     }
@@ -245,6 +253,8 @@ enum Next {
     Any,
     /// To the same backend, over a fresh connection.
     Again(usize),
+    /// To another backend, or to the same if there is no other.
+    Rather(usize),
 }
 
 async fn forward(
@@ -302,12 +312,14 @@ impl Exchange<'_> {
             let is_fresh = matches!(next, Next::Again(_));
             self.attempts += 1;
             let failed = match attempt.send(&self.head, is_fresh).await {
-                Ok((response, connection)) => {
+                Ok((response, via)) => {
                     let answer =
                         upgrade::answer(self.wish.as_ref(), response.status(), response.headers());
-                    let mut response = match (answer, self.wish.take()) {
-                        (Answer::Plain, _) => attempt.answered(response, connection, pick.is_trial),
-                        (Answer::Open, Some(wish)) => attempt.opened(response, connection, wish),
+                    let mut response = match (answer, via, self.wish.take()) {
+                        (Answer::Plain, via, _) => attempt.answered(response, via, pick.is_trial),
+                        (Answer::Open, Via::Connection(connection), Some(wish)) => {
+                            attempt.opened(response, connection, wish)
+                        }
                         _ => return Err(attempt.misanswered()),
                     };
                     self.tie(target, pick.backend, response.headers_mut());
@@ -333,7 +345,8 @@ impl Exchange<'_> {
             }
             next = if rule.wants_another_backend() {
                 self.tried.push(pick.backend);
-                Next::Any
+                // A backend that is going away may be back behind the same address.
+                if rule == Rule::StreamRefused { Next::Rather(pick.backend) } else { Next::Any }
             } else {
                 Next::Again(pick.backend)
             };
@@ -384,12 +397,13 @@ impl Exchange<'_> {
             }
             _ => target.service.pick(&criteria),
         };
-        let Some(pick) = pick else {
-            return if target.service.has_only_full(&criteria) {
-                Start::Full
-            } else {
-                Start::Nobody
-            };
+        let pick = match (pick, next) {
+            (Some(pick), _) => pick,
+            (None, _) if target.service.has_only_full(&criteria) => return Start::Full,
+            (None, Next::Rather(backend)) if target.service.accepts_new(*backend) => {
+                Pick { backend: *backend, is_trial: false }
+            }
+            (None, _) => return Start::Nobody,
         };
         let attempt = Attempt::begin(
             self.proxy.clone(),

@@ -30,6 +30,7 @@ mod headers;
 mod host;
 mod http2;
 mod lent;
+mod multiplex;
 mod pool;
 mod preface;
 mod queue;
@@ -42,6 +43,7 @@ mod tunnel;
 mod upgrade;
 mod upload;
 mod version;
+mod via;
 mod watch;
 
 use std::cell::Cell;
@@ -54,7 +56,7 @@ use ipnet::IpNet;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay;
 
-use crate::config::model::{Balance, Http2, ListenerTimeouts, Model};
+use crate::config::model::{Balance, Http2, ListenerTimeouts, Model, UpstreamProtocol};
 use crate::region::{Region, Tenant, WorkerLine, add};
 use crate::service::{Random, Service};
 
@@ -62,6 +64,7 @@ use affinity::Affinity;
 pub use body::Body;
 use budget::Budget;
 pub use connection::serve;
+use multiplex::Multiplex;
 use pool::Pool;
 use queue::Queue;
 
@@ -104,6 +107,8 @@ struct Target {
     service: Service,
     /// By index of the backend.
     pools: Vec<Rc<Pool>>,
+    /// The same if the backends are spoken to by HTTP/2.
+    multiplexes: Option<Vec<Multiplex>>,
     replay: replay::Policy,
     budget: Budget,
     queue: Queue,
@@ -135,9 +140,14 @@ impl Proxy {
                 let slot = backend.tenant.slot();
                 Rc::new(Pool::new(model.pool, region.clone(), worker, slot, random.next()))
             });
-            let pools = pools.collect();
+            let pools: Vec<Rc<Pool>> = pools.collect();
+            let multiplex = |pool: &Rc<Pool>| {
+                Multiplex::new(model.upstream, model.pool, pool.meter(), random.next())
+            };
+            let is_http2 = model.upstream.protocol == UpstreamProtocol::Http2;
             Target {
                 service,
+                multiplexes: is_http2.then(|| pools.iter().map(multiplex).collect()),
                 pools,
                 replay: model.replay_policy(),
                 budget: Budget::new(model.retry.budget_percent.into()),
@@ -182,7 +192,11 @@ impl Proxy {
             }
             target.queue.call();
             for (backend, pool) in target.pools.iter().enumerate() {
-                pool.sweep(target.service.accepts_new(backend));
+                let accepts_new = target.service.accepts_new(backend);
+                pool.sweep(accepts_new);
+                if let Some(multiplexes) = &target.multiplexes {
+                    multiplexes[backend].sweep(accepts_new);
+                }
             }
         }
     }

@@ -51,19 +51,19 @@ struct Idle {
 
 /// Where the connections to one backend are counted.
 #[derive(Debug)]
-struct Meter {
+pub(super) struct Meter {
     region: Rc<Region>,
     worker: usize,
     slot: Slot,
 }
 
 impl Meter {
-    fn cell(&self) -> &region::Cell {
+    pub(super) fn cell(&self) -> &region::Cell {
         self.region.cell(self.worker, self.slot)
     }
 
     /// Adds to the number of open connections.
-    fn count(&self, more: i32) {
+    pub(super) fn count(&self, more: i32) {
         let connections = &self.cell().connections;
         let now = connections.load(Ordering::Relaxed).saturating_add_signed(more);
         connections.store(now, Ordering::Relaxed);
@@ -124,6 +124,11 @@ impl Idle {
 }
 
 impl Pool {
+    /// Where the backend's connections are counted.
+    pub(super) fn meter(&self) -> Rc<Meter> {
+        self.meter.clone()
+    }
+
     pub(super) fn new(
         limits: model::Pool,
         region: Rc<Region>,
@@ -310,7 +315,8 @@ impl Pool {
     }
 }
 
-fn ms(duration: Duration) -> u64 {
+/// A time in milliseconds.
+pub(super) fn ms(duration: Duration) -> u64 {
     // 1,000 years are enough, and leave room to add.
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(1 << 45)
 }

@@ -84,6 +84,15 @@ impl Wish {
         matches!(self.kind, Kind::Connect)
     }
 
+    /// Gives the wish up, for a backend to which there are no tunnels. A request over HTTP/1.1 goes on
+    /// without it (RFC 9110, 7.8); a `CONNECT` is nothing else.
+    pub(super) fn without_tunnel(&self) -> Result<(), ErrorClass> {
+        match (&self.kind, &self.stream) {
+            (Kind::Upgrade { .. }, None) => Ok(()),
+            _ => Err(ErrorClass::ConnectRefused),
+        }
+    }
+
     /// Gives the request the headers that its hop has.
     pub(super) fn ask(&self, headers: &mut HeaderMap) {
         if let Kind::Upgrade { protocol, .. } = &self.kind {

@@ -1,7 +1,10 @@
 //! What a request's headers need when it passes from one version of HTTP to another.
 
-use http::Uri;
-use http::header::{COOKIE, HOST, HeaderMap, HeaderValue};
+use std::net::SocketAddr;
+
+use http::header::{COOKIE, EXPECT, HOST, HeaderMap, HeaderValue};
+use http::uri::{Authority, Scheme};
+use http::{Request, Uri, Version};
 use steerage_common::error::ErrorClass;
 
 /// Makes the headers of an HTTP/2 request those of HTTP/1.
@@ -24,6 +27,21 @@ pub(super) fn from_http2(target: &Uri, headers: &mut HeaderMap) -> Result<(), Er
         headers.insert(COOKIE, whole.map_err(|_| ErrorClass::MalformedHead)?);
     }
     Ok(())
+}
+
+/// Makes an HTTP/1 request one of HTTP/2: its `Host` is the authority; without one, `address` is.
+pub(super) fn to_http2<B>(request: &mut Request<B>, address: SocketAddr) {
+    let host = request.headers_mut().remove(HOST);
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let authority = authority.or_else(|| address.to_string().parse().ok());
+    let mut target = std::mem::take(request.uri_mut()).into_parts();
+    target.scheme = Some(Scheme::HTTP);
+    target.authority = authority;
+    // Whole: it has a scheme, an authority, and the path that it had.
+    *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
+    // What it expects can't be heard of: hyper's client does not show informational responses.
+    request.headers_mut().remove(EXPECT);
+    *request.version_mut() = Version::HTTP_2;
 }
 
 #[cfg(test)]
@@ -51,6 +69,24 @@ mod tests {
         let mut one = headers(&[("cookie", "a=1")]);
         from_http2(&target, &mut one).unwrap();
         assert_eq!(one, headers(&[("cookie", "a=1")]));
+    }
+
+    #[test]
+    fn the_host_becomes_the_authority() {
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        let ask = |target: &'static str, host: &'static str| {
+            let mut request = Request::get(target).header("host", host).body(()).unwrap();
+            to_http2(&mut request, address);
+            assert!(!request.headers().contains_key(HOST));
+            assert_eq!(request.version(), Version::HTTP_2);
+            request.into_parts().0.uri.to_string()
+        };
+        assert_eq!(ask("/path?query", "a.org:8080"), "http://a.org:8080/path?query");
+        assert_eq!(ask("/", "[::1]"), "http://[::1]/");
+        assert_eq!(ask("/", ""), "http://10.0.0.1:80/");
+        let mut all = Request::options("*").header("host", "a.org").body(()).unwrap();
+        to_http2(&mut all, address);
+        assert_eq!((all.uri().path(), all.uri().host()), ("*", Some("a.org")));
     }
 
     #[test]

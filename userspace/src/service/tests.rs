@@ -45,6 +45,12 @@ fn workers_with(
             max: Duration::from_secs(1),
             max_percent: 50,
         },
+        upstream: model::Upstream {
+            protocol: model::UpstreamProtocol::Http1,
+            streams: 1,
+            idle: Duration::from_secs(1),
+            ping: Duration::from_secs(1),
+        },
         pool: model::Pool {
             max_idle: 1,
             idle: Duration::from_secs(1),

@@ -11,6 +11,7 @@ mod requests;
 mod routing;
 mod streaming;
 mod tunnels;
+mod upstream;
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

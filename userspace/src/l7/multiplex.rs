@@ -1,0 +1,371 @@
+//! HTTP/2 connections to one backend, of one worker: many requests on each.
+//!
+//! A request goes to the first connection with room: fewer streams than its peer allows, and than
+//! `upstream.streams`. If there is none, one more is made, by one request at a time: the others wait for
+//! it instead of making as many, and share its failure.
+//!
+//! A connection takes no new requests once it is too old, has carried its number of requests, or is going
+//! away (GOAWAY, or the end of its task); it is closed with its last stream. Idle ones are closed after
+//! `upstream.idle`, or when the backend takes no new work. A ping every `upstream.ping` finds those
+//! whose backend is gone.
+//!
+//! How a stream ends without a response is evidence ([`Loss`]): the errors of the crate h2 tell a stream
+//! that the backend refused (RST_STREAM with REFUSED_STREAM), or did not see (GOAWAY with a lower last
+//! stream), from one that it may have seen.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use steerage_common::abi::PoolClose;
+use steerage_common::error::ErrorClass;
+use tokio::sync::Notify;
+
+use super::pool::{Meter, ms};
+use super::upload::RequestBody;
+use crate::config::model;
+use crate::net::{self, Stream};
+use crate::region::add;
+use crate::service::Random;
+
+/// What a backend may send on one stream before the client takes it. All streams together may have that:
+/// clients that read slowly must not take the window of the others.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+
+/// What h2 holds of one request body that the backend does not take.
+const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// Length of a response's headers, as HTTP/2 counts them.
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+
+/// How long the answer to a ping may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The HTTP/2 connections to one backend.
+#[derive(Debug)]
+pub(super) struct Multiplex {
+    upstream: model::Upstream,
+    limits: model::Pool,
+    meter: Rc<Meter>,
+    random: Random,
+    open: RefCell<Vec<Rc<Trunk>>>,
+    /// The connection that is being made.
+    flight: RefCell<Option<Rc<Flight>>>,
+}
+
+type Http2 = http2::Connection<TokioIo<Stream>, RequestBody, Executor>;
+
+/// A connection.
+#[derive(Debug)]
+struct Trunk {
+    sender: SendRequest<RequestBody>,
+    /// Polled by its task, and gone with its end; knows what the peer allows.
+    connection: Rc<RefCell<Option<Http2>>>,
+    meter: Rc<Meter>,
+    streams: Cell<usize>,
+    expires_ms: u64,
+    requests_left: Cell<u64>,
+    /// Whether it has brought a response.
+    is_proven: Cell<bool>,
+    idle_since_ms: Cell<u64>,
+    /// Why it takes no new requests.
+    close: Cell<Option<PoolClose>>,
+}
+
+impl Drop for Trunk {
+    fn drop(&mut self) {
+        let reason = self.close.get().unwrap_or(PoolClose::Broken);
+        add(&self.meter.cell().pool_closed[reason as usize], 1);
+        self.meter.count(-1);
+    }
+}
+
+/// One request's place on a connection, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Lane {
+    trunk: Rc<Trunk>,
+    is_reused: bool,
+}
+
+/// How a request on a lane ended without a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// The backend did not and will not look at it.
+    Refused,
+    /// The same, and it takes no others on this connection.
+    GoneAway,
+    /// The backend reset its stream.
+    Reset,
+    /// The connection ended.
+    Connection,
+    /// What came is no HTTP/2.
+    Protocol,
+}
+
+impl Loss {
+    /// What hyper's error means.
+    pub(super) fn of(error: &hyper::Error) -> Self {
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            if let Some(error) = cause.downcast_ref::<h2::Error>() {
+                return Self::of_h2(error);
+            }
+            source = cause.source();
+        }
+        Self::Connection
+    }
+
+    fn of_h2(error: &h2::Error) -> Self {
+        let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        // h2 gives a received GOAWAY as the error of those streams alone that are above its last one,
+        // and of those that were to be opened after it; the others go on.
+        if error.is_remote() && error.is_go_away() {
+            Self::GoneAway
+        } else if error.is_remote() && is_refused {
+            Self::Refused
+        } else if error.is_remote() {
+            Self::Reset
+        } else if error.is_library() {
+            Self::Protocol
+        } else {
+            Self::Connection
+        }
+    }
+}
+
+impl Lane {
+    fn on(trunk: &Rc<Trunk>) -> Self {
+        trunk.streams.set(trunk.streams.get() + 1);
+        trunk.requests_left.set(trunk.requests_left.get().saturating_sub(1));
+        Self { trunk: trunk.clone(), is_reused: trunk.is_proven.get() }
+    }
+
+    pub(super) fn sender(&self) -> SendRequest<RequestBody> {
+        self.trunk.sender.clone()
+    }
+
+    /// Whether its connection has brought a response before.
+    pub(super) fn is_reused(&self) -> bool {
+        self.is_reused
+    }
+
+    /// Notes that a response came.
+    pub(super) fn is_answered(&self) {
+        self.trunk.is_proven.set(true);
+    }
+
+    /// Notes what a loss says of the connection.
+    pub(super) fn lost(&self, loss: Option<Loss>) {
+        let reason = match loss {
+            // A single stream's end says nothing of the others.
+            Some(Loss::Reset | Loss::Refused) => return,
+            Some(Loss::GoneAway) => PoolClose::Announced,
+            Some(Loss::Protocol) => PoolClose::Broken,
+            Some(Loss::Connection) | None => PoolClose::Peer,
+        };
+        self.trunk.end(reason);
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.trunk.streams.set(self.trunk.streams.get().saturating_sub(1));
+        self.trunk.idle_since_ms.set(net::clock::now_ms());
+    }
+}
+
+impl Trunk {
+    fn end(&self, reason: PoolClose) {
+        if self.close.get().is_none() {
+            self.close.set(Some(reason));
+        }
+    }
+
+    /// Streams that the peer allows.
+    fn peer_allows(&self) -> usize {
+        self.connection.borrow().as_ref().map_or(0, Http2::current_max_send_streams)
+    }
+
+    /// Whether it takes one more request.
+    fn has_room(&self, now: u64, most: usize) -> bool {
+        if self.close.get().is_none() {
+            if self.sender.is_closed() {
+                self.end(PoolClose::Peer);
+            } else if self.requests_left.get() == 0 {
+                self.end(PoolClose::Requests);
+            } else if now >= self.expires_ms {
+                self.end(PoolClose::Age);
+            }
+        }
+        let streams = self.streams.get();
+        self.close.get().is_none() && streams < most && streams < self.peer_allows()
+    }
+}
+
+/// A connection that is being made, for all that wait for it.
+#[derive(Debug, Default)]
+struct Flight {
+    landed: Notify,
+    outcome: Cell<Option<Crash>>,
+}
+
+/// Why a connection could not be made.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Crash {
+    /// This host lacks something.
+    Ours,
+    Backend(ErrorClass),
+}
+
+/// The duty to make a connection. Dropped, the others look again.
+pub(super) struct Pilot<'a> {
+    multiplex: &'a Multiplex,
+    flight: Rc<Flight>,
+}
+
+impl Pilot<'_> {
+    /// Tells those who wait why there is no connection.
+    pub(super) fn crash(self, crash: Crash) {
+        self.flight.outcome.set(Some(crash));
+    }
+}
+
+impl Drop for Pilot<'_> {
+    fn drop(&mut self) {
+        self.multiplex.flight.take();
+        self.flight.landed.notify_waiters();
+    }
+}
+
+/// What a request does next to get its lane.
+pub(super) enum Turn<'a> {
+    Go(Lane),
+    /// Make a connection.
+    Fly(Pilot<'a>),
+    /// It looked when another's connection was made.
+    Look,
+    Crashed(Crash),
+}
+
+impl Multiplex {
+    pub(super) fn new(
+        upstream: model::Upstream,
+        limits: model::Pool,
+        meter: Rc<Meter>,
+        seed: u64,
+    ) -> Self {
+        Self {
+            upstream,
+            limits,
+            meter,
+            random: Random::new(seed),
+            open: RefCell::default(),
+            flight: RefCell::default(),
+        }
+    }
+
+    /// A lane if there is one; else what to do to get one.
+    pub(super) async fn turn(&self) -> Turn<'_> {
+        if let Some(lane) = self.lane() {
+            return Turn::Go(lane);
+        }
+        let flight = self.flight.borrow().clone();
+        let Some(flight) = flight else {
+            let flight = Rc::new(Flight::default());
+            self.flight.replace(Some(flight.clone()));
+            return Turn::Fly(Pilot { multiplex: self, flight });
+        };
+        flight.landed.notified().await;
+        flight.outcome.get().map_or(Turn::Look, Turn::Crashed)
+    }
+
+    fn lane(&self) -> Option<Lane> {
+        let now = net::clock::now_ms();
+        let most = self.upstream.streams as usize;
+        let open = self.open.borrow();
+        let lane = Lane::on(open.iter().find(|trunk| trunk.has_room(now, most))?);
+        if lane.is_reused {
+            add(&self.meter.cell().connections_reused, 1);
+        }
+        Some(lane)
+    }
+
+    /// Makes an HTTP/2 connection of a stream to the backend.
+    pub(super) async fn open(&self, stream: Stream) -> hyper::Result<()> {
+        let (sender, connection) = http2::Builder::new(Executor)
+            .timer(net::Timer)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(
+                STREAM_WINDOW_BYTES.saturating_mul(self.upstream.streams),
+            )
+            .max_header_list_size(HEADER_LIST_BYTES_MAX)
+            .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
+            .keep_alive_interval(self.upstream.ping)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        let connection = Rc::new(RefCell::new(Some(connection)));
+        let polled = connection.clone();
+        net::spawn(async move {
+            let end = poll_fn(|cx| match polled.borrow_mut().as_mut() {
+                Some(connection) => Pin::new(connection).poll(cx),
+                None => Poll::Ready(Ok(())),
+            });
+            if let Err(error) = end.await {
+                tracing::debug!(%error, "connection to backend broke");
+            }
+            // With it go the requests that it has not sent: back to where they came from.
+            let ended = polled.take();
+            drop(ended);
+        });
+        add(&self.meter.cell().connections_created, 1);
+        self.meter.count(1);
+        let now = net::clock::now_ms();
+        self.open.borrow_mut().push(Rc::new(Trunk {
+            sender,
+            connection,
+            meter: self.meter.clone(),
+            streams: Cell::new(0),
+            expires_ms: now + self.random.spread(ms(self.limits.max_age)),
+            requests_left: Cell::new(self.random.spread(self.limits.max_requests)),
+            is_proven: Cell::new(false),
+            idle_since_ms: Cell::new(now),
+            close: Cell::new(None),
+        }));
+        Ok(())
+    }
+
+    /// Lets go of what takes no new requests, and of what is idle for too long.
+    pub(super) fn sweep(&self, accepts_new: bool) {
+        let now = net::clock::now_ms();
+        let idle_ms = ms(self.upstream.idle);
+        self.open.borrow_mut().retain(|trunk| {
+            trunk.has_room(now, usize::MAX);
+            if trunk.streams.get() == 0 {
+                if !accepts_new {
+                    trunk.end(PoolClose::Ejected);
+                } else if now >= trunk.idle_since_ms.get() + idle_ms {
+                    trunk.end(PoolClose::Idle);
+                }
+            }
+            // Its lanes keep it until their end.
+            trunk.close.get().is_none()
+        });
+    }
+}
+
+/// Runs hyper's tasks beside the others of this thread.
+#[derive(Clone, Copy, Debug)]
+struct Executor;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Executor {
+    fn execute(&self, task: F) {
+        net::spawn(task);
+    }
+}

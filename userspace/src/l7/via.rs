@@ -1,0 +1,157 @@
+//! What carries one request to a backend: a connection for itself, or a lane of a shared one.
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use steerage_common::abi::FailureClass;
+use steerage_common::replay::{End, Stage as Reached};
+
+use super::multiplex::{Lane, Loss};
+use super::pool::{Connection, Pool};
+use super::upload::RequestBody;
+use crate::net::Progress;
+
+/// The carrier of one request.
+#[derive(Debug)]
+pub(super) enum Via {
+    /// HTTP/1.1.
+    Connection(Connection),
+    /// HTTP/2.
+    Lane(Lane),
+}
+
+/// What is known of a request that got no response.
+pub(super) struct Lost {
+    pub(super) stage: Reached,
+    pub(super) is_reused: bool,
+    /// What kind of failure it is.
+    pub(super) class: FailureClass,
+    /// Whether it is the backend's fault.
+    pub(super) is_fault: bool,
+}
+
+/// Where a connection of its own stood before the request.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Mark {
+    written: u64,
+    received: u64,
+}
+
+impl Via {
+    pub(super) fn mark(&self) -> Mark {
+        match self {
+            Self::Connection(connection) => Mark::of(&connection.progress),
+            Self::Lane(_) => Mark::default(),
+        }
+    }
+
+    /// Sends the request and waits for the response's head.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match self {
+            Self::Connection(connection) => {
+                connection.watch.ask(&request);
+                connection.sender.try_send_request(request).await
+            }
+            Self::Lane(lane) => {
+                let response = lane.sender().try_send_request(request).await?;
+                lane.is_answered();
+                Ok(response)
+            }
+        }
+    }
+
+    /// Notes that the backend will close the connection after this response.
+    pub(super) fn is_announced_to_close(&mut self) {
+        if let Self::Connection(connection) = self {
+            connection.is_announced_to_close();
+        }
+    }
+
+    /// What it means that there was no response.
+    pub(super) fn lost(
+        &self,
+        mark: Mark,
+        mut error: TrySendError<Request<RequestBody>>,
+        pool: &Pool,
+    ) -> Lost {
+        match self {
+            Self::Connection(connection) => lost_connection(connection, mark, error.error(), pool),
+            Self::Lane(lane) => {
+                let is_unsent = error.take_message().is_some();
+                lost_lane(lane, (!is_unsent).then(|| Loss::of(error.error())))
+            }
+        }
+    }
+
+    /// What kind of failure ended a response before it was whole.
+    pub(super) fn broke(&self, error: &hyper::Error) -> FailureClass {
+        let is_malformed = match self {
+            Self::Connection(connection) => connection.watch.is_malformed(),
+            Self::Lane(lane) => {
+                let loss = Loss::of(error);
+                lane.lost(Some(loss));
+                loss == Loss::Protocol
+            }
+        };
+        if is_malformed { FailureClass::Protocol } else { FailureClass::Reset }
+    }
+
+    /// Gives the carrier back after a whole exchange.
+    pub(super) fn give_back(self, pool: &Pool) {
+        if let Self::Connection(connection) = self {
+            pool.take_back(connection);
+        }
+    }
+}
+
+fn lost_connection(connection: &Connection, mark: Mark, error: &hyper::Error, pool: &Pool) -> Lost {
+    connection.progress.withdraw();
+    let stage = mark.reached(&connection.progress);
+    let is_reused = connection.is_reused();
+    let is_malformed = error.is_parse() || connection.watch.is_malformed();
+    let class = if is_malformed { FailureClass::Protocol } else { FailureClass::Reset };
+    let is_fault = !is_reused || stage == Reached::Answered;
+    if !is_fault {
+        pool.evict_older(connection);
+    }
+    Lost { stage, is_reused, class, is_fault }
+}
+
+/// `None` if the request was not sent at all.
+fn lost_lane(lane: &Lane, loss: Option<Loss>) -> Lost {
+    lane.lost(loss);
+    let (stage, is_fault) = match loss {
+        None => (Reached::Unwritten, false),
+        Some(Loss::Refused | Loss::GoneAway) => (Reached::Refused, false),
+        // Of a connection that worked until now nothing is known but its end.
+        Some(Loss::Connection) => (Reached::Lost(End::Reset), !lane.is_reused()),
+        Some(Loss::Reset | Loss::Protocol) => (Reached::Lost(End::Reset), true),
+    };
+    let is_protocol = loss == Some(Loss::Protocol);
+    let class = if is_protocol { FailureClass::Protocol } else { FailureClass::Reset };
+    // A stream that the backend ended by itself is no stale connection.
+    Lost { stage, is_reused: lane.is_reused() && !is_fault, class, is_fault }
+}
+
+impl Mark {
+    fn of(progress: &Progress) -> Self {
+        Self { written: progress.written(), received: progress.received() }
+    }
+
+    /// How far the request came, now that the connection is over.
+    fn reached(self, progress: &Progress) -> Reached {
+        if progress.received() > self.received {
+            Reached::Answered
+        } else if progress.taken() <= self.written {
+            Reached::Unwritten
+        } else if progress.is_ended() {
+            let acked = progress.acknowledged().map(|acked| acked.saturating_sub(self.written));
+            Reached::Lost(End::Fin { acked })
+        } else {
+            Reached::Lost(End::Reset)
+        }
+    }
+}

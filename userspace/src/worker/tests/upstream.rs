@@ -1,0 +1,391 @@
+//! Backends that are spoken to by HTTP/2.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, Request, Response, Version};
+use steerage_common::abi::{FailureClass, PoolClose};
+use steerage_common::error::ErrorClass;
+use steerage_common::replay::Rule;
+
+use super::harness::*;
+use super::http2::{text, with_client};
+use super::{gauge, value};
+use crate::config::model::{Model, UpstreamProtocol};
+
+fn http2(model: &mut Model) {
+    model.services[0].upstream.protocol = UpstreamProtocol::Http2;
+}
+
+fn start(backend: SocketAddr) -> Worker {
+    Worker::start_with(&[backend], http2)
+}
+
+/// A backend by the crate h2: `answer` is a task for each stream.
+fn serving<F>(
+    streams: u32,
+    answer: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Send + Sync + 'static,
+) -> SocketAddr
+where
+    F: Future<Output = ()> + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let local = tokio::task::LocalSet::new();
+        let answer = Arc::new(answer);
+        local.block_on(&runtime, async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let answer = answer.clone();
+                tokio::task::spawn_local(async move {
+                    let mut builder = h2::server::Builder::new();
+                    builder.max_concurrent_streams(streams);
+                    let Ok(mut connection) = builder.handshake(stream).await else { return };
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        tokio::task::spawn_local(answer(request, respond));
+                    }
+                });
+            }
+        });
+    });
+    address
+}
+
+async fn say(mut respond: SendResponse<Bytes>, body: String) {
+    let mut stream = respond.send_response(Response::new(()), false).unwrap();
+    stream.send_data(body.into(), true).unwrap();
+}
+
+async fn read(body: &mut RecvStream) -> (String, Option<HeaderMap>) {
+    let mut all = Vec::new();
+    while let Some(piece) = body.data().await {
+        let piece = piece.unwrap();
+        body.flow_control().release_capacity(piece.len()).unwrap();
+        all.extend_from_slice(&piece);
+    }
+    (String::from_utf8(all).unwrap(), body.trailers().await.unwrap())
+}
+
+#[test]
+fn requests_of_all_clients_share_one_connection() {
+    let worker = start(serving(100, async |request, respond| {
+        assert_eq!(request.version(), Version::HTTP_2);
+        let headers = request.headers();
+        for gone in ["host", "connection", "transfer-encoding", "upgrade", "keep-alive"] {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
+        say(respond, format!("{} {} {:?}", request.method(), request.uri(), headers["cookie"]))
+            .await;
+    }));
+    let mut client = worker.client();
+    for _ in 0..3 {
+        client.send(
+            "GET /path?query=1 HTTP/1.1\r\nHost: a.test:81\r\nConnection: upgrade\r\n\
+             Upgrade: websocket\r\nCookie: a=1\r\n\r\n",
+        );
+        let response = client.response();
+        assert_eq!(response.text(), "GET http://a.test:81/path?query=1 \"a=1\"");
+        assert_eq!(header(&response.head, "transfer-encoding"), Some("chunked"));
+    }
+    with_client(&worker, async |sender| {
+        let requests = (0..50).map(|_| {
+            let mut sender = sender.clone();
+            tokio::task::spawn_local(async move {
+                sender = sender.ready().await.unwrap();
+                let request = Request::get("http://a.test/").header("cookie", "b=2");
+                let (response, _) = sender.send_request(request.body(()).unwrap(), true).unwrap();
+                assert_eq!(text(response.await.unwrap()).await.0, "GET http://a.test/ \"b=2\"");
+            })
+        });
+        for request in requests.collect::<Vec<_>>() {
+            request.await.unwrap();
+        }
+    });
+    let cell = worker.cell(0);
+    assert_eq!((value(&cell.connections_created), gauge(&cell.connections)), (1, 1));
+    assert_eq!((value(&cell.responses[1]), gauge(&cell.active)), (53, 0));
+}
+
+#[test]
+fn a_burst_makes_no_more_connections_than_its_streams_need() {
+    let worker = start(serving(4, async |_, respond| {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        say(respond, "x".into()).await;
+    }));
+    // The backend's limit is not known before its first answer.
+    assert_eq!(worker.get("/").status, 200);
+    let clients: Vec<Client> = (0..12).map(|_| worker.client()).collect();
+    let clients = clients.into_iter().map(|mut client| {
+        client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        client
+    });
+    for mut client in clients.collect::<Vec<_>>() {
+        assert_eq!(client.response().status, 200);
+    }
+    assert!(value(&worker.cell(0).connections_created) <= 4);
+    assert!(value(&worker.cell(0).connections_created) >= 3);
+}
+
+#[test]
+fn bodies_and_trailers_pass_between_http2_and_http2() {
+    let worker = start(serving(100, async |request, mut respond| {
+        let (body, trailers) = read(&mut request.into_body()).await;
+        let mut stream = respond.send_response(Response::new(()), false).unwrap();
+        stream.send_data(format!("{} bytes", body.len()).into(), false).unwrap();
+        let mut back = HeaderMap::new();
+        back.insert("grpc-status", "0".parse().unwrap());
+        back.insert("x-sum", trailers.unwrap()["x-sum"].clone());
+        stream.send_trailers(back).unwrap();
+    }));
+    with_client(&worker, async |mut sender| {
+        let request = Request::post("http://a.test/").header("te", "trailers").body(()).unwrap();
+        let (response, mut upload) = sender.send_request(request, false).unwrap();
+        let mut left = Bytes::from(vec![b'x'; 1_000_000]);
+        while !left.is_empty() {
+            upload.reserve_capacity(left.len());
+            let room = std::future::poll_fn(|cx| upload.poll_capacity(cx)).await;
+            let room = room.unwrap().unwrap().min(left.len());
+            upload.send_data(left.split_to(room), false).unwrap();
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "7".parse().unwrap());
+        upload.send_trailers(trailers).unwrap();
+        let (body, trailers) = text(response.await.unwrap()).await;
+        assert_eq!(body, "1000000 bytes");
+        let trailers = trailers.unwrap();
+        assert_eq!(
+            (&trailers["grpc-status"], &trailers["x-sum"]),
+            (&"0".parse().unwrap(), &"7".parse().unwrap())
+        );
+    });
+}
+
+#[test]
+fn a_refused_stream_is_sent_again_whatever_the_method() {
+    let asked = Arc::new(AtomicU64::new(0));
+    let count = asked.clone();
+    let worker = start(serving(100, move |request, mut respond| {
+        let count = count.clone();
+        async move {
+            if count.fetch_add(1, Ordering::SeqCst) == 0 {
+                respond.send_reset(Reason::REFUSED_STREAM);
+            } else {
+                say(respond, read(&mut request.into_body()).await.0).await;
+            }
+        }
+    }));
+    let mut client = worker.client();
+    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhello");
+    assert_eq!(client.response().text(), "hello");
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    let cell = worker.cell(0);
+    assert_eq!(value(&cell.replays[Rule::StreamRefused as usize]), 1);
+    assert_eq!(
+        FailureClass::ALL.iter().map(|c| value(&cell.failures[*c as usize])).sum::<u64>(),
+        0
+    );
+}
+
+#[test]
+fn a_stream_that_the_backend_resets_is_not_sent_again_unless_that_does_no_harm() {
+    let worker = Worker::start_with(
+        &[serving(100, async |_, mut respond| respond.send_reset(Reason::INTERNAL_ERROR))],
+        |model| {
+            http2(model);
+            model.services[0].retry.attempts = 1;
+        },
+    );
+    let mut client = worker.client();
+    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\nhi");
+    assert_eq!(client.response().status, 502);
+    let cell = worker.cell(0);
+    assert_eq!(value(&cell.replays[Rule::FreshLost as usize]), 0);
+    assert_eq!(worker.get("/").status, 502);
+    assert_eq!(value(&cell.replays[Rule::FreshLost as usize]), 1);
+    assert_eq!(worker.errors(ErrorClass::Reset), 2);
+    // One stream's end is not the others'.
+    assert_eq!(value(&cell.connections_created), 1);
+}
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+
+/// A backend of frames: `serve` gets each connection after the settings were exchanged.
+fn framing(serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> SocketAddr {
+    let connections = AtomicU64::new(0);
+    backend(move |mut stream| {
+        let mut preface = [0; 24];
+        if stream.read_exact(&mut preface).is_err() {
+            return;
+        }
+        send(&mut stream, SETTINGS, 0, 0, &[]);
+        serve(stream, connections.fetch_add(1, Ordering::SeqCst) as usize);
+    })
+}
+
+fn send(stream: &mut TcpStream, kind: u8, flags: u8, id: u32, payload: &[u8]) {
+    let mut frame = vec![0, 0, payload.len() as u8, kind, flags];
+    frame.extend_from_slice(&id.to_be_bytes());
+    frame.extend_from_slice(payload);
+    let _ = stream.write_all(&frame);
+}
+
+fn go_away(stream: &mut TcpStream, last: u32) {
+    send(stream, GOAWAY, 0, 0, &[last.to_be_bytes(), [0; 4]].concat());
+}
+
+/// The stream of the next request; `None` at the end.
+fn next_request(stream: &mut TcpStream) -> Option<u32> {
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        stream.read_exact(&mut vec![0; length as usize]).ok()?;
+        assert_ne!(head[3], RST_STREAM);
+        if head[3] == HEADERS {
+            return Some(u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
+        }
+    }
+}
+
+/// `:status 200`, and nothing else.
+fn ok_frame(stream: &mut TcpStream, id: u32) {
+    send(stream, HEADERS, 5, id, &[0x88]);
+}
+
+const POST: &str = "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\nhi";
+
+#[test]
+fn a_request_that_a_goaway_leaves_out_is_sent_again_on_a_fresh_connection() {
+    let worker = start(framing(|mut stream, number| {
+        while let Some(id) = next_request(&mut stream) {
+            if number == 0 {
+                go_away(&mut stream, 0);
+            } else {
+                ok_frame(&mut stream, id);
+            }
+        }
+    }));
+    let mut client = worker.client();
+    client.send(POST);
+    assert_eq!(client.response().status, 200);
+    let cell = worker.cell(0);
+    assert_eq!(value(&cell.replays[Rule::StreamRefused as usize]), 1);
+    assert_eq!(value(&cell.connections_created), 2);
+}
+
+#[test]
+fn a_request_that_a_goaway_includes_is_waited_for_and_the_next_goes_elsewhere() {
+    let worker = start(framing(|mut stream, number| {
+        while let Some(id) = next_request(&mut stream) {
+            if number == 0 {
+                go_away(&mut stream, id);
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            ok_frame(&mut stream, id);
+        }
+    }));
+    let mut client = worker.client();
+    for _ in 0..3 {
+        client.send(POST);
+        assert_eq!(client.response().status, 200);
+    }
+    let cell = worker.cell(0);
+    assert_eq!(value(&cell.connections_created), 2);
+    assert_eq!(value(&cell.replays[Rule::StreamRefused as usize]), 0);
+    eventually("the old one is closed", || gauge(&cell.connections) == 1);
+}
+
+#[test]
+fn a_connection_that_ends_loses_what_must_not_be_executed_twice() {
+    // Answers one request, and ends at the second.
+    let worker = start(framing(|mut stream, _| {
+        if let Some(id) = next_request(&mut stream) {
+            ok_frame(&mut stream, id);
+            next_request(&mut stream);
+        }
+    }));
+    let mut client = worker.client();
+    client.send(POST);
+    assert_eq!(client.response().status, 200);
+    client.send(POST);
+    let lost = client.response();
+    assert_eq!(
+        (lost.status, header(&lost.head, "x-steerage-error")),
+        (502, Some("stale_unproven"))
+    );
+    client.send(POST);
+    assert_eq!(client.response().status, 200);
+    assert_eq!(client.get("/").status, 200, "a GET is sent again");
+    let cell = worker.cell(0);
+    assert_eq!(value(&cell.replays[Rule::Idempotent as usize]), 1);
+    assert_eq!(value(&cell.failures[FailureClass::Reset as usize]), 0, "nobody's fault");
+    let ended = &cell.pool_closed[PoolClose::Peer as usize];
+    eventually("the ends are counted", || value(ended) >= 2);
+}
+
+#[test]
+fn a_backend_that_speaks_no_http2_or_is_not_there_is_502() {
+    let worker = start(answering(|_, _| ok("HTTP/1")));
+    assert_eq!(worker.get("/").status, 502);
+    let worker = start(nobody());
+    let clients: Vec<Client> = (0..5).map(|_| worker.client()).collect();
+    let clients = clients.into_iter().map(|mut client| {
+        client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        client
+    });
+    for mut client in clients.collect::<Vec<_>>() {
+        assert!(matches!(client.response().status, 502 | 503));
+    }
+}
+
+#[test]
+fn idle_connections_are_closed() {
+    let worker = Worker::start_with(
+        &[serving(100, async |_, respond| say(respond, "x".into()).await)],
+        |model| {
+            http2(model);
+            model.services[0].upstream.idle = Duration::from_millis(200);
+        },
+    );
+    assert_eq!(worker.get("/").status, 200);
+    let cell = worker.cell(0);
+    eventually("it was closed", || value(&cell.pool_closed[PoolClose::Idle as usize]) == 1);
+    assert_eq!(gauge(&cell.connections), 0);
+    assert_eq!(worker.get("/").status, 200);
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_stream_with_it_and_no_other() {
+    let (gone, is_gone) = std::sync::mpsc::channel();
+    let worker = start(serving(100, move |request, mut respond| {
+        let gone = gone.clone();
+        async move {
+            if request.uri().path() == "/wait" {
+                let reason = std::future::poll_fn(|cx| respond.poll_reset(cx)).await.unwrap();
+                gone.send(reason).unwrap();
+            } else {
+                say(respond, "x".into()).await;
+            }
+        }
+    }));
+    let mut client = worker.client();
+    client.send("GET /wait HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    eventually("it is active", || gauge(&worker.cell(0).active) == 1);
+    drop(client);
+    assert_eq!(is_gone.recv_timeout(Duration::from_secs(20)).unwrap(), Reason::CANCEL);
+    assert_eq!(worker.get("/").status, 200);
+    assert_eq!(value(&worker.cell(0).connections_created), 1);
+}
