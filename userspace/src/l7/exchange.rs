@@ -81,8 +81,11 @@ pub(super) async fn respond(
     let mut response = answer.unwrap_or_else(|class| {
         proxy.count_error(class);
         let mut response = front.replies.response(class);
-        if response.status() == StatusCode::BAD_REQUEST && version != Version::HTTP_2 {
-            // Where one request was wrong, the next may begin elsewhere than it seems to.
+        let ends =
+            response.status() == StatusCode::BAD_REQUEST || class == ErrorClass::ConnectRefused;
+        if ends && version != Version::HTTP_2 {
+            // Where one request was wrong, the next may begin elsewhere than it seems to; and what
+            // follows CONNECT may be no request at all.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             client.leave_unread();
         }

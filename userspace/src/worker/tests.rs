@@ -4,6 +4,7 @@ mod affinity;
 mod bodies;
 mod failures;
 mod harness;
+mod hostile;
 mod http2;
 mod life;
 mod replay;
