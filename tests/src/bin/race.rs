@@ -20,10 +20,13 @@ struct Arguments {
     /// Over how many connections at once.
     #[arg(long, default_value_t = 64)]
     clients: u64,
+    /// How long each request's body is.
+    #[arg(long, default_value_t = 16)]
+    body_bytes: usize,
     /// Seed of the backend's and the clients' choices.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Only this one: steerage, steerage-epoll, haproxy or nginx.
+    /// Only this one: steerage, steerage-epoll, haproxy, nginx, haproxy-retry, nginx-retry.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Also write rows of `case`, `impl`, `value`, `unit` to this file.
@@ -33,7 +36,7 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let Arguments { requests, clients, seed, .. } = arguments;
+    let Arguments { requests, clients, body_bytes, seed, .. } = arguments;
     let wanted = |kind: &Kind| arguments.only.as_ref().is_none_or(|name| name == kind.name());
     let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(wanted).collect();
     if kinds.is_empty() {
@@ -41,12 +44,13 @@ fn main() -> Result<()> {
     }
     let _ = sweep::leftovers(PREFIX);
     println!(
-        "{requests} POSTs over {clients} connections, seed {seed}; backend {} ms away, each way",
+        "{requests} POSTs of {body_bytes} bytes over {clients} connections, seed {seed}; backend {} ms \
+         away, each way",
         DELAY.as_millis()
     );
     let mut rows: Vec<Value> = Vec::new();
     for kind in kinds {
-        let outcome = race::run(kind, Plan { requests, clients, seed })?;
+        let outcome = race::run(kind, Plan { requests, clients, body_bytes, seed })?;
         println!("\n{}", kind.name());
         for (case, value) in lines(&outcome) {
             println!("  {case:<36} {value:>7}");
@@ -71,6 +75,7 @@ fn lines(outcome: &Outcome) -> Vec<(String, u64)> {
         ("closed after a response", outcome.closed_at_once),
         ("closed idle", outcome.closed_idle),
         ("closed on a received request", outcome.closed_on_request),
+        ("closed on an executed request", outcome.closed_on_executed),
     ];
     let counts = outcome.counts.iter().map(|(name, count)| (name.clone(), *count));
     heard.chain(own.map(|(name, count)| (name.to_owned(), count))).chain(counts).collect()

@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result};
 use steerage::service::Random;
 use steerage_lab::client::Connection;
 
+use super::{PAUSE_MS_MAX, Plan};
+
 /// No response takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -38,19 +40,19 @@ impl fmt::Display for Heard {
     }
 }
 
-/// Posts requests until `next` has reached `requests`; gives what was heard of each.
+/// Posts requests until `next` has reached their number; gives what was heard of each.
 pub(super) fn post(
     proxy: SocketAddr,
-    requests: u64,
+    plan: Plan,
     next: &AtomicU64,
     random: &Random,
-    pause_ms_max: usize,
 ) -> Result<Vec<(String, Heard)>> {
+    let body = "x".repeat(plan.body_bytes);
     let mut all = Vec::new();
     let mut kept: Option<Connection> = None;
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= requests {
+        if number >= plan.requests {
             return Ok(all);
         }
         let id = format!("request-{number}");
@@ -60,13 +62,13 @@ pub(super) fn post(
         };
         let request = format!(
             "POST /orders HTTP/1.1\r\nHost: shop.example\r\nX-Id: {id}\r\n\
-             Content-Length: {}\r\n\r\n{id}",
-            id.len()
+             Content-Length: {}\r\n\r\n{body}",
+            body.len(),
         );
         let (heard, lasts) = exchange(&mut connection, request.as_bytes());
         all.push((id, heard));
         kept = lasts.then_some(connection);
-        std::thread::sleep(Duration::from_millis(random.below(pause_ms_max) as u64));
+        std::thread::sleep(Duration::from_millis(random.below(PAUSE_MS_MAX) as u64));
     }
 }
 

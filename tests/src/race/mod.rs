@@ -3,6 +3,7 @@
 //! Clients post through a proxy to one backend that is [`DELAY`] away, each way, and closes every
 //! connection after a random number of requests: at once after a response, or a random time after it
 //! unless another request came. A FIN and a request that cross on the way are then as likely as not.
+//! One connection in [`EXECUTED_ONE_IN`] ends worse: under a request that was executed.
 //! The backend counts how often it executed each request, clients what they heard. So what is seen of a
 //! proxy is: errors that nobody caused, requests that ran twice, requests that ran and yet failed.
 //!
@@ -26,7 +27,7 @@ use steerage_lab::topology::{self, Topology};
 
 use self::client::Heard;
 use self::proxy::Proxy;
-pub use self::proxy::{Io, Kind};
+pub use self::proxy::{Io, Kind, Retry};
 use crate::scripted::{Scripted, Talk, Waited};
 use crate::stand::PREFIX;
 
@@ -35,6 +36,10 @@ pub const DELAY: Duration = Duration::from_millis(30);
 
 /// A connection serves at most so many requests.
 const REQUESTS_MAX: usize = 8;
+
+/// One connection in so many is closed in place of the answer to a request that was executed, which is
+/// not its first. To send that one again is to run it twice.
+const EXECUTED_ONE_IN: usize = 16;
 
 /// The backend waits up to so long before it closes, and clients before their next request: about the
 /// time in which a FIN and a request can cross.
@@ -47,6 +52,8 @@ pub struct Plan {
     pub requests: u64,
     /// Over how many client connections at once.
     pub clients: u64,
+    /// How long each request's body is.
+    pub body_bytes: usize,
     /// Seed of all choices.
     pub seed: u64,
 }
@@ -71,6 +78,8 @@ pub struct Outcome {
     /// Of those: closed after a pause in the moment in which a request had been received. Whoever sent
     /// it cannot know that it was not executed.
     pub closed_on_request: u64,
+    /// Of those: closed under a request that was executed.
+    pub closed_on_executed: u64,
     /// Steerage's replays by rule, refusals by reason, failures by class; empty for others.
     pub counts: BTreeMap<String, u64>,
 }
@@ -81,6 +90,7 @@ struct Closes {
     at_once: AtomicU64,
     idle: AtomicU64,
     on_request: AtomicU64,
+    on_executed: AtomicU64,
 }
 
 impl Outcome {
@@ -125,11 +135,16 @@ pub fn run(kind: Kind, plan: Plan) -> Result<Outcome> {
 /// One connection of the backend.
 fn serve(talk: &mut Talk, random: &Random, closes: &Closes) -> std::io::Result<()> {
     let requests = 1 + random.below(REQUESTS_MAX);
+    let is_on_executed = requests > 1 && random.below(EXECUTED_ONE_IN) == 0;
     let is_at_once = random.below(2) == 0;
     let mut served = 0;
     loop {
         let Some(request) = talk.read()? else { return Ok(()) };
         talk.execute(&request);
+        if is_on_executed && served + 1 == requests {
+            closes.on_executed.fetch_add(1, Ordering::SeqCst);
+            return Ok(());
+        }
         talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone")?;
         served += 1;
         if served < requests {
@@ -155,7 +170,7 @@ fn post_all(plan: Plan, proxy: SocketAddr) -> Result<HashMap<String, Heard>> {
     std::thread::scope(|scope| {
         let post = |client| {
             let (next, random) = (&next, Random::new(plan.seed ^ client));
-            move || client::post(proxy, plan.requests, next, &random, PAUSE_MS_MAX)
+            move || client::post(proxy, plan, next, &random)
         };
         let clients: Vec<_> = (0..plan.clients).map(|client| scope.spawn(post(client))).collect();
         let mut all = HashMap::new();
@@ -179,6 +194,7 @@ fn tally(
         closed_at_once: closes.at_once.load(Ordering::SeqCst),
         closed_idle: closes.idle.load(Ordering::SeqCst),
         closed_on_request: closes.on_request.load(Ordering::SeqCst),
+        closed_on_executed: closes.on_executed.load(Ordering::SeqCst),
         counts,
         ..Outcome::default()
     };

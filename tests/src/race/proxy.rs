@@ -20,9 +20,9 @@ pub enum Kind {
     /// This daemon, with `global.io`.
     Steerage(Io),
     /// Debian's HAProxy.
-    Haproxy,
+    Haproxy(Retry),
     /// Debian's nginx.
-    Nginx,
+    Nginx(Retry),
 }
 
 /// `global.io`: how workers read and write.
@@ -34,6 +34,15 @@ pub enum Io {
     Epoll,
 }
 
+/// What a peer does with a request whose connection is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// What it does unless it is told otherwise.
+    Default,
+    /// It sends the request again, whatever its method.
+    Always,
+}
+
 /// A running proxy.
 #[derive(Debug)]
 pub(super) enum Proxy {
@@ -43,8 +52,14 @@ pub(super) enum Proxy {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::Steerage(Io::Auto), Self::Steerage(Io::Epoll), Self::Haproxy, Self::Nginx];
+    pub const ALL: [Self; 6] = [
+        Self::Steerage(Io::Auto),
+        Self::Steerage(Io::Epoll),
+        Self::Haproxy(Retry::Default),
+        Self::Nginx(Retry::Default),
+        Self::Haproxy(Retry::Always),
+        Self::Nginx(Retry::Always),
+    ];
 
     /// Its name.
     #[must_use]
@@ -52,8 +67,10 @@ impl Kind {
         match self {
             Self::Steerage(Io::Auto) => "steerage",
             Self::Steerage(Io::Epoll) => "steerage-epoll",
-            Self::Haproxy => "haproxy",
-            Self::Nginx => "nginx",
+            Self::Haproxy(Retry::Default) => "haproxy",
+            Self::Nginx(Retry::Default) => "nginx",
+            Self::Haproxy(Retry::Always) => "haproxy-retry",
+            Self::Nginx(Retry::Always) => "nginx-retry",
         }
     }
 }
@@ -82,11 +99,13 @@ impl Proxy {
                 daemon.wait_available(1)?;
                 Ok(Self::Steerage(daemon))
             }
-            Kind::Haproxy => {
-                start("haproxy", &["-db", "-f"], scratch.write("haproxy.cfg", &haproxy(backend))?)
+            Kind::Haproxy(retry) => {
+                let config = scratch.write("haproxy.cfg", &haproxy(retry, backend))?;
+                start("haproxy", &["-db", "-f"], config)
             }
-            Kind::Nginx => {
-                start("nginx", &["-c"], scratch.write("nginx.conf", &nginx(scratch, backend))?)
+            Kind::Nginx(retry) => {
+                let config = scratch.write("nginx.conf", &nginx(retry, scratch, backend))?;
+                start("nginx", &["-c"], config)
             }
         }
     }
@@ -119,17 +138,25 @@ fn steerage(scratch: &Scratch, io: Io, backend: SocketAddr) -> String {
     )
 }
 
-fn haproxy(backend: SocketAddr) -> String {
+fn haproxy(retry: Retry, backend: SocketAddr) -> String {
     let bind = l7();
+    let retry = match retry {
+        Retry::Default => "",
+        Retry::Always => " retry-on all-retryable-errors\n",
+    };
     format!(
         "defaults\n mode http\n timeout connect 3s\n timeout client 60s\n timeout server 60s\n\
          frontend web\n bind {bind}\n default_backend app\n\
-         backend app\n server one {backend}\n"
+         backend app\n{retry} server one {backend}\n"
     )
 }
 
-fn nginx(scratch: &Scratch, backend: SocketAddr) -> String {
+fn nginx(retry: Retry, scratch: &Scratch, backend: SocketAddr) -> String {
     let (bind, directory) = (l7(), scratch.path().display());
+    let retry = match retry {
+        Retry::Default => "",
+        Retry::Always => "proxy_next_upstream error timeout non_idempotent;",
+    };
     format!(
         "daemon off;\nuser root;\npid {directory}/nginx.pid;\nerror_log {directory}/nginx.log;\n\
          events {{}}\n\
@@ -138,6 +165,6 @@ fn nginx(scratch: &Scratch, backend: SocketAddr) -> String {
          uwsgi_temp_path {directory}/nginx-uwsgi;\n scgi_temp_path {directory}/nginx-scgi;\n\
          upstream app {{\n server {backend};\n keepalive 64;\n }}\n\
          server {{\n listen {bind};\n location / {{\n proxy_pass http://app;\n\
-         proxy_http_version 1.1;\n proxy_set_header Connection \"\";\n }}\n }}\n}}\n"
+         {retry}\n proxy_http_version 1.1;\n proxy_set_header Connection \"\";\n }}\n }}\n}}\n"
     )
 }
