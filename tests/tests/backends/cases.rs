@@ -9,7 +9,7 @@ use steerage_common::abi::{FailureClass, PoolClose};
 use steerage_common::error::ErrorClass;
 use steerage_tests::scripted::{Step, play};
 
-use self::Step::{AwaitEnd, Close, Drip, Execute, ReadHead, Reset, Send, SendMany};
+use self::Step::{AwaitEnd, Close, Drip, Execute, Gate, ReadHead, Reset, Send, SendMany};
 use crate::seen::{Ask, Sees};
 use crate::stand::{Figures, Script};
 
@@ -208,6 +208,10 @@ fn interim() -> Vec<Case> {
                 AwaitEnd,
             ],
         ),
+        refused(
+            "interim responses without end",
+            vec![Execute, SendMany("", "HTTP/1.1 100 Continue\r\n\r\n", 1000, ""), AwaitEnd],
+        ),
     ]
 }
 
@@ -262,6 +266,12 @@ fn cut_short() -> Vec<Case> {
         case(name, Ask::Get, steps, sees, Pool::Closed(PoolClose::Broken), Health::Failed(class))
     };
     let closes = |name, answer| cut(name, answer, Close, FailureClass::Reset);
+    // Behind the gate, which opens when the client has the head: else nothing of it would pass.
+    let wrong = |name, more| {
+        let chunk = Send(ok!("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"));
+        let steps = vec![Execute, chunk, Gate, Send(more), AwaitEnd];
+        Case { steps, ..cut(name, "", AwaitEnd, FailureClass::Protocol) }
+    };
     vec![
         closes("closes in the body", ok!("Content-Length: 10\r\n\r\nhello")),
         closes("closes in a chunk", ok!("Transfer-Encoding: chunked\r\n\r\n9\r\nhello")),
@@ -277,6 +287,8 @@ fn cut_short() -> Vec<Case> {
             "closes in the trailers",
             ok!("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum"),
         ),
+        wrong("a chunk size that is no number", "zz\r\n"),
+        wrong("a chunk longer than its size", "5\r\nhello, world\r\n0\r\n\r\n"),
     ]
 }
 
@@ -294,6 +306,12 @@ fn framing() -> Vec<Case> {
         framing(
             "a length beyond 64 bits",
             ok!("Content-Length: 99999999999999999999\r\n\r\nhello"),
+        ),
+        framing("a list of lengths that agree", ok!("Content-Length: 5, 5\r\n\r\nhello")),
+        framing("a coding that is not chunked", ok!("Transfer-Encoding: gzip\r\n\r\nhello")),
+        framing(
+            "chunked twice",
+            ok!("Transfer-Encoding: chunked, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
         ),
         framing(
             "the same length twice",
@@ -354,6 +372,12 @@ fn poisoned() -> Vec<Case> {
         ),
         poisoned("a body after HEAD", Ask::Head, ok!("Content-Length: 5\r\n\r\nhello"), (200, "")),
         poisoned("a body after 204", Ask::Get, "HTTP/1.1 204 No Content\r\n\r\nhello", (204, "")),
+        poisoned(
+            "a body after 304",
+            Ask::Get,
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nhello",
+            (304, ""),
+        ),
     ]
 }
 
@@ -371,12 +395,13 @@ fn malformed() -> Vec<Case> {
         malformed("a status that is no number", "HTTP/1.1 OK\r\nContent-Length: 5\r\n\r\nhello"),
         malformed("a bare carriage return", ok!("X-A: b\rc\r\nContent-Length: 5\r\n\r\nhello")),
         malformed("a bare line feed", ok!("X-A: b\nContent-Length: 5\r\n\r\nhello")),
-        malformed("an unasked switch", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
+        malformed("bare line feeds", "HTTP/1.1 200 OK\nContent-Length: 5\n\nhello"),
         malformed("a folded header", ok!("X-A: b\r\n c\r\nContent-Length: 5\r\n\r\nhello")),
         malformed("a space before the colon", ok!("Content-Length : 5\r\n\r\nhello")),
         malformed("a line without a colon", ok!("nonsense\r\nContent-Length: 5\r\n\r\nhello")),
         malformed("a NUL", ok!("X-A: b\0c\r\nContent-Length: 5\r\n\r\nhello")),
         long("too many headers", "y\r\nX: ", 1000),
+        long("huge headers", "0123456789", 20_000),
     ]
 }
 

@@ -49,10 +49,11 @@ impl Ask {
 pub fn exchange(stand: &Stand, number: usize, ask: Ask) -> Sees {
     let mut connection = stand.connect();
     connection.send(ask.bytes(number).as_bytes()).unwrap();
-    read(&mut connection.into_stream(), ask)
+    read(&mut connection.into_stream(), ask, || stand.backends[number].open_gate())
 }
 
-fn read(stream: &mut BufReader<TcpStream>, ask: Ask) -> Sees {
+/// Reads a response; `begun` is called when its head is there.
+fn read(stream: &mut BufReader<TcpStream>, ask: Ask, begun: impl FnOnce()) -> Sees {
     stream.get_ref().set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let head = loop {
         match http::read_head(stream) {
@@ -62,6 +63,7 @@ fn read(stream: &mut BufReader<TcpStream>, ask: Ask) -> Sees {
             other => return Sees::Nonsense(format!("{other:?}")),
         }
     };
+    begun();
     let status = head.word(1).parse().unwrap();
     let framing = match (status, ask) {
         (204 | 304, _) | (_, Ask::Head) => Ok(Framing::Length(0)),
