@@ -5,7 +5,6 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv, sockopt};
 use steerage_lab::http::{self, BLOCK, Framing, Head};
 
@@ -128,19 +127,16 @@ impl Talk {
     }
 
     /// Sends a FIN, and tells whether bytes had arrived by then; the connection is to be dropped now.
-    /// Closing on unread bytes alone would send no FIN but a reset. Without such bytes the FIN crosses
-    /// whatever is under way; with them it may acknowledge them.
+    /// What arrives from now on is answered by a reset and acknowledged by nothing (RFC 1122,
+    /// 4.2.2.13), as after `close(2)`; but that would send no FIN if bytes had arrived.
     ///
     /// # Errors
     /// If the connection was broken already.
     pub fn close(&mut self) -> io::Result<bool> {
         let stream = self.stream.get_ref();
-        stream.shutdown(Shutdown::Write)?;
-        match recv(stream, &mut [0; 1][..], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
-            Ok((bytes, _)) => Ok(bytes > 0),
-            Err(Errno::AGAIN) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        stream.shutdown(Shutdown::Both)?;
+        let (bytes, _) = recv(stream, &mut [0; 1][..], RecvFlags::DONTWAIT | RecvFlags::PEEK)?;
+        Ok(bytes > 0)
     }
 
     /// Makes the end of the connection a reset.
