@@ -78,7 +78,10 @@ impl Subject {
 
     fn host(&self) -> &str {
         let header = self.headers.get(HOST).and_then(|host| host.to_str().ok());
-        header.or(self.url.authority().map(|authority| authority.as_str())).unwrap_or_default()
+        let authority = self.url.authority().map_or("", |authority| authority.as_str());
+        // A client sends no user and no password in `Host`.
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        header.unwrap_or(host)
     }
 
     fn port(&self) -> u16 {
@@ -305,7 +308,7 @@ name = "rest"
              to service \"rest\", 0 backends\n  \
              as GET /v1/x, Host: api.example.com\n"
         );
-        let taken = explained("http://API.example.com/v1", "GET", &["X-Version:2"], Some("web"));
+        let taken = explained("http://me@API.example.com/v1", "GET", &["X-Version:2"], Some("web"));
         assert!(taken.contains("f.toml:8:") && taken.contains("to service \"api\", 1 backends"));
         let post = explained("http://api.example.com/v1", "POST", &[], None);
         assert!(post.contains("no, the method is POST\n"), "{post}");

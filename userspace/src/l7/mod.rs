@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! connection ─► exchange: route ─► pick ─► attempt: pool or connect ─► send ─► response
-//!     │             │ reply, if there is nothing to forward       │
-//!     └─ deadline   └─ forward: header rules              body: both ways, as they come
+//!     │             │ reply or redirect, if nothing is forwarded  │
+//!     └─ deadline   └─ forward, headers, rewrite           body: both ways, as they come
 //! ```
 //!
-//! hyper parses and frames what the [`guard`] lets pass; what is decided is decided here. Bodies are never held: hyper reads from
-//! one side only as fast as the other side takes (back-pressure), so memory per connection is bounded
-//! by hyper's buffers ([`REQUEST_BUFFER_BYTES_MAX`],
-//! [`RESPONSE_BUFFER_BYTES_MAX`]). Everything is of one thread: no lock, no atomic
-//! but the shared region's.
+//! hyper parses and frames what the [`guard`] lets pass; what is decided is decided here. Bodies are
+//! never held: hyper reads from one side only as fast as the other side takes (back-pressure), so memory
+//! per connection is bounded by hyper's buffers ([`REQUEST_BUFFER_BYTES_MAX`],
+//! [`RESPONSE_BUFFER_BYTES_MAX`]). Everything is of one thread: no lock, no atomic but the shared
+//! region's.
 //!
 //! A request that asks for a tunnel ([`upgrade`]) becomes one when the backend says so, and what passes
 //! then is looked at by nobody ([`tunnel`]).

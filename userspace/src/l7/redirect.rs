@@ -75,11 +75,17 @@ mod tests {
             ("${scheme}://www.${authority}${path}", "http://www.a.org:8080/x/y"),
             ("/new/$1?from=old&${query}", "http://a.org:8080/new/x/y?from=old&q=1"),
             ("https://b.org/", "https://b.org/"),
+            ("https://login.org/?next=${uri}&x=1", "https://login.org/?next=/x/y?q=1&x=1"),
             ("${uri}", "http://a.org:8080/x/y?q=1"),
         ] {
             assert_eq!(location(to, "a.org:8080", "/x/y", Some("q=1")), expected, "{to}");
         }
         assert_eq!(location("${uri}", "a", "/", None), "http://a/");
+        let nested = location("https://login.org/?next=${uri}", "a", "/x%20", Some("a=%26&b=+"));
+        assert_eq!(
+            nested, "https://login.org/?next=/x%2520?a=%2526%26b=%2B",
+            "decoded, it is whole"
+        );
         assert_eq!(location("https://${host}/", "[::1]:80", "/", None), "https://[::1]/");
     }
 

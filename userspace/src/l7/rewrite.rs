@@ -1,7 +1,8 @@
 //! How the path of a request changes on its way: functions of values.
 //!
-//! The query stays. What groups match is put in as it was sent, encoded or not. A result that is no
-//! path any more, being too long, is an error.
+//! The query stays. What groups match is put into a path as it was sent, and into a query so that it
+//! stays one value: `&` and what else has a meaning there is encoded. A result that grew too long is an
+//! error.
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -10,6 +11,9 @@ use steerage_common::error::ErrorClass;
 
 use crate::config::model::{self, Piece, Template};
 use crate::config::pattern;
+
+/// What the type of a target holds.
+const TARGET_BYTES_MAX: usize = u16::MAX as usize - 1;
 
 /// A rewriting that needs no parsing any more.
 #[derive(Debug)]
@@ -75,8 +79,11 @@ impl Rewrite {
             rewritten.push(if rewritten.contains(&b'?') { b'&' } else { b'?' });
             rewritten.extend_from_slice(query.as_bytes());
         }
+        let is_too_long = rewritten.len() > TARGET_BYTES_MAX;
         let rewritten = PathAndQuery::from_maybe_shared(Bytes::from(rewritten));
-        rewritten.map(Some).map_err(|_| ErrorClass::UriTooLong)
+        rewritten
+            .map(Some)
+            .map_err(|_| if is_too_long { ErrorClass::UriTooLong } else { ErrorClass::BadTarget })
     }
 }
 
@@ -85,33 +92,53 @@ pub(super) fn expand(template: &Template, parts: &Parts<'_>) -> Vec<u8> {
     let mut text = Vec::new();
     let query = parts.query.unwrap_or_default();
     for piece in &template.0 {
+        let in_query = text.contains(&b'?');
         match piece {
             Piece::Text(piece) => text.extend_from_slice(piece.as_bytes()),
             Piece::Group(index) => {
                 let group = parts.groups.as_ref().and_then(|groups| groups.get(*index));
-                text.extend_from_slice(group.map_or(b"", |group| group.as_bytes()));
+                put(&mut text, group.map_or(b"", |group| group.as_bytes()), in_query);
             }
             Piece::Scheme => text.extend_from_slice(parts.scheme.as_bytes()),
             Piece::Host => {
                 text.extend_from_slice(super::route::without_port(parts.authority).as_bytes());
             }
             Piece::Authority => text.extend_from_slice(parts.authority.as_bytes()),
-            Piece::Path => text.extend_from_slice(parts.path.as_bytes()),
+            Piece::Path => put(&mut text, parts.path.as_bytes(), in_query),
             Piece::Query => text.extend_from_slice(query.as_bytes()),
             Piece::Uri => {
-                text.extend_from_slice(parts.path.as_bytes());
-                if parts.query.is_some() {
-                    text.push(b'?');
-                    text.extend_from_slice(query.as_bytes());
-                }
+                let whole = match parts.query {
+                    Some(query) => format!("{}?{query}", parts.path),
+                    None => parts.path.to_owned(),
+                };
+                // As a value it is to come out of the query as it went in.
+                let whole = if in_query { whole.replace('%', "%25") } else { whole };
+                put(&mut text, whole.as_bytes(), in_query);
             }
         }
     }
     text
 }
 
+/// Puts a part in; within a query, so that it can neither end a parameter nor begin another.
+fn put(text: &mut Vec<u8>, part: &[u8], in_query: bool) {
+    if !in_query {
+        text.extend_from_slice(part);
+        return;
+    }
+    for byte in part {
+        if byte.is_ascii_alphanumeric() || b"-._~%/:@,;!$'()*=?[]".contains(byte) {
+            text.push(*byte);
+        } else {
+            text.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::config::model::Action;
 
@@ -155,8 +182,36 @@ mod tests {
         assert_eq!(rewritten(own, "/u/17"), "/users/17", "a group that is not there");
         let other = "rewrite={regex='/([a-z]+)/(.*)', to='/$2?kind=$1'}";
         assert_eq!(rewritten(other, "/shoe/7?y=1"), "/7?kind=shoe&y=1");
+        let tricky = "/x/a&kind=admin+%26\"";
+        assert_eq!(rewritten(other, tricky), "/a&kind=admin+%26\"?kind=x");
+        let value = "rewrite={regex='/(.*)', to='/?v=$1'}";
+        assert_eq!(rewritten(value, "/a&b=c+%26\""), "/?v=a%26b=c%2B%26%22", "one value");
         assert_eq!(rewritten(other, "/7"), "=", "what does not match stays");
         assert_eq!(rewritten("rewrite={to='/maintenance'}", "/any?x"), "/maintenance?x");
+    }
+
+    proptest! {
+        /// Whatever the path, the result is one that a request can have, or none.
+        #[test]
+        fn any_path_becomes_a_path(
+            path in "/[!-~&&[^?#]]{0,40}",
+            query in prop::option::of("[!-~&&[^#]]{0,20}"),
+            keys in prop_oneof![
+                Just("rewrite={prefix='/'}"),
+                Just("rewrite={prefix='/x/y/'}"),
+                Just("path_regex='/(.*?)(/.*)?'\nrewrite={to='/$2$1'}"),
+                Just("rewrite={regex='/([^/]*)/(.*)', to='/$2?a=$1'}"),
+            ],
+        ) {
+            let query = query.map_or(String::new(), |query| format!("?{query}"));
+            let target = format!("{path}{query}");
+            prop_assume!(target.parse::<PathAndQuery>().is_ok());
+            let rewritten = rewritten(keys, &target);
+            prop_assert!(rewritten == "=" || rewritten.starts_with('/'), "{}", rewritten);
+            if let Some(query) = target.parse::<PathAndQuery>().unwrap().query() {
+                prop_assert!(rewritten == "=" || rewritten.ends_with(query), "{}", rewritten);
+            }
+        }
     }
 
     #[test]
