@@ -51,6 +51,8 @@ pub struct Choices {
     pub global: &'static str,
     /// Keys of the service; probe and balance among them.
     pub service: &'static str,
+    /// More listeners and services.
+    pub more: String,
 }
 
 /// Probes that find a dead backend soon, and a breaker that trips before them under load.
@@ -68,6 +70,7 @@ impl Default for Choices {
             udp_vip: false,
             global: "",
             service: QUICK,
+            more: String::new(),
         }
     }
 }
@@ -99,6 +102,7 @@ impl Choices {
             let _ =
                 writeln!(text, "[[service.backend]]\naddress = \"{address}\"\nweight = {weight}");
         }
+        text.push_str(&self.more);
         text
     }
 }

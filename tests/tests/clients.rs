@@ -2,8 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use steerage_lab::command;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use steerage_lab::netns::{Netns, wait_for_port};
 use steerage_lab::pattern::Pattern;
+use steerage_lab::process::Process;
+use steerage_lab::{command, topology};
 use steerage_tests::stand::{Choices, Stand, l7};
 
 fn one_backend() -> Stand {
@@ -54,4 +60,104 @@ fn h2load_with_many_streams_loses_none() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("4000 succeeded, 0 failed, 0 errored, 0 timeout"), "{text}");
     assert_eq!(stand.backend(1).requests(), 4000);
+}
+
+#[test]
+fn curl_waits_to_be_told_to_upload() {
+    let stand = one_backend();
+    let upload = stand.scratch.join("upload");
+    std::fs::write(&upload, vec![b'x'; 2_000_000]).unwrap();
+    let arguments = ["-v", "-H", "Expect: 100-continue", "--expect100-timeout", "25", "-T"];
+    let reply = stand.curl("/hash", &[&arguments[..], &[upload.to_str().unwrap()]].concat());
+    let reply = reply.unwrap();
+    assert_eq!((reply.exit, reply.status), (0, 200), "{reply:?}");
+    assert!(reply.text.ends_with(" 2000000\n"), "{}", reply.text);
+    assert!(reply.error.contains("HTTP/1.1 100 Continue"), "{}", reply.error);
+}
+
+#[test]
+fn nodes_clients_and_a_browsers_manners() {
+    let stand = one_backend();
+    let url = format!("http://{}/", l7());
+    let client = &stand.topology.client;
+    check(client, Path::new("node"), "node.js", &[&url]);
+}
+
+/// Port of the listener in front of a server of Python's.
+const PORT: u16 = 8081;
+
+/// Port of that server.
+const SERVER_PORT: u16 = 9000;
+
+fn front() -> SocketAddr {
+    SocketAddr::from((topology::BALANCER, PORT))
+}
+
+fn server() -> SocketAddr {
+    SocketAddr::from((topology::backend_address(1), SERVER_PORT))
+}
+
+/// A listener and a service in front of [`server`].
+fn in_front(protocol: &str) -> Stand {
+    let more = format!(
+        "\n[[listener]]\nname = \"more\"\nprotocol = \"http\"\nbind = [\"{}\"]\n\
+         [[listener.route]]\nservice = \"more\"\n[[service]]\nname = \"more\"\n\
+         upstream = {{ protocol = \"{protocol}\" }}\n[[service.backend]]\naddress = \"{}\"\n",
+        front(),
+        server()
+    );
+    Stand::start(&Choices { weights: vec![1], more, ..Choices::default() }).unwrap()
+}
+
+#[test]
+fn websockets_of_python_on_both_sides() {
+    let stand = in_front("http1");
+    let port = SERVER_PORT.to_string();
+    let _server = serve(&stand, "websocket.py", &[&server().ip().to_string(), &port]);
+    let url = format!("ws://{}/", front());
+    check(&stand.topology.client, &python(), "websocket.py", &["check", &url]);
+}
+
+#[test]
+fn grpc_of_python_on_both_sides() {
+    let stand = in_front("h2");
+    let _server = serve(&stand, "rpc.py", &[&server().to_string()]);
+    check(&stand.topology.client, &python(), "rpc.py", &["check", &front().to_string()]);
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
+}
+
+/// The Python that `cargo xtask setup --all` made.
+fn python() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let target = target.unwrap_or_else(|| directory().join("../../target"));
+    let python = target.join("python/bin/python");
+    assert!(python.exists(), "{} is missing: run `cargo xtask setup --all`", python.display());
+    python
+}
+
+/// Starts a server of Python's on the backend's host.
+fn serve(stand: &Stand, script: &str, arguments: &[&str]) -> Process {
+    let netns = &stand.topology.backends[0];
+    let mut command = netns.command(python());
+    command.arg(directory().join(script)).arg("serve").args(arguments);
+    let server_process = Process::spawn(script, command, &stand.scratch.join(script)).unwrap();
+    if let Err(error) = wait_for_port(netns, server(), Duration::from_secs(20)) {
+        panic!("{error}: {}", server_process.log());
+    }
+    server_process
+}
+
+/// Runs a client that checks all by itself.
+fn check(netns: &Netns, program: &Path, script: &str, arguments: &[&str]) {
+    let mut command = netns.command(program);
+    command.arg(directory().join(script)).args(arguments);
+    let output = command::finish(&mut command).unwrap();
+    let (out, error) = (
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    );
+    assert!(output.status.success() && out.contains("all good"), "{out}\n{error}");
 }

@@ -99,6 +99,18 @@ const REQUIREMENTS: &[Requirement] = &[
     program("h2load", "nghttp2-client", &[Test, Bench]),
     program("nginx", "nginx-light", &[Bench]),
     program("haproxy", "haproxy", &[Bench]),
+    program("node", "nodejs", &[Test]),
+    Requirement {
+        what: "Python with the clients that tests use",
+        purposes: &[Test],
+        found: Found::By(has_python_clients),
+        remedy: Remedy::Steps {
+            packages: &["python3-venv"],
+            install: Some(install_python_clients),
+            by_hand: "python3 -m venv target/python && \
+                      target/python/bin/pip install -r tests/clients/requirements.txt",
+        },
+    },
     Requirement {
         what: "cargo-deny",
         purposes: &[Check, Test],
@@ -309,6 +321,32 @@ fn install_deny() -> Result<()> {
     command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1").env("CARGO_PROFILE_RELEASE_LTO", "off");
     command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     shell::run(&mut command)
+}
+
+/// What the clients in Python need.
+fn python_requirements() -> PathBuf {
+    shell::root().join("tests/clients/requirements.txt")
+}
+
+/// The copy that says what is installed.
+fn python_installed() -> PathBuf {
+    shell::target().join("python/installed.txt")
+}
+
+fn has_python_clients() -> bool {
+    let wanted = fs::read(python_requirements());
+    wanted.is_ok_and(|wanted| fs::read(python_installed()).is_ok_and(|there| there == wanted))
+}
+
+fn install_python_clients() -> Result<()> {
+    let environment = shell::target().join("python");
+    shell::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
+    let mut pip = Command::new(environment.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+    shell::run(pip.arg(python_requirements()))?;
+    fs::copy(python_requirements(), python_installed())
+        .context("what was installed cannot be noted")?;
+    Ok(())
 }
 
 fn has_bpffs() -> bool {
