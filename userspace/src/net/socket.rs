@@ -132,6 +132,14 @@ impl Listener {
         }
     }
 
+    /// Leaves further connections in the kernel's queue for good; [`Listener::accept_waiting`] takes
+    /// them from there.
+    pub fn stop(&self) {
+        if let ListenerOf::Ring(tcp) = &self.tcp {
+            tcp.stop();
+        }
+    }
+
     /// Whether a connection has left the kernel's queue that nobody has taken.
     pub fn has_accepted(&self) -> bool {
         match &self.tcp {
@@ -140,7 +148,7 @@ impl Listener {
         }
     }
 
-    /// The next connection that waits, if there is one. After that, none is to be asked for otherwise.
+    /// The next connection that waits, if there is one, after [`Listener::stop`].
     ///
     /// # Errors
     /// As `accept(2)`.
@@ -271,3 +279,6 @@ pub fn is_local_shortage(error: &io::Error) -> bool {
         )
     )
 }
+
+#[cfg(test)]
+mod tests;

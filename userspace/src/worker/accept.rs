@@ -45,6 +45,7 @@ impl Acceptor {
     /// past the limit stay; they would wait for a permit that drain gives to nobody. What has left
     /// the kernel's queue already can't stay.
     pub(super) async fn accept_queued(&self) {
+        self.listener.stop();
         loop {
             let permit = if self.listener.has_accepted() {
                 self.permits.take_anyway()

@@ -262,17 +262,21 @@ impl Acceptor {
         });
     }
 
+    /// Accepts no more; when this is done, nothing leaves the kernel's queue any more.
+    pub(in crate::net) fn stop(&self) {
+        self.pause();
+        // The operation ends within the first call, or a few later ones if much else happens.
+        while self.place.with(|_, source| source.reading.is_some()).unwrap_or(false) {
+            super::enter(&mut [], false);
+        }
+    }
+
     pub(in crate::net) fn has_accepted(&self) -> bool {
         self.place.with(|_, source| !source.accepted.is_empty()).unwrap_or(false)
     }
 
     /// What has been accepted, then what waits in the kernel's queue.
     pub(in crate::net) fn accept_waiting(&self) -> io::Result<Option<(Connection, SocketAddr)>> {
-        self.pause();
-        // The operation ends within the first call, or a few later ones if much else happens.
-        while self.place.with(|_, source| source.reading.is_some())? {
-            super::enter(&mut [], false);
-        }
         if let Some(tcp) = self.place.with(|_, source| source.accepted.pop_front())? {
             return prepare(tcp).map(Some);
         }
