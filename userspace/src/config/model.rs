@@ -166,6 +166,8 @@ pub struct ListenerTimeouts {
     pub idle: Duration,
     /// Without taking anything of a response that waits.
     pub stall: Duration,
+    /// Before a body's rate counts, and between two looks at it.
+    pub body_grace: Duration,
 }
 
 /// How much clients may ask.
@@ -177,6 +179,10 @@ pub struct ListenerLimits {
     pub fields: u16,
     /// Request target, in bytes.
     pub uri_bytes: u32,
+    /// The least that a request body must bring, in bytes a second; 0 for anything.
+    pub body_rate: u32,
+    /// Connections of one client address, over all workers; 0 for any number.
+    pub connections_per_address: u32,
 }
 
 /// An L4 service address, handled in XDP.

@@ -368,6 +368,7 @@ impl Resolver<'_> {
                     header_read: listener.timeouts.header_read.0,
                     idle: listener.timeouts.idle.0,
                     stall: listener.timeouts.stall.0,
+                    body_grace: listener.timeouts.body_grace.0,
                 },
                 limits: self.limits(listener.limits),
                 http2: self.http2(listener.http2),
@@ -400,7 +401,13 @@ impl Resolver<'_> {
                 format!("uri_bytes: must be from 64 to {HEAD_BYTES_MAX}"),
             );
         }
-        ListenerLimits { head_bytes, fields: limits.fields.into_inner(), uri_bytes }
+        ListenerLimits {
+            head_bytes,
+            fields: limits.fields.into_inner(),
+            uri_bytes,
+            body_rate: limits.body_rate,
+            connections_per_address: limits.connections_per_address,
+        }
     }
 
     fn upstream(&mut self, upstream: schema::Upstream) -> Upstream {

@@ -196,11 +196,17 @@ pub struct ListenerTimeouts {
     pub header_read: Span,
     pub idle: Span,
     pub stall: Span,
+    pub body_grace: Span,
 }
 
 impl Default for ListenerTimeouts {
     fn default() -> Self {
-        Self { header_read: Span::seconds(10), idle: Span::seconds(60), stall: Span::seconds(60) }
+        Self {
+            header_read: Span::seconds(10),
+            idle: Span::seconds(60),
+            stall: Span::seconds(60),
+            body_grace: Span::seconds(10),
+        }
     }
 }
 
@@ -210,6 +216,8 @@ pub struct ListenerLimits {
     pub head_bytes: Spanned<u32>,
     pub fields: Spanned<u16>,
     pub uri_bytes: Spanned<u32>,
+    pub body_rate: u32,
+    pub connections_per_address: u32,
 }
 
 impl Default for ListenerLimits {
@@ -218,6 +226,8 @@ impl Default for ListenerLimits {
             head_bytes: Spanned::new(0..0, 32 * 1024),
             fields: Spanned::new(0..0, 128),
             uri_bytes: Spanned::new(0..0, 8 * 1024),
+            body_rate: 500,
+            connections_per_address: 0,
         }
     }
 }

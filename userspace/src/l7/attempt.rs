@@ -344,6 +344,11 @@ impl Attempt {
         self.target().service.is_put_out(self.backend)
     }
 
+    /// How long nothing may come of a response that has begun.
+    pub(super) fn stall(&self) -> Duration {
+        self.destination.timeouts.stall
+    }
+
     /// A piece of the response body came.
     pub(super) fn received(&self, bytes: usize) {
         add(&self.cell().response_body_bytes, bytes as u64);

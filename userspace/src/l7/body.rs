@@ -4,13 +4,15 @@
 //! into the pool; when it breaks the backend failed; when the client loses interest nobody did.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use steerage_common::abi::FailureClass;
 
 use super::attempt::Attempt;
 use super::via::Via;
+use crate::net::Deadline;
 
 /// A response body on its way to the client.
 #[derive(Debug)]
@@ -29,6 +31,19 @@ pub(super) struct ResponseBody {
     incoming: Incoming,
     /// `None` once the attempt is settled.
     open: Option<Open>,
+    /// Runs while the backend is waited for; made when it is for the first time.
+    stall: Option<Deadline>,
+}
+
+/// Why a response body has no end.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The connection ended, or what came was no body.
+    #[error("the backend broke off: {0}")]
+    ByBackend(hyper::Error),
+    /// The backend let too much time pass.
+    #[error("nothing came of the response for too long")]
+    Stalled,
 }
 
 #[derive(Debug)]
@@ -39,7 +54,7 @@ struct Open {
 
 impl ResponseBody {
     pub(super) fn new(incoming: Incoming, attempt: Attempt, via: Via) -> Self {
-        let mut body = Self { incoming, open: Some(Open { attempt, via }) };
+        let mut body = Self { incoming, open: Some(Open { attempt, via }), stall: None };
         if body.incoming.is_end_stream() {
             body.finish();
         }
@@ -52,11 +67,11 @@ impl ResponseBody {
         }
     }
 
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Poll::Ready(polled) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            return self.poll_stalled(cx).map(|()| Some(Err(Broken::Stalled)));
+        };
+        self.stall = None;
         match &polled {
             Some(Ok(frame)) => {
                 if let (Some(open), Some(data)) = (&self.open, frame.data_ref()) {
@@ -74,18 +89,33 @@ impl ResponseBody {
             }
             None => self.finish(),
         }
-        Poll::Ready(polled)
+        Poll::Ready(polled.map(|frame| frame.map_err(Broken::ByBackend)))
+    }
+
+    /// Ready when the backend has let too much time pass.
+    fn poll_stalled(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let Some(open) = &self.open else { return Poll::Pending };
+        let limit = open.attempt.stall();
+        let stall = self.stall.get_or_insert_with(|| Deadline::after(limit));
+        if stall.poll_reached(cx).is_pending() {
+            return Poll::Pending;
+        }
+        tracing::debug!("response ended: nothing comes of it");
+        if let Some(Open { attempt, .. }) = self.open.take() {
+            attempt.broke(FailureClass::FirstByteTimeout);
+        }
+        Poll::Ready(())
     }
 }
 
 impl hyper::body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Backend(body) => body.poll_frame(cx),
             Self::Own(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),

@@ -10,6 +10,7 @@
 //! | `timeouts.idle` | without a request, or a byte of one | the connection ends |
 //! | `timeouts.header_read` | from a head's first byte to its last, whatever comes between | 408 |
 //! | `timeouts.stall` | while a response waits and the client takes none of it | the connection ends |
+//! | `timeouts.body_grace` | while a body is waited for, and then again: [`Pace`] | 408 |
 //!
 //! What breaks HTTP's rules is refused by the [`Gate`]: the requests before it are answered first, then
 //! the client is told, and the connection ends.
@@ -41,6 +42,7 @@ use super::forward::Sender;
 use super::gate::Gate;
 use super::guard::Place;
 use super::lent::{Beginning, Line};
+use super::pace::{Least, Pace};
 use super::tunnel::{Side, Tunnel};
 use super::{Proxy, REQUEST_BUFFER_BYTES_MAX, http2};
 use crate::config::model::ListenerTimeouts;
@@ -48,6 +50,9 @@ use crate::net::{self, Deadline, Progress, Stream, clock, within};
 
 /// How long hyper keeps a connection without a request.
 const WARM: Duration = Duration::from_secs(1);
+
+/// How often the pace of a body is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a client that is told of an error may go on sending before it is cut off.
 const LINGER: Duration = Duration::from_secs(5);
@@ -66,8 +71,10 @@ pub(super) struct Client {
     deadline: Deadline,
     /// What the deadline is set to when no request is open any more.
     idle: Cell<Duration>,
-    /// What it is set to when one is, if it watches over that too.
-    busy: Cell<Option<Duration>>,
+    /// Whether it watches over open requests too.
+    is_watching: Cell<bool>,
+    pace: Cell<Pace>,
+    body_rate: u32,
     open_requests: Cell<u32>,
     /// Whether the response of the latest request has begun.
     is_answering: Cell<bool>,
@@ -103,7 +110,9 @@ impl Client {
             gate,
             deadline: Deadline::unset(),
             idle: Cell::new(WARM),
-            busy: Cell::new(Some(timeouts.stall)),
+            is_watching: Cell::new(true),
+            pace: Cell::new(Pace::new(0, 0)),
+            body_rate: proxy.fronts[front].body_rate,
             open_requests: Cell::new(0),
             is_answering: Cell::new(false),
             ended_ms: Cell::new(clock::now_ms()),
@@ -130,9 +139,13 @@ impl Client {
         self.gate.request_began();
         self.is_answering.set(false);
         self.open_requests.set(self.open_requests.get() + 1);
-        match self.busy.get() {
-            Some(busy) => self.deadline.set(busy),
-            None => self.deadline.unset_again(),
+        if !self.is_watching.get() {
+            self.deadline.unset_again();
+        } else if self.gate.place() == Place::Body {
+            self.pace.set(Pace::new(clock::now_ms(), self.progress.received()));
+            self.deadline.set(self.look());
+        } else {
+            self.deadline.set(self.timeouts.stall);
         }
     }
 
@@ -154,7 +167,7 @@ impl Client {
     /// Allows another time without a request, from now on, and any time with one.
     pub(super) fn may_idle(&self, idle: Duration) {
         self.idle.set(idle);
-        self.busy.set(None);
+        self.is_watching.set(false);
         if self.open_requests.get() == 0 {
             self.deadline.set(idle);
         }
@@ -197,11 +210,37 @@ impl Client {
                 tracing::debug!("client connection ended: the client takes nothing");
                 return Poll::Ready(End::Closed);
             }
-            let next = if is_open { self.timeouts.stall } else { WARM };
+            let next = match (is_open, self.gate.place()) {
+                (true, Place::Body) if self.is_too_slow(now, line) => {
+                    return Poll::Ready(match self.is_answering.get() {
+                        true => End::Closed,
+                        false => End::Told(ErrorClass::BodyTimeout),
+                    });
+                }
+                (true, Place::Body) => self.look(),
+                (true, _) => self.timeouts.stall,
+                (false, _) => WARM,
+            };
             let next = now + next.as_millis() as u64;
             self.deadline.set_at_ms(if line.is_flushed() { next } else { next.min(until) });
         }
         Poll::Pending
+    }
+
+    /// How long until a body's pace is looked at.
+    fn look(&self) -> Duration {
+        self.timeouts.body_grace.min(LOOK)
+    }
+
+    /// Whether the body that the client is waited for comes too slowly.
+    fn is_too_slow(&self, now_ms: u64, line: &Line) -> bool {
+        let window_ms = self.timeouts.body_grace.as_millis() as u64;
+        let least = Least { rate: self.body_rate, window_ms };
+        let mut pace = self.pace.get();
+        let is_too_slow =
+            pace.is_too_slow(now_ms, self.progress.received(), line.is_waiting(), least);
+        self.pace.set(pace);
+        is_too_slow
     }
 
     /// What becomes of a connection on which nothing more is read, if it is time.
@@ -237,6 +276,10 @@ enum End {
 
 /// Serves a client until one side ends the connection.
 pub async fn serve(proxy: Rc<Proxy>, front: usize, stream: Stream, peer: SocketAddr) {
+    let admitted = proxy.fronts[front].crowd.admit(peer.ip().to_canonical());
+    let Ok(_member) = admitted else {
+        return tell(&proxy, front, stream, ErrorClass::TooManyConnections).await;
+    };
     let gate = Rc::new(Gate::new(proxy.fronts[front].limits));
     let client = Rc::new(Client::new(&proxy, front, peer, stream.progress(), gate.clone()));
     let line = Line::new(stream, gate);
@@ -269,16 +312,21 @@ pub async fn serve(proxy: Rc<Proxy>, front: usize, stream: Stream, peer: SocketA
         end => end,
     };
     if let End::Told(class) = end {
-        proxy.count_error(class);
-        let reply = proxy.fronts[front].replies.bytes(class);
-        client
-            .left_unread
-            .set(matches!(within(LINGER, stream.write_all(&reply)).await, Ok(Ok(()))));
+        return tell(&proxy, front, stream, class).await;
     }
     if client.left_unread.get() {
         let _ = within(LINGER, linger(&mut stream)).await;
     }
     // Dropping it sends what is deferred and closes.
+}
+
+/// Ends a connection with an error of the client's.
+async fn tell(proxy: &Proxy, front: usize, mut stream: Stream, class: ErrorClass) {
+    proxy.count_error(class);
+    let reply = proxy.fronts[front].replies.bytes(class);
+    if let Ok(Ok(())) = within(LINGER, stream.write_all(&reply)).await {
+        let _ = within(LINGER, linger(&mut stream)).await;
+    }
 }
 
 /// Waits for something that hyper is needed for.

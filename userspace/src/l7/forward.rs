@@ -22,17 +22,17 @@ const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Who sent a request.
 #[derive(Clone, Debug)]
-pub(super) struct Sender {
+pub struct Sender {
     /// Its address.
-    pub(super) address: HeaderValue,
+    pub address: HeaderValue,
     /// Whether what it says of others is believed.
-    pub(super) is_trusted: bool,
+    pub is_trusted: bool,
     /// `http` or `https`.
-    pub(super) scheme: HeaderValue,
+    pub scheme: HeaderValue,
 }
 
 /// Makes a request's headers those that the backend gets.
-pub(super) fn request(headers: &mut HeaderMap, sender: &Sender) {
+pub fn request(headers: &mut HeaderMap, sender: &Sender) {
     let wants_trailers = headers.contains_key(TE) && names_trailers(headers);
     remove_hop_by_hop(headers);
     if headers.remove(TE).is_some() && wants_trailers {
@@ -69,7 +69,7 @@ pub(super) fn scheme<'a>(headers: &HeaderMap, sender: &'a Sender) -> &'a str {
 }
 
 /// Makes a response's headers those that the client gets.
-pub(super) fn response(headers: &mut HeaderMap) {
+pub fn response(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
 }
 

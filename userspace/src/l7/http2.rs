@@ -33,7 +33,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use super::Proxy;
-use super::body::Body;
+use super::body::{Body, Broken};
 use super::connection::Client;
 use super::exchange::respond;
 use super::lent::Line;
@@ -209,12 +209,12 @@ struct Pieces {
 
 impl hyper::body::Body for Pieces {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         // Asking for more, the client has taken what it was given.
         self.stall.unset_again();
         if self.rest.is_empty() {

@@ -58,6 +58,8 @@ pub(super) struct Line {
     held: RefCell<Vec<u8>>,
     /// Whether hyper has written all that it had.
     is_flushed: Cell<bool>,
+    /// Whether hyper waits for bytes that have not come.
+    is_waiting: Cell<bool>,
 }
 
 impl Line {
@@ -69,6 +71,7 @@ impl Line {
             passed: RefCell::default(),
             held: RefCell::default(),
             is_flushed: Cell::new(true),
+            is_waiting: Cell::new(false),
         })
     }
 
@@ -85,6 +88,11 @@ impl Line {
     /// Whether part of a head has come.
     pub(super) fn has_begun(&self) -> bool {
         self.gate.place() != Place::Between || !self.held.borrow().is_empty()
+    }
+
+    /// Whether hyper waits for the client.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_waiting.get()
     }
 
     /// Whether hyper has nothing left to write.
@@ -145,7 +153,9 @@ impl Line {
     }
 
     fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buffer)
+        let polled = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buffer);
+        self.is_waiting.set(polled.is_pending());
+        polled
     }
 
     /// Reads what may pass.

@@ -20,10 +20,11 @@ mod attempt;
 mod body;
 mod budget;
 mod connection;
+mod crowd;
 mod exchange;
 mod expect;
 pub mod explain;
-mod forward;
+pub mod forward;
 mod gate;
 pub mod guard;
 mod headers;
@@ -31,13 +32,14 @@ mod host;
 mod http2;
 mod lent;
 mod multiplex;
+mod pace;
 mod pool;
 mod preface;
 mod queue;
 mod redirect;
 mod reply;
 mod rewrite;
-mod route;
+pub mod route;
 mod ttl;
 mod tunnel;
 mod upgrade;
@@ -95,6 +97,8 @@ pub struct Proxy {
 struct Front {
     timeouts: ListenerTimeouts,
     limits: guard::Limits,
+    body_rate: u32,
+    crowd: Rc<crowd::Crowd>,
     http2: Http2,
     routes: route::Table,
     marks: headers::Marks,
@@ -119,13 +123,14 @@ struct Target {
 }
 
 impl Proxy {
-    /// The proxy of worker `worker`. `tenants` and `lines` are parallel to the model's services.
+    /// The proxy of worker `worker` of `workers`. `tenants` and `lines` are parallel to the model's services.
     #[must_use]
     pub fn new(
         model: &Model,
         tenants: &[Vec<Tenant>],
         lines: &[u16],
         worker: usize,
+        workers: usize,
         region: Rc<Region>,
     ) -> Self {
         let random = Random::new(Random::fresh_seed());
@@ -169,6 +174,8 @@ impl Proxy {
                 .map(|listener| Front {
                     timeouts: listener.timeouts,
                     limits: listener.limits.into(),
+                    body_rate: listener.limits.body_rate,
+                    crowd: crowd::Crowd::new(listener.limits.connections_per_address, workers),
                     http2: listener.http2,
                     routes: route::Table::new(&listener.routes),
                     marks: headers::Marks::new(listener, &model.global.instance, &host),

@@ -32,12 +32,15 @@ use crate::config::model::{Host, Route, RouteTimeouts};
 
 /// What of a request decides.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Query<'a> {
+pub struct Query<'a> {
     /// The value of `Host`, with or without a port.
-    pub(super) host: &'a str,
-    pub(super) path: &'a str,
-    pub(super) method: &'a Method,
-    pub(super) headers: &'a HeaderMap,
+    pub host: &'a str,
+    /// The request's path, without a query.
+    pub path: &'a str,
+    /// The request's method.
+    pub method: &'a Method,
+    /// The request's headers.
+    pub headers: &'a HeaderMap,
 }
 
 /// Where a request goes.
@@ -58,7 +61,7 @@ pub(super) struct Destination {
 
 /// A listener's routes.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub struct Table {
     exact: HashMap<Box<str>, Paths>,
     /// Longest first.
     suffixes: Vec<(Box<str>, Paths)>,
@@ -82,7 +85,9 @@ struct Paths {
 }
 
 impl Table {
-    pub(super) fn new(routes: &[Route]) -> Self {
+    /// The table of a listener's routes.
+    #[must_use]
+    pub fn new(routes: &[Route]) -> Self {
         let mut table = Self::default();
         for (index, route) in routes.iter().enumerate() {
             table.plans.push(Plan::new(index, route));
@@ -123,7 +128,8 @@ impl Table {
     }
 
     /// The route's place in the file's order.
-    pub(super) fn index_of(&self, query: &Query<'_>) -> Option<usize> {
+    #[must_use]
+    pub fn index_of(&self, query: &Query<'_>) -> Option<usize> {
         if self.exact.is_empty() && self.suffixes.is_empty() {
             return self.any.find(query);
         }

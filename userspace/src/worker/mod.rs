@@ -81,6 +81,7 @@ async fn work(
         &setup.tenants,
         &setup.service_lines,
         setup.id,
+        setup.workers,
         region.clone(),
     ));
     let mut acceptors = Vec::new();

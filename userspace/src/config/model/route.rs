@@ -90,6 +90,8 @@ pub struct RouteTimeouts {
     pub connect: Duration,
     /// From the end of the connection's making to the response's first byte.
     pub first_byte: Duration,
+    /// That nothing comes of a response that has begun.
+    pub stall: Duration,
     /// That nothing moves in a tunnel.
     pub tunnel: Duration,
     /// That nothing moves in a tunnel of which one way has ended.

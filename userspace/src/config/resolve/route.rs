@@ -59,6 +59,7 @@ impl Resolver<'_> {
                 connect: timeouts.connect.0,
                 first_byte: timeouts.first_byte.0,
                 tunnel: timeouts.tunnel.0,
+                stall: timeouts.stall.0,
                 half_closed: timeouts.half_closed.0,
             },
             idempotency_key: route.idempotency_key.is_some_and(Spanned::into_inner),

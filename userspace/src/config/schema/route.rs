@@ -37,6 +37,7 @@ pub struct Route {
 pub struct RouteTimeouts {
     pub connect: Span,
     pub first_byte: Span,
+    pub stall: Span,
     pub tunnel: Span,
     pub half_closed: Span,
 }
@@ -46,6 +47,7 @@ impl Default for RouteTimeouts {
         Self {
             connect: Span::seconds(3),
             first_byte: Span::seconds(60),
+            stall: Span::seconds(60),
             tunnel: Span::seconds(3600),
             half_closed: Span::seconds(10),
         }

@@ -57,7 +57,7 @@ impl Limits {
 
 impl From<ListenerLimits> for Limits {
     fn from(limits: ListenerLimits) -> Self {
-        let ListenerLimits { head_bytes, fields, uri_bytes } = limits;
+        let ListenerLimits { head_bytes, fields, uri_bytes, .. } = limits;
         Self { head_bytes, fields, uri_bytes }
     }
 }

@@ -1,7 +1,10 @@
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
+
+use steerage_common::abi::FailureClass;
+use steerage_common::error::ErrorClass;
 
 use super::harness::*;
 use super::{gauge, value};
@@ -107,4 +110,106 @@ fn a_slow_head_is_told_off_and_an_idle_connection_just_ends() {
     let mut client = worker.client();
     assert_eq!(client.get("/").status, 200);
     assert_eq!(client.rest(), "", "idle after a request");
+}
+
+#[test]
+fn a_head_that_comes_byte_by_byte_is_over_in_its_time() {
+    let worker = Worker::start_with(&[answering(|_, _| ok(""))], |model| {
+        model.listeners[0].timeouts.header_read = Duration::from_millis(300);
+    });
+    let mut client = worker.client();
+    assert_eq!(client.get("/").status, 200, "the time is each head's own");
+    let mut sender = client.stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "y".repeat(20_000));
+        head.bytes().take_while(|byte| sender.write_all(&[*byte]).is_ok()).count()
+    });
+    let reply = client.rest();
+    assert!(reply.starts_with("HTTP/1.1 408 "), "{reply}");
+    assert!(reply.contains("header_timeout"), "{reply}");
+    client.stream.shutdown(std::net::Shutdown::Both).unwrap();
+    sending.join().unwrap();
+    assert_eq!(worker.errors(ErrorClass::HeaderTimeout), 1);
+}
+
+#[test]
+fn a_body_that_trickles_is_told_off_and_no_fault_of_the_backend() {
+    let worker = Worker::start_with(&[answering(|_, _| ok(""))], |model| {
+        model.listeners[0].timeouts.body_grace = Duration::from_millis(300);
+        model.listeners[0].limits.body_rate = 1000;
+    });
+    for head in ["Content-Length: 100000", "Transfer-Encoding: chunked"] {
+        let mut client = worker.client();
+        client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n"));
+        let mut sender = client.stream.try_clone().unwrap();
+        let sending = std::thread::spawn(move || {
+            while sender.write_all(b"1\r\nx\r\n").is_ok() {
+                std::thread::sleep(Duration::from_millis(30));
+            }
+        });
+        let reply = client.rest();
+        assert!(reply.starts_with("HTTP/1.1 408 ") && reply.contains("body_timeout"), "{reply}");
+        client.stream.shutdown(std::net::Shutdown::Both).unwrap();
+        sending.join().unwrap();
+    }
+    assert_eq!(worker.errors(ErrorClass::BodyTimeout), 2);
+    assert_eq!(worker.cell(0).failures.iter().map(value).sum::<u64>(), 0);
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_its_response_is_left() {
+    let worker = Worker::start_with(
+        &[backend(|mut stream| {
+            read_head(&mut stream);
+            let head = "HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n";
+            stream.write_all(head.as_bytes()).unwrap();
+            while stream.write_all(&[0; 65536]).is_ok() {}
+        })],
+        |model| model.listeners[0].timeouts.stall = Duration::from_millis(300),
+    );
+    let mut client = worker.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("its connection is over", || {
+        gauge(&worker.region.worker(0).connections) == 0
+            && value(&worker.region.worker(0).accepted) == 1
+    });
+    assert_eq!(gauge(&worker.cell(0).active), 0);
+    assert_eq!(worker.cell(0).failures.iter().map(value).sum::<u64>(), 0);
+}
+
+#[test]
+fn a_backend_that_stalls_within_its_response_is_given_up() {
+    let worker = Worker::start_with(
+        &[backend(|mut stream| {
+            read_head(&mut stream);
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello";
+            stream.write_all(answer.as_bytes()).unwrap();
+            assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
+        })],
+        |model| {
+            let timeouts = &mut model.listeners[0].routes[0].timeouts;
+            timeouts.stall = Duration::from_millis(100);
+        },
+    );
+    let mut client = worker.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(client.rest().ends_with("\r\n\r\nhello"));
+    let class = FailureClass::FirstByteTimeout;
+    eventually("it counts", || value(&worker.cell(0).failures[class as usize]) == 1);
+}
+
+#[test]
+fn an_address_has_no_more_connections_than_it_may() {
+    let worker = Worker::start_with(&[answering(|_, _| ok(""))], |model| {
+        model.listeners[0].limits.connections_per_address = 2;
+    });
+    let (mut first, mut second) = (worker.client(), worker.client());
+    assert_eq!((first.get("/").status, second.get("/").status), (200, 200));
+    let refusal = worker.client().response();
+    assert_eq!(refusal.status, 429);
+    assert_eq!(header(&refusal.head, "x-steerage-error"), Some("too_many_connections"));
+    drop(first);
+    eventually("there is room again", || gauge(&worker.region.worker(0).connections) == 1);
+    assert_eq!(worker.get("/").status, 200);
+    assert_eq!(worker.errors(ErrorClass::TooManyConnections), 1);
 }
