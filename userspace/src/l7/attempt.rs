@@ -22,7 +22,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::TrySendError;
 use steerage_common::abi::FailureClass;
 use steerage_common::error::ErrorClass;
-use steerage_common::replay::Stage as Reached;
+use steerage_common::replay::{End, Refusal, Stage as Reached};
 
 use super::body::{Body, ResponseBody};
 use super::connection::Client;
@@ -41,9 +41,10 @@ use crate::region::{self, add};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// How long a connection may have been idle for a body that can't be sent twice. Backends close what is
-/// idle after a second or more; what was used just now is closed by accident only.
-const LONG_BODY_IDLE_MAX: Duration = Duration::from_millis(100);
+/// How long a connection may have been idle for a body that can't be sent twice. Backends close what has
+/// been idle for some time; what was used just now is closed by accident only. Under load the connection
+/// used last is younger than this, so uploads seldom need a fresh one.
+const LONG_BODY_IDLE_MAX: Duration = Duration::from_millis(20);
 
 /// How an attempt failed.
 pub(super) enum Failure {
@@ -59,6 +60,17 @@ pub(super) struct Failed {
     pub(super) is_reused: bool,
     /// What the client is told if none follows.
     pub(super) class: ErrorClass,
+}
+
+impl Failed {
+    /// What the client is told, if this is why none follows.
+    pub(super) fn class_after(&self, refusal: Refusal) -> ErrorClass {
+        match (refusal, self.stage) {
+            // It is known that nothing was received: only the body is gone.
+            (Refusal::BodyGone, Reached::Lost(End::Fin { acked: Some(0) })) => ErrorClass::Reset,
+            _ => self.class,
+        }
+    }
 }
 
 /// One request at one backend: in flight until it is dropped.
@@ -157,7 +169,7 @@ impl Attempt {
                 self.target().service.responded(self.backend, latency_us, is_error);
                 Ok((response, via))
             }
-            Ok(Err(error)) => Err(self.lost(&via, mark, error)),
+            Ok(Err(error)) => Err(self.lost(&mut via, mark, error)),
             Err(Stalled::Client) => Err(Failure::Final(ErrorClass::BodyTimeout)),
             Err(Stalled::Backend) => {
                 self.failed(FailureClass::FirstByteTimeout);
@@ -216,7 +228,12 @@ impl Attempt {
     }
 
     /// What the end of the connection means.
-    fn lost(&self, via: &Via, mark: Mark, error: TrySendError<Request<RequestBody>>) -> Failure {
+    fn lost(
+        &self,
+        via: &mut Via,
+        mark: Mark,
+        error: TrySendError<Request<RequestBody>>,
+    ) -> Failure {
         tracing::debug!(error = %error.error(), "connection to backend lost");
         let lost = via.lost(mark, error, &self.target().pools[self.backend]);
         tracing::debug!(stage = ?lost.stage, lost.is_reused, "evidence");

@@ -300,6 +300,8 @@ impl Exchange<'_> {
         let mut share = target.budget.enter();
         let mut next = Next::Any;
         let mut last = ErrorClass::NoBackend;
+        // A replay that was decided on, and counts once there is a backend for it.
+        let mut owed = None;
         // Bounded: the decision allows `retry.attempts` and one replay of a stale connection, and the
         // line has its timeout.
         loop {
@@ -312,6 +314,9 @@ impl Exchange<'_> {
                 Start::Nobody => return Err(last),
                 Start::Full => self.wait_for_room(target, place, &next, last).await?,
             };
+            if let Some((backend, rule)) = owed.take() {
+                add(&target.service.cell(backend).replays[rule as usize], 1);
+            }
             let is_fresh = matches!(next, Next::Again(_));
             self.attempts += 1;
             let failed = match attempt.send(&self.head, is_fresh).await {
@@ -337,10 +342,10 @@ impl Exchange<'_> {
                 Ok(rule) => rule,
                 Err(refusal) => {
                     add(&cell.refusals[refusal as usize], 1);
-                    return Err(failed.class);
+                    return Err(failed.class_after(refusal));
                 }
             };
-            add(&cell.replays[rule as usize], 1);
+            owed = Some((pick.backend, rule));
             last = failed.class;
             self.stale_replays += u32::from(rule == Rule::StaleProven);
             if rule.takes_budget() {

@@ -103,6 +103,11 @@ impl Connection {
         Some((parts.io.into_inner().into_stream(), parts.read_buf))
     }
 
+    /// Notes that the backend had closed it before the request that was sent on it.
+    pub(super) fn is_stale(&mut self) {
+        self.close = PoolClose::Stale;
+    }
+
     /// Notes that the backend will close it after this response.
     pub(super) fn is_announced_to_close(&mut self) {
         self.close = PoolClose::Announced;

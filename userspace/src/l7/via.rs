@@ -72,7 +72,7 @@ impl Via {
 
     /// What it means that there was no response.
     pub(super) fn lost(
-        &self,
+        &mut self,
         mark: Mark,
         mut error: TrySendError<Request<RequestBody>>,
         pool: &Pool,
@@ -107,7 +107,12 @@ impl Via {
     }
 }
 
-fn lost_connection(connection: &Connection, mark: Mark, error: &hyper::Error, pool: &Pool) -> Lost {
+fn lost_connection(
+    connection: &mut Connection,
+    mark: Mark,
+    error: &hyper::Error,
+    pool: &Pool,
+) -> Lost {
     connection.progress.withdraw();
     let stage = mark.reached(&connection.progress);
     let is_reused = connection.is_reused();
@@ -115,6 +120,7 @@ fn lost_connection(connection: &Connection, mark: Mark, error: &hyper::Error, po
     let class = if is_malformed { FailureClass::Protocol } else { FailureClass::Reset };
     let is_fault = !is_reused || stage == Reached::Answered;
     if !is_fault {
+        connection.is_stale();
         pool.evict_older(connection);
     }
     Lost { stage, is_reused, class, is_fault }

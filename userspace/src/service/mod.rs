@@ -289,7 +289,9 @@ impl Service {
         &self.cell(backend).active
     }
 
-    fn cell(&self, backend: usize) -> &region::Cell {
+    /// This worker's counters for a backend.
+    #[must_use]
+    pub fn cell(&self, backend: usize) -> &region::Cell {
         self.region.cell(self.worker, self.backends[backend].tenant.slot())
     }
 
