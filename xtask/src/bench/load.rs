@@ -1,4 +1,4 @@
-//! The cases, and wrk's report of one run.
+//! The cases, and what the load generators report of one run.
 
 use anyhow::{Context as _, Result, bail};
 
@@ -9,29 +9,47 @@ pub struct Case {
     pub name: &'static str,
     /// What is asked for.
     pub path: &'static str,
-    /// More arguments of wrk.
-    pub arguments: &'static [&'static str],
+    /// Who makes the load.
+    pub by: Generator,
     /// Whether the body goes up instead of down.
     pub uploads: bool,
     /// Connections at a time.
     pub connections: u32,
 }
 
+/// A load generator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generator {
+    /// HTTP/1.1, with more arguments.
+    Wrk(&'static [&'static str]),
+    /// HTTP/2 with prior knowledge, and so many streams on each connection.
+    H2load(u32),
+}
+
 /// What is measured.
 pub const CASES: &[Case] = &[
-    Case { name: "get_128", path: "/128", arguments: &[], uploads: false, connections: 64 },
+    Case { name: "get_128", path: "/128", by: PLAIN, uploads: false, connections: 64 },
     Case {
         name: "connection_per_request",
         path: "/128",
-        arguments: &["-H", "Connection: close"],
+        by: Generator::Wrk(&["-H", "Connection: close"]),
         uploads: false,
         connections: 64,
     },
-    Case { name: "get_64k", path: "/64k", arguments: &[], uploads: false, connections: 64 },
-    Case { name: "post_1m", path: "/upload", arguments: &[], uploads: true, connections: 16 },
+    Case { name: "get_64k", path: "/64k", by: PLAIN, uploads: false, connections: 64 },
+    Case { name: "post_1m", path: "/upload", by: PLAIN, uploads: true, connections: 16 },
+    Case {
+        name: "h2c_get_128",
+        path: "/128",
+        by: Generator::H2load(32),
+        uploads: false,
+        connections: 16,
+    },
 ];
 
-/// What wrk counted.
+const PLAIN: Generator = Generator::Wrk(&[]);
+
+/// What was counted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Count {
     /// Whole responses.
@@ -40,11 +58,37 @@ pub struct Count {
     pub per_second: f64,
 }
 
-/// Reads wrk's report.
+/// Reads the report of a generator.
 ///
 /// # Errors
 /// If a request failed, or the report is not as expected.
-pub fn read(report: &str, closing: bool) -> Result<Count> {
+pub fn read(by: Generator, report: &str) -> Result<Count> {
+    match by {
+        Generator::Wrk(arguments) => read_wrk(report, arguments.contains(&"-H")),
+        Generator::H2load(_) => read_h2load(report),
+    }
+}
+
+fn read_h2load(report: &str) -> Result<Count> {
+    let no_counts = || format!("no counts in h2load's report:\n{report}");
+    let line = |start| report.lines().find_map(|line| line.strip_prefix(start));
+    let counts = line("requests: ").with_context(no_counts)?;
+    let count = |what: &str| {
+        let number =
+            counts.split(", ").find_map(|part| part.strip_suffix(what)?.trim().parse().ok());
+        number.with_context(no_counts)
+    };
+    let succeeded: u64 = count(" succeeded")?;
+    let (failed, errored): (u64, u64) = (count(" failed")?, count(" errored")?);
+    if failed + errored != 0 {
+        bail!("requests failed under load: {counts}");
+    }
+    let speed = line("finished in ").and_then(|line| line.split(", ").nth(1));
+    let per_second = speed.and_then(|speed| speed.strip_suffix(" req/s")?.parse().ok());
+    Ok(Count { requests: succeeded, per_second: per_second.with_context(no_counts)? })
+}
+
+fn read_wrk(report: &str, closing: bool) -> Result<Count> {
     for line in report.lines().map(str::trim) {
         // With a connection for each request wrk counts some ends as read errors when it stops.
         let errors = line.starts_with("Socket errors") && !closing;
@@ -75,16 +119,29 @@ mod tests {
 
     #[test]
     fn counts_are_read() {
-        let count = read(GOOD, false).unwrap();
+        let count = read(PLAIN, GOOD).unwrap();
         assert_eq!(count, Count { requests: 90_000, per_second: 29_990.25 });
+    }
+
+    const H2LOAD: &str = "finished in 3.00s, 37022.00 req/s, 5.61MB/s\n\
+        requests: 111066 total, 111578 started, 111066 done, 111066 succeeded, 0 failed, \
+        0 errored, 0 timeout\nstatus codes: 111066 2xx, 0 3xx, 0 4xx, 0 5xx\n";
+
+    #[test]
+    fn h2loads_counts_are_read() {
+        let by = Generator::H2load(32);
+        let count = read(by, H2LOAD).unwrap();
+        assert_eq!(count, Count { requests: 111_066, per_second: 37_022.0 });
+        let bad = H2LOAD.replace("0 failed", "3 failed");
+        assert!(read(by, &bad).unwrap_err().to_string().contains("3 failed"));
     }
 
     #[test]
     fn failures_are_errors() {
         let bad = format!("{GOOD}  Non-2xx or 3xx responses: 7\n");
-        assert!(read(&bad, false).unwrap_err().to_string().contains('7'));
+        assert!(read(PLAIN, &bad).unwrap_err().to_string().contains('7'));
         let bad = format!("{GOOD}  Socket errors: connect 1, read 0, write 0, timeout 0\n");
-        assert!(read(&bad, false).is_err());
-        assert!(read(&bad, true).is_ok());
+        assert!(read(PLAIN, &bad).is_err());
+        assert!(read(Generator::Wrk(&["-H", "Connection: close"]), &bad).is_ok());
     }
 }

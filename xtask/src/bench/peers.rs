@@ -13,7 +13,7 @@ use steerage_lab::netns::{self, Netns};
 use steerage_lab::process::{self, Process};
 use steerage_lab::scratch::Scratch;
 
-use super::load::{self, Case, Count};
+use super::load::{self, Case, Count, Generator};
 
 /// First part of every name that is given here.
 pub const PREFIX: &str = "steerage-bench";
@@ -26,6 +26,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 const ORIGIN: u16 = 9000;
 const SINK: u16 = 9001;
+const ORIGIN_HTTP2: u16 = 9002;
 
 /// Who answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,11 +56,16 @@ impl Kind {
     }
 
     const fn port(self, case: &Case) -> u16 {
+        // All but Steerage have a port of its own for it.
+        let is_http2 = matches!(case.by, Generator::H2load(_));
         match self {
             Self::Steerage => 8001,
+            Self::Haproxy if is_http2 => 8012,
             Self::Haproxy => 8002,
+            Self::Nginx if is_http2 => 8013,
             Self::Nginx => 8003,
             Self::Direct if case.uploads => SINK,
+            Self::Direct if is_http2 => ORIGIN_HTTP2,
             Self::Direct => ORIGIN,
         }
     }
@@ -147,7 +153,7 @@ impl Peers {
         };
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         format!(
-            "Linux {}; {}; {}\none worker each on core {}; origin (nginx) and wrk on core {}",
+            "Linux {}; {}; {}\none worker each on core {}; origin (nginx) and load on core {}",
             kernel.trim(),
             first("haproxy", "-v"),
             first("nginx", "-v"),
@@ -173,17 +179,25 @@ impl Peers {
     }
 
     fn load(&self, kind: Kind, case: &Case, span: Duration) -> Result<Count> {
-        let mut wrk = pinned(&self.netns, self.load_core);
-        let connections = case.connections.to_string();
-        wrk.args(["wrk", "-t1", "-c", &connections, "-d", &format!("{}s", span.as_secs())]);
-        wrk.args(case.arguments);
-        if case.uploads {
-            wrk.arg("-s").arg(self.scratch.join("upload.lua"));
+        let url = format!("http://127.0.0.1:{}{}", kind.port(case), case.path);
+        let (connections, seconds) = (case.connections.to_string(), span.as_secs().to_string());
+        let mut generator = pinned(&self.netns, self.load_core);
+        match case.by {
+            Generator::Wrk(arguments) => {
+                generator.args(["wrk", "-t1", "-c", &connections, "-d", &format!("{seconds}s")]);
+                generator.args(arguments);
+                if case.uploads {
+                    generator.arg("-s").arg(self.scratch.join("upload.lua"));
+                }
+            }
+            Generator::H2load(streams) => {
+                generator.args(["h2load", "-t1", "-c", &connections, "-D", &seconds]);
+                generator.args(["-m", &streams.to_string()]);
+            }
         }
-        wrk.arg(format!("http://127.0.0.1:{}{}", kind.port(case), case.path));
-        let output = command::finish(&mut wrk)?;
+        let output = command::finish(generator.arg(url))?;
         steerage_lab::interrupt::check()?;
-        load::read(&String::from_utf8_lossy(&output.stdout), case.arguments.contains(&"-H"))
+        load::read(case.by, &String::from_utf8_lossy(&output.stdout))
     }
 
     /// CPU time so far of the processes that serve requests.
@@ -210,6 +224,8 @@ fn fill(text: &str, scratch: &Scratch, port: u16) -> String {
     text.replace("@GLOBAL@", &daemon::global(scratch))
         .replace("@DIR@", &scratch.path().display().to_string())
         .replace("@PORT@", &port.to_string())
+        .replace("@PORT_HTTP2@", &(port + 10).to_string())
+        .replace("@ORIGIN_HTTP2@", &ORIGIN_HTTP2.to_string())
         .replace("@ORIGIN@", &ORIGIN.to_string())
         .replace("@SINK@", &SINK.to_string())
 }
