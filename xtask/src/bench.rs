@@ -58,6 +58,12 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// What it costs to probe 4,096 backends every 2 s.
+    Probes {
+        /// Options of the runner; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Microseconds from a breaker's trip to the first packet elsewhere.
     Breaker {
         /// Options of the runner; `--help` lists them.
@@ -76,6 +82,7 @@ pub fn command(options: &Options) -> Result<()> {
     let runner = match &options.what {
         Some(What::Xdp { arguments }) => Some(("xdp-bench", arguments)),
         Some(What::Race { arguments }) => Some(("race", arguments)),
+        Some(What::Probes { arguments }) => Some(("probe-load", arguments)),
         Some(What::Breaker { arguments }) => Some(("breaker-latency", arguments)),
         None => None,
     };

@@ -4,6 +4,7 @@
 
 mod action;
 mod forwarding;
+mod probe;
 mod route;
 
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +20,7 @@ use crate::net::Io;
 
 pub use action::{Action, HeaderRules, HostHeader, Piece, Redirect, Rewrite, Template};
 pub use forwarding::{Forwarding, RequestId, Via};
+pub use probe::{Check, CheckKind, GrpcCheck, HttpCheck, PROBE_BODY_MAX, Probe, ProbeMethod};
 pub use route::{HeaderMatch, Host, Path, Route, RouteTimeouts, ValueMatch};
 
 /// A whole configuration without contradictions.
@@ -364,37 +366,6 @@ pub enum HashKey {
     Path,
     /// The host.
     Host,
-}
-
-/// An active check.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Probe {
-    /// What is asked.
-    pub kind: ProbeKind,
-    /// Port to ask instead of the backend's own.
-    pub port: Option<u16>,
-    /// Time between two checks.
-    pub interval: Duration,
-    /// How long an answer may take.
-    pub timeout: Duration,
-    /// Good checks in a row that bring a backend back.
-    pub rise: u8,
-    /// Failed checks in a row that take a backend down.
-    pub fall: u8,
-}
-
-/// What a probe asks.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum ProbeKind {
-    /// Whether a connection is accepted.
-    Tcp,
-    /// Whether `GET path` is answered with a status from 200 to 399.
-    Http {
-        /// Request target.
-        path: String,
-        /// `Host` header; `None` for the backend's address.
-        host: Option<String>,
-    },
 }
 
 /// Passive removal of a backend.

@@ -3,6 +3,7 @@
 mod action;
 mod forwarding;
 mod pages;
+mod probe;
 mod route;
 
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use toml::Spanned;
 use super::error::Problem;
 use super::model::{
     self, Ejection, Global, HashKey, Http2, ListenerLimits, ListenerTimeouts, Log, Model, Pool,
-    Probe, ProbeKind, Retry, Upstream, UpstreamProtocol,
+    Retry, Upstream, UpstreamProtocol,
 };
 use super::schema;
 
@@ -272,54 +273,6 @@ impl Resolver<'_> {
             });
         }
         resolved
-    }
-
-    fn probe(&mut self, probe: Spanned<schema::Probe>) -> Probe {
-        let span = probe.span();
-        let probe = probe.into_inner();
-        let kind = match probe.kind {
-            schema::ProbeKind::Tcp => {
-                for key in [&probe.path, &probe.host].into_iter().flatten() {
-                    self.problem(key.span(), "a tcp probe has no path and no host; remove it");
-                }
-                ProbeKind::Tcp
-            }
-            schema::ProbeKind::Http => ProbeKind::Http {
-                path: self.probe_path(probe.path),
-                host: probe.host.map(|host| self.probe_host(host)),
-            },
-        };
-        if probe.rise == 0 || probe.fall == 0 {
-            self.problem(span.clone(), "probe: rise and fall must be at least 1");
-        }
-        let interval = probe.interval.0;
-        let timeout =
-            probe.timeout.map_or(interval.min(std::time::Duration::from_secs(1)), |span| span.0);
-        if timeout > interval {
-            self.problem(
-                span,
-                format!(
-                    "probe: timeout ({timeout:?}) must not be longer than interval ({interval:?})"
-                ),
-            );
-        }
-        let (rise, fall) = (probe.rise, probe.fall);
-        Probe { kind, port: probe.port, interval, timeout, rise, fall }
-    }
-
-    fn probe_path(&mut self, path: Option<Spanned<String>>) -> String {
-        let Some(path) = path else { return "/".into() };
-        if !path.get_ref().starts_with('/') || path.get_ref().parse::<http::Uri>().is_err() {
-            self.problem(path.span(), "path: must be a path such as \"/health\"");
-        }
-        path.into_inner()
-    }
-
-    fn probe_host(&mut self, host: Spanned<String>) -> String {
-        if http::HeaderValue::from_str(host.get_ref()).is_err() {
-            self.problem(host.span(), "host: must be a host name");
-        }
-        host.into_inner()
     }
 
     fn listeners(

@@ -2,6 +2,7 @@
 
 mod action;
 mod forwarding;
+mod probe;
 mod route;
 
 use std::collections::BTreeMap;
@@ -10,8 +11,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::Deserialize;
 use serde::de::{self, Deserializer};
-use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::model::{Balance, LogFormat, LogLevel, Protocol, StaleReplay};
@@ -19,6 +20,7 @@ use crate::net::Io;
 
 pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
 pub use forwarding::{Forwarding, Traceparent};
+pub use probe::{Expect, Probe, ProbeKind};
 pub use route::{Route, ValueMatch};
 
 #[derive(Deserialize)]
@@ -280,22 +282,6 @@ pub struct Service {
     pub backend: Vec<Backend>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Probe {
-    pub kind: ProbeKind,
-    pub path: Option<Spanned<String>>,
-    pub host: Option<Spanned<String>>,
-    pub port: Option<u16>,
-    #[serde(default = "two_seconds")]
-    pub interval: Span,
-    pub timeout: Option<Span>,
-    #[serde(default = "two")]
-    pub rise: u8,
-    #[serde(default = "three")]
-    pub fall: u8,
-}
-
 fn slow_start() -> SpanOrOff {
     SpanOrOff(Duration::from_secs(30))
 }
@@ -321,25 +307,6 @@ impl Default for Queue {
     fn default() -> Self {
         Self { timeout: Span::seconds(5) }
     }
-}
-
-fn two_seconds() -> Span {
-    Span::seconds(2)
-}
-
-fn two() -> u8 {
-    2
-}
-
-fn three() -> u8 {
-    3
-}
-
-#[derive(Clone, Copy, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProbeKind {
-    Http,
-    Tcp,
 }
 
 #[derive(Deserialize)]

@@ -262,6 +262,101 @@ fn what_a_route_cannot_do_is_said_with_its_line() {
     }
 }
 
+/// The file with these keys of the service's probe; they begin on line 32, in column 11.
+fn with_probe(keys: &str) -> String {
+    WHOLE.replacen("kind = \"http\", path = \"/health\"", keys, 1)
+}
+
+#[test]
+fn a_probe_says_what_it_asks_and_expects() {
+    let probe = |keys: &str| load(&with_probe(keys)).unwrap().services[0].probe.clone().unwrap();
+    let http = |keys: &str| match probe(keys).check.kind {
+        model::CheckKind::Http(http) => http,
+        other => panic!("{other:?}"),
+    };
+    let plain = http("kind = 'http'");
+    assert_eq!((plain.method, &*plain.path, plain.body), (model::ProbeMethod::Get, "/", None));
+    assert_eq!(plain.statuses, [200..=399]);
+    let own = http(
+        "kind = 'http', method = 'GET', headers = { X-Probe = '1' }, \
+         expect = { status = ['200-299', 304], body = 'ok' }",
+    );
+    assert_eq!(own.headers, [("x-probe".to_owned(), "1".to_owned())]);
+    assert_eq!((own.statuses, own.body.as_deref()), (vec![200..=299, 304..=304], Some("ok")));
+    assert_eq!(http("kind = 'http', method = 'HEAD'").method, model::ProbeMethod::Head);
+    let grpc = probe("kind = 'grpc', service = 'api.v1.Api', address = '::1', port = 9").check;
+    assert_eq!(grpc.target("10.0.0.1:80".parse().unwrap()), "[::1]:9".parse().unwrap());
+    let model::CheckKind::Grpc(grpc) = grpc.kind else { panic!("{grpc:?}") };
+    assert_eq!(grpc.service, "api.v1.Api");
+    let tcp = probe("kind = 'tcp'");
+    assert_eq!(
+        (tcp.check.timeout, tcp.check.interval),
+        (Duration::from_secs(1), 2 * Duration::from_secs(1))
+    );
+}
+
+#[test]
+fn what_a_probe_cannot_ask_is_said_with_its_line() {
+    for (keys, expected) in [
+        (
+            "kind = 'https'",
+            "18: kind: unknown variant `https`, expected one of `http`, `tcp`, `grpc`",
+        ),
+        ("kind = 'http', service = 'a'", "36: an http probe has no service; remove it"),
+        ("kind = 'grpc', path = '/'", "33: a grpc probe has no path; remove it"),
+        ("kind = 'grpc', expect = { body = 'a' }", "35: a grpc probe has no expect; remove it"),
+        ("kind = 'tcp', method = 'GET'", "34: a tcp probe has no method; remove it"),
+        ("kind = 'http', method = 'POST'", "35: method: unknown variant `POST`, expected `GET` or"),
+        ("kind = 'http', path = 'health'", "33: path: must be a path such as \"/health\""),
+        ("kind = 'http', host = 'a b'", "33: host: must be a host name"),
+        (
+            "kind = 'http', headers = { Host = 'a' }",
+            "38: headers: \"Host\" is changed by the probe's host",
+        ),
+        (
+            "kind = 'http', headers = { Connection = 'close' }",
+            "38: headers: \"Connection\" is of the",
+        ),
+        ("kind = 'http', headers = { 'a b' = '1' }", "38: headers: \"a b\" is no header's name"),
+        ("kind = 'http', headers = { a = '1', A = '2' }", "38: headers: \"a\" is there twice"),
+        (
+            "kind = 'http', headers = { a = \"\\n\" }",
+            "42: headers: \"\\n\" can be no header's value",
+        ),
+        (
+            "kind = 'http', expect = { status = 200 }",
+            "46: status: invalid type: integer `200`, expected a",
+        ),
+        ("kind = 'http', expect = { status = [] }", "46: status: name at least one, or remove it"),
+        (
+            "kind = 'http', expect = { status = [200, 99] }",
+            "52: status: \"99\" is neither a status",
+        ),
+        ("kind = 'http', expect = { status = ['300-200'] }", "47: status: \"300-200\" is neither"),
+        (
+            "kind = 'http', expect = { status = ['2xx'] }",
+            "47: status: \"2xx\" is neither a status from",
+        ),
+        (
+            "kind = 'http', expect = { status = [true] }",
+            "47: invalid type: boolean `true`, expected a status",
+        ),
+        ("kind = 'http', expect = { body = '' }", "44: body: must be of 1 to 65536 bytes"),
+        (
+            "kind = 'http', method = 'HEAD', expect = { body = 'a' }",
+            "61: body: the answer to HEAD has none; remove it, or GET",
+        ),
+        ("kind = 'http', expect = { text = 'a' }", "37: unknown field `text`"),
+        ("kind = 'http', address = 'localhost'", "36: address: invalid IP address syntax"),
+        ("kind = 'http', address = '0.0.0.0'", "36: address: 0.0.0.0 is no address to ask"),
+        ("kind = 'http', port = 0", "33: port: must be from 1 to 65535"),
+        ("kind = 'http', rise = 0", "9: probe: rise and fall must be at least 1"),
+    ] {
+        let message = message(&with_probe(keys));
+        assert!(message.starts_with(&format!("steerage.toml:32:{expected}")), "{keys}\n{message}");
+    }
+}
+
 #[test]
 fn what_a_listener_cannot_add_is_said_with_its_line() {
     for (keys, expected) in [

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// Between checks while a backend is on its way up or down.
 pub const TRANSITION_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -19,9 +21,27 @@ pub fn phase(interval: Duration, random: u32) -> Duration {
     interval.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
+/// The least time from a check's begin to that of one that a failed request calls for.
+const WOKEN_INTERVAL: Duration = Duration::from_millis(500);
+
+/// When the next check is due after requests failed: at once, but not within [`WOKEN_INTERVAL`] of the
+/// last one, and never later than it was.
+pub fn woken(due: Instant, last_begun: Instant, now: Instant) -> Instant {
+    due.min(now.max(last_begun + WOKEN_INTERVAL))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_request_pulls_the_next_check_forward() {
+        let begun = Instant::now();
+        let after = |ms| begun + Duration::from_millis(ms);
+        assert_eq!(woken(after(2000), begun, after(1000)), after(1000));
+        assert_eq!(woken(after(2000), begun, after(100)), after(500));
+        assert_eq!(woken(after(300), begun, after(100)), after(300));
+    }
 
     #[test]
     fn checks_keep_within_a_tenth_of_their_interval() {

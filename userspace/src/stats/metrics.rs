@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::status::{Backend, Count, L4, Status};
+use super::status::{Backend, Count, Histogram, L4, Status};
 
 /// The content type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -30,8 +30,7 @@ fn daemon(page: &mut Page, status: &Status) {
     page.sample("steerage_uptime_seconds", &[], status.uptime_seconds);
     page.family("steerage_config_generation", "counter", "The generation in force.");
     page.sample("steerage_config_generation", &[], status.generation);
-    page.family("steerage_probe_lag_seconds", "gauge", "How late the latest probe began.");
-    page.sample("steerage_probe_lag_seconds", &[], status.probe_lag_seconds);
+    page.histogram("steerage_probe_lag_seconds", "How late probes began.", &status.probe_lag);
 }
 
 fn workers(page: &mut Page, status: &Status) {
@@ -85,6 +84,21 @@ fn backend_health(page: &mut Page, status: &Status) {
     page.family("steerage_backend_weight", "gauge", "The configured weight.");
     each_backend(status, |backend, labels| {
         page.sample("steerage_backend_weight", labels, backend.weight);
+    });
+    let name = "steerage_backend_probes_total";
+    page.family(name, "counter", "Probes, of all services that share them.");
+    each_backend(status, |backend, labels| {
+        let Some(probe) = &backend.probe else { return };
+        for (result, count) in [("ok", probe.ok), ("failed", probe.failed)] {
+            page.sample(name, &[labels[0], labels[1], ("result", result)], count);
+        }
+    });
+    let name = "steerage_backend_probe_seconds";
+    page.family(name, "gauge", "How long the latest probe took.");
+    each_backend(status, |backend, labels| {
+        if let Some(probe) = &backend.probe {
+            page.sample(name, labels, probe.seconds);
+        }
     });
 }
 
@@ -198,6 +212,17 @@ impl Page {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        self.family(name, "histogram", help);
+        let bucket = format!("{name}_bucket");
+        for (bound, count) in &histogram.bounds {
+            self.sample(&bucket, &[("le", &bound.to_string())], count);
+        }
+        self.sample(&bucket, &[("le", "+Inf")], histogram.total);
+        self.sample(&format!("{name}_sum"), &[], histogram.sum);
+        self.sample(&format!("{name}_count"), &[], histogram.total);
+    }
+
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         self.0.push_str(name);
         for (i, (label, text)) in labels.iter().enumerate() {
@@ -238,7 +263,8 @@ mod tests {
                 assert_eq!(text.matches(&format!("# TYPE {family} ")).count(), 1, "{family}");
             } else if !line.starts_with('#') {
                 let name = line.split(['{', ' ']).next().unwrap();
-                assert_eq!(name, family, "{line}");
+                let part = name.strip_prefix(family);
+                assert!(matches!(part, Some("" | "_bucket" | "_sum" | "_count")), "{line}");
                 let value = line.rsplit(' ').next().unwrap();
                 assert!(value.parse::<f64>().is_ok(), "{line}");
             }
@@ -246,5 +272,10 @@ mod tests {
         assert!(text.contains(
             "steerage_backend_responses_total{service=\"api\",backend=\"10.0.0.1:80\",class=\"2xx\"} 12"
         ));
+        assert!(text.contains(
+            "steerage_backend_probes_total{service=\"api\",backend=\"10.0.0.1:80\",result=\"failed\"} 1"
+        ));
+        assert!(text.contains("steerage_probe_lag_seconds_bucket{le=\"0.001\"} 2\n"));
+        assert!(text.contains("steerage_probe_lag_seconds_bucket{le=\"+Inf\"} 3\n"));
     }
 }

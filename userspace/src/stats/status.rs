@@ -19,8 +19,8 @@ pub struct Status {
     pub generation: u64,
     /// Whether the region is in BPF maps (`ebpf`) or in plain memory (`memory`).
     pub plane: String,
-    /// How late the latest probe began, in seconds.
-    pub probe_lag_seconds: f64,
+    /// How late probes began, in seconds.
+    pub probe_lag: Histogram,
     /// The listeners.
     pub listeners: Vec<Listener>,
     /// The workers.
@@ -40,6 +40,17 @@ pub struct Count {
     pub name: String,
     /// How often.
     pub count: u64,
+}
+
+/// How often a figure was how great.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Upper bounds, each with the number of all figures that do not pass it.
+    pub bounds: Vec<(f64, u64)>,
+    /// The number of all figures.
+    pub total: u64,
+    /// Their sum.
+    pub sum: f64,
 }
 
 /// A listener.
@@ -104,6 +115,8 @@ pub struct Backend {
     pub state: String,
     /// Why it is in this state.
     pub why: String,
+    /// What its probe has said; `None` without one, or before its first answer.
+    pub probe: Option<Probe>,
     /// Its bit in the bitmap: whether it takes new work.
     pub accepts_new: bool,
     /// Its other bit: whether its flows stay.
@@ -112,6 +125,17 @@ pub struct Backend {
     pub l7: L7,
     /// L4 figures, summed over CPUs.
     pub l4: L4,
+}
+
+/// The checks of a backend: those of all services that share them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Checks that succeeded.
+    pub ok: u64,
+    /// Checks that failed.
+    pub failed: u64,
+    /// How long the latest one took, in seconds.
+    pub seconds: f64,
 }
 
 /// L7 figures of a backend.

@@ -140,7 +140,9 @@ impl Table {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::status::{Backend, Count, L4, L7, Service, Status, Vip, Worker};
+    use super::super::status::{
+        Backend, Count, Histogram, L4, L7, Probe, Service, Status, Vip, Worker,
+    };
     use super::*;
 
     pub fn sample() -> Status {
@@ -152,6 +154,7 @@ pub(crate) mod tests {
             weight: 5,
             state: "up".into(),
             why: "probe ok".into(),
+            probe: Some(Probe { ok: 8, failed: 1, seconds: 0.002 }),
             accepts_new: true,
             keeps_flows: true,
             l7: L7 {
@@ -169,7 +172,7 @@ pub(crate) mod tests {
             uptime_seconds: 61,
             generation: 3,
             plane: "ebpf".into(),
-            probe_lag_seconds: 0.001,
+            probe_lag: Histogram { bounds: vec![(0.001, 2)], total: 3, sum: 0.25 },
             listeners: Vec::new(),
             workers: vec![Worker {
                 line: 0,

@@ -193,10 +193,11 @@ fn start_prober(
         service.backends.iter().zip(tenants).map(|(backend, tenant)| {
             let subscriber = Subscriber {
                 service: service.name.clone(),
+                backend: backend.address,
                 tenant: *tenant,
                 policy: service.policy(),
             };
-            (backend.address, service.probe.clone(), subscriber)
+            (service.probe.as_ref().map(|probe| &probe.check), subscriber)
         })
     });
     Prober::start(plane.region.clone(), targets(backends))

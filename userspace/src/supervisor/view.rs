@@ -16,7 +16,7 @@ use super::publish::Published;
 use crate::clock;
 use crate::config::Model;
 use crate::config::model;
-use crate::health::Prober;
+use crate::health::{Lag, Prober, Report};
 use crate::kernel::Kernel;
 use crate::region::{Region, Tenant};
 use crate::stats::status::{self, Count, L4, L7, Status};
@@ -60,7 +60,7 @@ impl View {
             uptime_seconds: self.started.elapsed().as_secs(),
             generation: self.region.generation(),
             plane: if kernel.is_some() { "ebpf" } else { "memory" }.into(),
-            probe_lag_seconds: self.prober.lag().as_secs_f64(),
+            probe_lag: lag(&self.prober.lag()),
             listeners: self.listeners(),
             workers: self.workers(),
             services: self.services(kernel),
@@ -134,13 +134,20 @@ impl View {
     ) -> status::Backend {
         let slot = tenant.slot();
         let word = self.region.word(slot);
+        let probe = service.probe.as_ref();
+        let report = probe.and_then(|probe| self.prober.report(backend.address, &probe.check));
         status::Backend {
             address: backend.address,
             slot: slot.raw(),
             epoch: tenant.epoch,
             weight: backend.weight,
             state: word.state().name().into(),
-            why: self.why(service, backend, word),
+            why: why(service, report.as_ref(), word),
+            probe: report.map(|report| status::Probe {
+                ok: report.ok,
+                failed: report.failed,
+                seconds: report.took.as_secs_f64(),
+            }),
             accepts_new: self.region.accepts_new(slot),
             keeps_flows: self.region.keeps_flows(slot),
             l7: self.l7(tenant),
@@ -148,34 +155,6 @@ impl View {
                 .and_then(|kernel| kernel.backend_traffic(slot).ok())
                 .map(l4)
                 .unwrap_or_default(),
-        }
-    }
-
-    /// Why a backend is in its state.
-    fn why(&self, service: &model::Service, backend: &model::Backend, word: Word) -> String {
-        let last = service.probe.as_ref().and_then(|p| self.prober.last(backend.address, p));
-        let probe = match last {
-            None => "not probed".to_owned(),
-            Some(last) => match last.failure {
-                Some(failure) => format!("probe: {failure}"),
-                None => format!("probe ok in {:.1} ms", last.took.as_secs_f64() * 1000.0),
-            },
-        };
-        match word.state() {
-            State::Ejected => {
-                let ticks = clock::now_ticks().until(word.deadline());
-                format!(
-                    "{} failed requests in a row, ejection {}, {:.1} s left; {probe}",
-                    service.ejection.consecutive,
-                    word.ejections(),
-                    f64::from(ticks) / 10.0
-                )
-            }
-            State::Probation => format!("ejection over, a trial decides; {probe}"),
-            State::Up if word.request_failures() > 0 => {
-                format!("{} failed requests in a row; {probe}", word.request_failures())
-            }
-            _ => probe,
         }
     }
 
@@ -238,6 +217,39 @@ impl View {
         })
         .collect()
     }
+}
+
+/// Why a backend is in its state.
+fn why(service: &model::Service, report: Option<&Report>, word: Word) -> String {
+    let probe = match report {
+        None => "not probed".to_owned(),
+        Some(report) => match &report.failure {
+            Some(failure) => format!("probe: {failure}"),
+            None => format!("probe ok in {:.1} ms", report.took.as_secs_f64() * 1000.0),
+        },
+    };
+    match word.state() {
+        State::Ejected => {
+            let ticks = clock::now_ticks().until(word.deadline());
+            format!(
+                "{} failed requests in a row, ejection {}, {:.1} s left; {probe}",
+                service.ejection.consecutive,
+                word.ejections(),
+                f64::from(ticks) / 10.0
+            )
+        }
+        State::Probation => format!("ejection over, a trial decides; {probe}"),
+        State::Up if word.request_failures() > 0 => {
+            format!("{} failed requests in a row; {probe}", word.request_failures())
+        }
+        _ => probe,
+    }
+}
+
+fn lag(lag: &Lag) -> status::Histogram {
+    let (bounds, total) = lag.cumulative();
+    let bounds = bounds.into_iter().map(|(bound, count)| (bound.as_secs_f64(), count)).collect();
+    status::Histogram { bounds, total, sum: lag.sum.as_secs_f64() }
 }
 
 fn reasons(kernel: Option<&Kernel>) -> Vec<Count> {

@@ -177,6 +177,16 @@ impl Resolver<'_> {
 
     /// The name of a header that rules may change, in lower case.
     fn changeable(&mut self, key: &str, name: &Spanned<String>) -> Option<String> {
+        self.settable(key, name, "the route's host_header")
+    }
+
+    /// The name of a header that a request may be given, in lower case. `Host` is what `of_host` says.
+    pub(super) fn settable(
+        &mut self,
+        key: &str,
+        name: &Spanned<String>,
+        of_host: &str,
+    ) -> Option<String> {
         let text = name.get_ref();
         let Ok(known) = HeaderName::from_bytes(text.as_bytes()) else {
             self.problem(name.span(), format!("{key}: {text:?} is no header's name"));
@@ -189,7 +199,7 @@ impl Resolver<'_> {
             return None;
         }
         if known == "host" {
-            let message = format!("{key}: {text:?} is changed by the route's host_header");
+            let message = format!("{key}: {text:?} is changed by {of_host}");
             self.problem(name.span(), message);
             return None;
         }

@@ -1,0 +1,105 @@
+//! Who is asked, and who wants to know.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use steerage_common::health::Policy;
+
+use crate::config::model::Check;
+use crate::region::Tenant;
+
+/// A backend, as one service sees it.
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    /// The service's name, for logs.
+    pub service: String,
+    /// The backend's address.
+    pub backend: SocketAddr,
+    /// The backend's hold on its slot.
+    pub tenant: Tenant,
+    /// The service's numbers.
+    pub policy: Policy,
+}
+
+/// One address and, unless its services do without, one check of it.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The address that is asked.
+    pub address: SocketAddr,
+    /// The check; `None` for ticks only.
+    pub check: Option<Arc<Check>>,
+    /// All who want to know.
+    pub subscribers: Vec<Subscriber>,
+}
+
+/// Gathers the backends of all services: one target for each (address, check).
+#[must_use]
+pub fn targets<'a>(
+    backends: impl IntoIterator<Item = (Option<&'a Check>, Subscriber)>,
+) -> Vec<Target> {
+    let mut targets: Vec<Target> = Vec::new();
+    let mut checks: HashMap<&Check, Arc<Check>> = HashMap::new();
+    let mut index: HashMap<(SocketAddr, Option<&Check>), usize> = HashMap::new();
+    for (check, subscriber) in backends {
+        let address = check.map_or(subscriber.backend, |check| check.target(subscriber.backend));
+        let at = *index.entry((address, check)).or_insert_with(|| {
+            let shared =
+                |check| checks.entry(check).or_insert_with(|| check.clone().into()).clone();
+            targets.push(Target { address, check: check.map(shared), subscribers: Vec::new() });
+            targets.len() - 1
+        });
+        targets[at].subscribers.push(subscriber);
+    }
+    targets
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use steerage_common::slot::Slot;
+
+    use super::*;
+    use crate::config::model::CheckKind;
+
+    pub fn check(interval: Duration) -> Check {
+        let timeout = Duration::from_secs(10);
+        Check { kind: CheckKind::Tcp, address: None, port: None, interval, timeout }
+    }
+
+    pub fn subscriber(slot: u16, backend: SocketAddr) -> Subscriber {
+        Subscriber {
+            service: "api".into(),
+            backend,
+            tenant: Tenant::new(Slot::new(slot).unwrap(), 0),
+            policy: Policy { fall: 2, ..Policy::DEFAULT },
+        }
+    }
+
+    #[test]
+    fn services_that_share_a_backend_share_its_check() {
+        let backend: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let (one, other) = (check(Duration::from_secs(1)), check(Duration::from_secs(2)));
+        let gathered = targets([
+            (Some(&one), subscriber(0, backend)),
+            (Some(&one), subscriber(1, backend)),
+            (Some(&other), subscriber(2, backend)),
+            (None, subscriber(3, backend)),
+        ]);
+        assert_eq!(gathered.iter().map(|t| t.subscribers.len()).collect::<Vec<_>>(), [2, 1, 1]);
+    }
+
+    #[test]
+    fn it_is_the_address_asked_that_counts() {
+        let address = "127.0.0.2".parse().ok();
+        let aside = Check { address, port: Some(8081), ..check(Duration::from_secs(1)) };
+        let backends = ["127.0.0.1:9", "127.0.0.1:10"].map(|text| text.parse().unwrap());
+        let gathered = targets([
+            (Some(&aside), subscriber(0, backends[0])),
+            (Some(&aside), subscriber(1, backends[1])),
+        ]);
+        assert_eq!(gathered.len(), 1);
+        assert_eq!(gathered[0].address, "127.0.0.2:8081".parse().unwrap());
+    }
+}

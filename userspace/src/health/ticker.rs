@@ -1,0 +1,107 @@
+//! Every 100 ms, every backend: time passes, and who failed is asked at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use steerage_common::health::{Event, State, Word};
+use tokio::sync::Notify;
+
+use super::report;
+use super::target::Subscriber;
+use crate::clock;
+use crate::region::Region;
+
+/// Between two ticks of the state machine: the unit of its deadlines.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A backend that gets ticks.
+pub struct Ticked {
+    subscriber: Subscriber,
+    /// Makes its target's next check immediate; `None` without a check.
+    wake: Option<Arc<Notify>>,
+    /// Its word after the last tick.
+    last: Word,
+}
+
+impl Ticked {
+    /// A backend from now on.
+    pub fn new(region: &Region, subscriber: Subscriber, wake: Option<Arc<Notify>>) -> Self {
+        let last = region.word(subscriber.tenant.slot());
+        Self { subscriber, wake, last }
+    }
+}
+
+/// Gives every backend its ticks, for ever.
+pub async fn tick(region: &Region, mut all: Vec<Ticked>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        interval.tick().await;
+        let now = clock::now_ticks();
+        for ticked in &mut all {
+            let Subscriber { service, backend, tenant, policy } = &ticked.subscriber;
+            let change = region.apply_at(*tenant, Event::Tick, now, policy);
+            region.publish(tenant.slot());
+            // The slot may have passed to somebody else.
+            let Some(change) = change else { continue };
+            report(service, *backend, change, "time");
+            if let Some(wake) =
+                ticked.wake.as_ref().filter(|_| has_failed(ticked.last, change.from))
+            {
+                wake.notify_one();
+            }
+            ticked.last = change.to;
+        }
+    }
+}
+
+/// Whether requests failed between two looks at a word.
+fn has_failed(before: Word, now: Word) -> bool {
+    let out = |word: Word| matches!(word.state(), State::Ejected | State::Down);
+    now.request_failures() > before.request_failures()
+        || (now.state() == State::Ejected && !out(before))
+}
+
+#[cfg(test)]
+mod tests {
+    use steerage_common::health::{Policy, Ticks, transition};
+
+    use super::*;
+
+    #[test]
+    fn failed_requests_and_ejections_call_for_a_check_and_nothing_else_does() {
+        let policy = Policy { consecutive: 2, ..Policy::DEFAULT };
+        let failed = Event::RequestFailed { jitter: 128 };
+        let after = |word: Word, events: &[Event]| {
+            events
+                .iter()
+                .fold(word, |word, event| transition(word, *event, Ticks::from_ms(1_000), &policy))
+        };
+        let up = after(Word::default(), &[Event::Assigned, Event::ProbeOk]);
+        for (before, events, expected) in [
+            (up, &[failed][..], true),
+            (up, &[failed, failed], true),
+            (after(up, &[failed]), &[failed], true),
+            (up, &[Event::TooManyFailed { jitter: 0 }], true),
+            (up, &[], false),
+            (up, &[failed, Event::RequestOk], false),
+            (after(up, &[failed]), &[Event::RequestOk], false),
+            (up, &[Event::ProbeFailed], false),
+            (up, &[Event::ProbeFailed; 3], false),
+            (after(up, &[failed, failed]), &[Event::ProbeOk], false),
+            (after(up, &[failed, failed]), &[Event::ProbeFailed; 3], false),
+            // Back from the dead within its ejection: probes did that.
+            (
+                after(
+                    up,
+                    &[failed, failed, Event::ProbeFailed, Event::ProbeFailed, Event::ProbeFailed],
+                ),
+                &[Event::ProbeOk, Event::ProbeOk],
+                false,
+            ),
+        ] {
+            let now = after(before, events);
+            assert_eq!(has_failed(before, now), expected, "{before:?} {events:?} {now:?}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The checks of one target, one after another.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, mpsc};
+
+use steerage_common::health::Event;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+
+use super::check::check;
+use super::lag::Histogram;
+use super::record::Record;
+use super::report;
+use super::schedule::{next_delay, phase, woken};
+use super::target::Subscriber;
+use crate::config::model::Check;
+use crate::region::Region;
+
+/// What all watches have in common.
+pub struct Common {
+    /// Where results go.
+    pub region: Arc<Region>,
+    /// Checks that may run at the same time.
+    pub permits: Semaphore,
+    /// How late they begin.
+    pub lag: Arc<Histogram>,
+}
+
+/// A target that is checked.
+pub struct Watch {
+    /// The address that is asked.
+    pub address: SocketAddr,
+    /// What is asked.
+    pub check: Arc<Check>,
+    /// All who want to know.
+    pub subscribers: Vec<Subscriber>,
+    /// What came of it, for others to read.
+    pub record: Arc<Record>,
+    /// Told when the next check shall be immediate.
+    pub wake: Arc<Notify>,
+    /// What it shares with the other watches.
+    pub common: Arc<Common>,
+}
+
+impl Watch {
+    /// Checks for ever; drops `ready` after the first time.
+    pub async fn run(self, ready: mpsc::Sender<()>) {
+        let (mut begun, in_transition) = self.check_once(None).await;
+        drop(ready);
+        let random = crate::sys::random_u32();
+        let first = if in_transition {
+            next_delay(self.check.interval, true, random)
+        } else {
+            phase(self.check.interval, random)
+        };
+        let mut due = Instant::now() + first;
+        loop {
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(due) => {}
+                () = self.wake.notified() => {
+                    due = woken(due, begun, Instant::now());
+                    continue;
+                }
+            }
+            let in_transition;
+            (begun, in_transition) = self.check_once(Some(due)).await;
+            let random = crate::sys::random_u32();
+            due = Instant::now() + next_delay(self.check.interval, in_transition, random);
+        }
+    }
+
+    /// Checks and tells all subscribers. Gives the check's begin, and whether any of them is on its way
+    /// up or down.
+    async fn check_once(&self, due: Option<Instant>) -> (Instant, bool) {
+        // The semaphore is never closed.
+        let _permit = self.common.permits.acquire().await;
+        let begun = Instant::now();
+        if let Some(due) = due {
+            self.common.lag.add(begun - due);
+        }
+        let outcome = check(self.address, &self.check).await;
+        self.record.add(begun.elapsed(), &outcome);
+        let (event, why) = match outcome {
+            Ok(()) => (Event::ProbeOk, "probe ok".into()),
+            Err(failure) => (Event::ProbeFailed, format!("probe: {failure}")),
+        };
+        let mut in_transition = false;
+        for Subscriber { service, backend, tenant, policy } in &self.subscribers {
+            if let Some(change) = self.common.region.apply(*tenant, event, policy) {
+                report(service, *backend, change, &why);
+                in_transition |= change.to.probe_streak() != 0;
+            }
+        }
+        (begun, in_transition)
+    }
+}
