@@ -353,12 +353,8 @@ impl Exchange<'_> {
             }
             next = if rule.wants_another_backend() {
                 self.tried.push(pick.backend);
-                match rule {
-                    // Nobody listens there: asking again at once teaches nothing.
-                    Rule::Connect => Next::Any,
-                    // A backend that is going away may be back behind the same address.
-                    _ => Next::Rather(pick.backend),
-                }
+                // A backend that is going away may be back behind the same address.
+                if rule == Rule::StreamRefused { Next::Rather(pick.backend) } else { Next::Any }
             } else {
                 Next::Again(pick.backend)
             };
