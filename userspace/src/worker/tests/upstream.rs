@@ -198,23 +198,25 @@ fn a_refused_stream_is_sent_again_whatever_the_method() {
 
 #[test]
 fn a_stream_that_the_backend_resets_is_not_sent_again_unless_that_does_no_harm() {
-    let worker = Worker::start_with(
-        &[serving(100, async |_, mut respond| respond.send_reset(Reason::INTERNAL_ERROR))],
-        |model| {
-            http2(model);
-            model.services[0].retry.attempts = 1;
-        },
-    );
+    let resetting =
+        || serving(100, async |_, mut respond| respond.send_reset(Reason::INTERNAL_ERROR));
+    let worker = Worker::start_with(&[resetting(), resetting()], |model| {
+        http2(model);
+        model.services[0].retry.attempts = 1;
+    });
     let mut client = worker.client();
     client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\nhi");
     assert_eq!(client.response().status, 502);
-    let cell = worker.cell(0);
-    assert_eq!(value(&cell.replays[Rule::FreshLost as usize]), 0);
+    let replays = || {
+        let of = |backend| value(&worker.cell(backend).replays[Rule::FreshLost as usize]);
+        of(0) + of(1)
+    };
+    assert_eq!(replays(), 0);
     assert_eq!(worker.get("/").status, 502);
-    assert_eq!(value(&cell.replays[Rule::FreshLost as usize]), 1);
+    assert_eq!(replays(), 1);
     assert_eq!(worker.errors(ErrorClass::Reset), 2);
     // One stream's end is not the others'.
-    assert_eq!(value(&cell.connections_created), 1);
+    assert_eq!(value(&worker.cell(0).connections_created), 1);
 }
 
 const HEADERS: u8 = 1;
