@@ -3,7 +3,8 @@
 //! Last in, first out: the connection used last is the one least likely to have been closed by the
 //! backend, and the others get the chance to grow old. A connection leaves the pool when it has been
 //! idle too long ([`IdleLimit`] learns how long that is), is too old, has carried its number of requests
-//! (the last two ± 10 %, so that those opened together are not closed together), when the pool is full,
+//! (the last two ± 10 %, so that those opened together are not closed together), when the pool is full
+//! (it holds `max_idle`, or as many as were in use at a time lately: what the load needs is kept),
 //! when the backend stops taking new work, and in the moment in which the backend closes it or sends
 //! bytes that nobody asked for ([`Watch`]): its task ends then and takes it out.
 //!
@@ -41,6 +42,8 @@ pub(super) struct Pool {
     next_id: Cell<u64>,
     /// Used last comes last.
     idle: RefCell<Vec<Idle>>,
+    /// The most connections that were in use lately.
+    in_use_lately: Cell<usize>,
 }
 
 #[derive(Debug)]
@@ -48,6 +51,9 @@ struct Idle {
     since_ms: u64,
     connection: Connection,
 }
+
+/// Sweeps after which little is left of what was in use once: three seconds.
+const LATELY_SWEEPS: usize = 32;
 
 /// Where the connections to one backend are counted.
 #[derive(Debug)]
@@ -148,6 +154,7 @@ impl Pool {
             random: Random::new(seed),
             next_id: Cell::new(0),
             idle: RefCell::new(Vec::new()),
+            in_use_lately: Cell::new(0),
         }
     }
 
@@ -191,7 +198,9 @@ impl Pool {
         connection.requests_left = connection.requests_left.saturating_sub(1);
         let now = net::clock::now_ms();
         let mut idle = self.idle.borrow_mut();
-        let is_full = idle.len() >= self.limits.max_idle;
+        let in_use = self.in_use(idle.len());
+        self.in_use_lately.set(self.in_use_lately.get().max(in_use));
+        let is_full = idle.len() >= self.room();
         let entry = Idle { since_ms: now, connection };
         match self.expiry(&entry, now) {
             Some(reason) => entry.close(reason),
@@ -204,10 +213,19 @@ impl Pool {
         self.show(idle.len());
     }
 
+    /// Connections that carry a request, with `idle` in the pool.
+    fn in_use(&self, idle: usize) -> usize {
+        let open = self.cell().connections.load(Ordering::Relaxed) as usize;
+        open.saturating_sub(idle)
+    }
+
     /// Closes what is past its time, and everything if the backend takes no new work.
     pub(super) fn sweep(&self, accepts_new: bool) {
         let now = net::clock::now_ms();
         let mut idle = self.idle.borrow_mut();
+        let lately = self.in_use_lately.get();
+        let less = lately - lately.div_ceil(LATELY_SWEEPS);
+        self.in_use_lately.set(less.max(self.in_use(idle.len())));
         if idle.is_empty() {
             return;
         }
@@ -219,7 +237,18 @@ impl Pool {
             }
             reason.is_none()
         });
+        // Those used longest ago come first.
+        let surplus = idle.len().saturating_sub(self.room());
+        idle.drain(..surplus).for_each(|entry| entry.close(PoolClose::Full));
         self.show(idle.len());
+    }
+
+    /// How many connections may be idle; with `max_idle = 0`, none ever.
+    fn room(&self) -> usize {
+        match self.limits.max_idle {
+            0 => 0,
+            max => max.max(self.in_use_lately.get()),
+        }
     }
 
     /// Closes the connections that have been idle for longer than `stale`, which the backend had closed:

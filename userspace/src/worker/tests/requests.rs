@@ -1,3 +1,4 @@
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use steerage_common::abi::PoolClose;
@@ -131,4 +132,29 @@ fn the_pool_keeps_to_its_limits() {
     worker.apply(0, Event::Drain);
     eventually("its backend takes no more work", || closed(&worker, PoolClose::Ejected) == 1);
     assert_eq!(gauge(&worker.cell(0).idle), 0);
+}
+
+/// The promise: a load of many requests at a time does not make a connection for each of them.
+#[test]
+fn as_many_connections_are_kept_as_the_load_needs() {
+    const AT_A_TIME: usize = 20;
+    let all = Arc::new(Barrier::new(AT_A_TIME));
+    let worker = Worker::start_with(
+        &[answering(move |_, _| {
+            all.wait();
+            ok("")
+        })],
+        |model| model.services[0].pool.max_idle = 2,
+    );
+    let mut clients: Vec<Client> = (0..AT_A_TIME).map(|_| worker.client()).collect();
+    for _ in 0..5 {
+        for client in &mut clients {
+            client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        }
+        for client in &mut clients {
+            assert_eq!(client.response().status, 200);
+        }
+    }
+    assert_eq!(value(&worker.cell(0).connections_created), AT_A_TIME as u64);
+    eventually("the pool shrinks when the load is gone", || gauge(&worker.cell(0).idle) == 0);
 }
