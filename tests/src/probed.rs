@@ -81,6 +81,9 @@ impl Probed {
         let (stop, stopped) = oneshot::channel();
         let state = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("probed".into()).spawn(move || {
+            // As if it were other hosts, which this one's load does not delay. Without the right to
+            // it they answer later.
+            let _ = steerage::sys::prefer_thread();
             runtime.block_on(async {
                 tokio::select! {
                     () = accept(listener, state) => {}

@@ -138,12 +138,12 @@ fn measure(options: &Options, kind: Kind) -> Result<Figures> {
     );
     // Over their phases, to the even course.
     std::thread::sleep(Duration::from_millis(options.interval));
-    let (begun, cpu, before) =
-        (Instant::now(), cpu_of("prober")?, totals(&prober, &addresses, &check));
+    let (begun, lag) = (Instant::now(), prober.lag());
+    let (cpu, before) = (cpu_of("prober")?, totals(&prober, &addresses, &check));
     std::thread::sleep(Duration::from_secs(options.seconds));
     let (cpu, after) = (cpu_of("prober")? - cpu, totals(&prober, &addresses, &check));
     let (seconds, probes) = (begun.elapsed().as_secs_f64(), after.0 - before.0);
-    let lag = prober.lag();
+    let lag = prober.lag().since(&lag);
     Ok(Figures {
         per_second: probes as f64 / seconds,
         failed: after.1 - before.1,

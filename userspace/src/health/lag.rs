@@ -55,6 +55,16 @@ impl Lag {
         (bounds, total + self.counts[BOUNDS_US.len()])
     }
 
+    /// What came to an `earlier` copy since.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut counts = self.counts;
+        for (count, before) in counts.iter_mut().zip(earlier.counts) {
+            *count = count.saturating_sub(before);
+        }
+        Self { counts, sum: self.sum.saturating_sub(earlier.sum) }
+    }
+
     /// A bound that `share` of the checks kept to; `None` if there were none, or if no bound held.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<Duration> {
@@ -86,5 +96,11 @@ mod tests {
         assert_eq!(lag.quantile(0.8), Some(Duration::from_millis(3)));
         assert_eq!(lag.quantile(0.99), None);
         assert_eq!(lag.sum, Duration::from_micros(9_003_901));
+        histogram.add(Duration::from_millis(1));
+        let since = histogram.lag().since(&lag);
+        assert_eq!(
+            (since.quantile(1.0), since.sum),
+            (Some(Duration::from_millis(1)), Duration::from_millis(1))
+        );
     }
 }
