@@ -197,7 +197,9 @@ impl Client {
     }
 
     /// Ready when hyper has nothing to do for the client, or the client takes nothing.
-    fn poll_warm(&self, cx: &Context<'_>, line: &Line) -> Poll<End> {
+    /// `was_waiting` is whether hyper waited for the client before it was polled just now: this very
+    /// moment may be one in which a piece has come.
+    fn poll_warm(&self, cx: &Context<'_>, line: &Line, was_waiting: bool) -> Poll<End> {
         while self.deadline.poll_reached(cx).is_ready() {
             let is_open = self.open_requests.get() != 0;
             if line.is_flushed() && !is_open {
@@ -211,7 +213,7 @@ impl Client {
                 return Poll::Ready(End::Closed);
             }
             let next = match (is_open, self.gate.place()) {
-                (true, Place::Body) if self.is_too_slow(now, line) => {
+                (true, Place::Body) if self.is_too_slow(now, was_waiting || line.is_waiting()) => {
                     return Poll::Ready(match self.is_answering.get() {
                         true => End::Closed,
                         false => End::Told(ErrorClass::BodyTimeout),
@@ -233,12 +235,11 @@ impl Client {
     }
 
     /// Whether the body that the client is waited for comes too slowly.
-    fn is_too_slow(&self, now_ms: u64, line: &Line) -> bool {
+    fn is_too_slow(&self, now_ms: u64, is_waited_for: bool) -> bool {
         let window_ms = self.timeouts.body_grace.as_millis() as u64;
         let least = Least { rate: self.body_rate, window_ms };
         let mut pace = self.pace.get();
-        let is_too_slow =
-            pace.is_too_slow(now_ms, self.progress.received(), line.is_waiting(), least);
+        let is_too_slow = pace.is_too_slow(now_ms, self.progress.received(), is_waited_for, least);
         self.pace.set(pace);
         is_too_slow
     }
@@ -375,6 +376,7 @@ async fn serve_http1(proxy: &Rc<Proxy>, client: &Rc<Client>, line: &Rc<Line>) ->
     let mut is_told = false;
     client.deadline.set(WARM);
     let end = poll_fn(|cx| {
+        let was_waiting = line.is_waiting();
         let mut pinned = Pin::new(&mut connection);
         if proxy.is_draining.get() && !is_told {
             is_told = true;
@@ -398,7 +400,7 @@ async fn serve_http1(proxy: &Rc<Proxy>, client: &Rc<Client>, line: &Rc<Line>) ->
         }
         match client.refused(line) {
             Some(end) => Poll::Ready(end),
-            None => client.poll_warm(cx, line),
+            None => client.poll_warm(cx, line, was_waiting),
         }
     })
     .await;
