@@ -41,7 +41,8 @@ fn run(io: Io, plan: Plan) -> Outcome {
     assert_eq!(outcome.doubled, 0, "{outcome:#?}");
     assert_eq!(outcome.executed_yet_failed, outcome.closed_on_executed, "{outcome:#?}");
     assert_eq!(outcome.not_executed, 0, "{outcome:#?}");
-    let lost = outcome.heard("502 stale_unproven");
+    // `reset`: nothing was received, but the body is gone.
+    let lost = outcome.heard("502 stale_unproven") + outcome.heard("502 reset");
     assert_eq!(outcome.failed(), lost, "{outcome:#?}");
     // No proof, no replay: what the backend had received when it closed, executed or not.
     let unproven = outcome.count("refusals.unproven");
