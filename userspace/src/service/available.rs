@@ -78,7 +78,7 @@ impl Available {
         changed && self.rebuild(region, backends)
     }
 
-    /// Looks at every state anew at the next refresh: in a panic an operator's criteria shows in no bit.
+    /// Looks at every state anew at the next refresh: in a panic an operator's wish shows in no bit.
     pub(super) fn forget(&mut self) {
         self.is_built = false;
     }
@@ -86,24 +86,22 @@ impl Available {
     #[cold]
     fn rebuild(&mut self, region: &Region, backends: &[Backend]) -> bool {
         self.is_built = true;
-        let healthy = |this: &Self, backend: &Backend| backend.weight > 0 && this.has_seen(backend);
-        let in_service = |backend: &Backend| {
+        let is_healthy = |backend: &Backend| backend.weight > 0 && self.has_seen(backend);
+        let is_in_service = |backend: &Backend| {
             let state = region.word(backend.tenant.slot()).state();
             let is_out = matches!(state, State::Unused | State::Draining | State::Maintenance);
             backend.weight > 0 && !is_out
         };
-        let working = backends.iter().filter(|backend| healthy(self, backend)).count();
-        let all = backends.iter().filter(|backend| in_service(backend)).count();
+        let working = backends.iter().filter(|backend| is_healthy(backend)).count();
+        let all = backends.iter().filter(|backend| is_in_service(backend)).count();
         let was_panicking = self.is_panicking;
-        self.is_panicking = working < all && working * 100 < all * self.panic_percent;
-        for (has, backend) in self.has.iter_mut().zip(backends) {
-            *has = if self.is_panicking { in_service(backend) } else { false };
-        }
-        if !self.is_panicking {
-            for (index, backend) in backends.iter().enumerate() {
-                self.has[index] = healthy(self, backend);
-            }
-        }
+        let is_panicking = working < all && working * 100 < all * self.panic_percent;
+        let may_be_picked = |backend| match is_panicking {
+            true => is_in_service(backend),
+            false => is_healthy(backend),
+        };
+        self.has = backends.iter().map(may_be_picked).collect();
+        self.is_panicking = is_panicking;
         let tier =
             backends.iter().zip(&self.has).filter(|(_, has)| **has).map(|(b, _)| b.tier).min();
         for (has, backend) in self.has.iter_mut().zip(backends) {

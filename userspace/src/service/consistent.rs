@@ -7,6 +7,7 @@
 //! share of this worker's requests in flight passes the next one on (Mirrokni, Thorup, Zadimoghaddam,
 //! "Consistent hashing with bounded loads", 2016).
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use steerage_common::limits::RING_ENTRIES;
@@ -45,14 +46,10 @@ impl Ring {
         if !maglev::populate(key, &mut members, &mut cursors, &mut entries) {
             return Self { entries: Vec::new() };
         }
-        let index =
-            |slot: u16| backends.iter().position(|backend| backend.tenant.slot().raw() == slot);
-        let index_of: std::collections::HashMap<u16, u16> = members
-            .iter()
-            .filter_map(|member| Some((member.slot.raw(), index(member.slot.raw())? as u16)))
-            .collect();
+        let slots = backends.iter().map(|backend| backend.tenant.slot().raw());
+        let index_of: HashMap<u16, u16> = slots.zip(0..).collect();
         for entry in &mut entries {
-            *entry = index_of.get(entry).copied().unwrap_or(0);
+            *entry = index_of[entry];
         }
         Self { entries }
     }
