@@ -11,10 +11,9 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, HeaderValue, SET_COOKIE};
+use http::header::{CONNECTION, HeaderMap, HeaderValue, SET_COOKIE};
 use http::request;
-use http::uri::PathAndQuery;
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use steerage_common::error::ErrorClass;
 use steerage_common::replay::{self, Evidence, Rule};
@@ -24,14 +23,14 @@ use super::body::Body;
 use super::budget::Share;
 use super::connection::Client;
 use super::headers::Echo;
+use super::prepare::{Own, Prepared, prepare};
 use super::queue::Place;
 use super::reply;
-use super::rewrite::Parts;
-use super::route::{Destination, End, Plan, Query};
+use super::route::Destination;
 use super::upgrade::{self, Answer, Wish};
-use super::upload::{Outgoing, Stage, Upload};
+use super::upload::{Stage, Upload};
 use super::via::Via;
-use super::{Proxy, Target, forward, host, version};
+use super::{Proxy, Target};
 use crate::net::{self, clock};
 use crate::region::add;
 use crate::service::{Criteria, Pick, Random};
@@ -95,127 +94,6 @@ pub(super) async fn respond(
     echo.apply(response.headers_mut());
     client.request_answered();
     Ok(response)
-}
-
-/// What Steerage answers itself.
-enum Own {
-    Error(ErrorClass),
-    /// Status, location, and the route that says so.
-    Redirect(StatusCode, HeaderValue, usize),
-}
-
-impl From<ErrorClass> for Own {
-    fn from(class: ErrorClass) -> Self {
-        Self::Error(class)
-    }
-}
-
-/// Decides where a request goes and makes it the one that the backend gets.
-fn prepare(
-    proxy: &Proxy,
-    client: &Client,
-    request: Request<Incoming>,
-) -> Result<(Prepared, Echo), Own> {
-    let (mut head, body) = request.into_parts();
-    let is_http10 = head.version == Version::HTTP_10;
-    let wish = Wish::of(&mut head, &proxy.random)?;
-    let is_connect = wish.as_ref().is_some_and(Wish::is_connect);
-    let mut hosts = head.headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(_), None) => {}
-        (None, _) if head.version == Version::HTTP_10 => {}
-        (None, _) if head.version == Version::HTTP_2 && head.uri.authority().is_some() => {}
-        _ => return Err(ErrorClass::BadHost.into()),
-    }
-    if head.version == Version::HTTP_2 {
-        version::from_http2(&head.uri, &mut head.headers)?;
-    }
-    let named = head.headers.get(HOST);
-    if let Some(authority) = head.uri.authority() {
-        // That of `CONNECT`, or of the absolute form: it is the host (RFC 9112, 3.2.2), and `Host` must
-        // agree.
-        let scheme = head.uri.scheme_str().unwrap_or_default();
-        let is_same = |host: &HeaderValue| host::is_same(host.as_bytes(), authority, scheme);
-        if !named.is_none_or(is_same) || !host::is_valid(authority.as_str().as_bytes()) {
-            return Err(ErrorClass::BadHost.into());
-        }
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| ErrorClass::BadHost)?;
-        head.headers.insert(HOST, host);
-        if !is_connect {
-            let path = head.uri.path_and_query().cloned();
-            head.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
-        }
-    } else if !named.is_none_or(|host| host::is_valid(host.as_bytes())) {
-        return Err(ErrorClass::BadHost.into());
-    }
-    let path = if is_connect { "/" } else { head.uri.path() };
-    if !path.starts_with('/') && path != "*" {
-        return Err(ErrorClass::BadTarget.into());
-    }
-    let host = head.headers.get(HOST).map_or(Ok(""), HeaderValue::to_str);
-    let host = host.map_err(|_| ErrorClass::BadHost)?;
-    let front = &proxy.fronts[client.front()];
-    let query = Query { host, path, method: &head.method, headers: &head.headers };
-    let plan = front.routes.find(&query);
-    if is_connect && !plan.is_some_and(Plan::allows_connect) {
-        return Err(ErrorClass::ConnectRefused.into());
-    }
-    let plan = plan.ok_or(ErrorClass::NoRoute)?;
-    let rewritten = match (&plan.rewrite, head.uri.path_and_query()) {
-        (Some(rewrite), Some(target)) => rewrite.apply(target)?,
-        _ => None,
-    };
-    let destination = match &plan.end {
-        End::Service(destination) => destination.clone(),
-        End::Redirect(redirect, groups) => {
-            let target = rewritten.as_ref().or(head.uri.path_and_query());
-            let location = redirect.location(&Parts {
-                scheme: forward::scheme(&head.headers, client.sender()),
-                authority: host,
-                path: target.map_or("/", PathAndQuery::path),
-                query: target.and_then(PathAndQuery::query),
-                groups: groups.as_ref().and_then(|groups| groups.captures(path.as_bytes())),
-            })?;
-            return Err(Own::Redirect(redirect.status, location, plan.route));
-        }
-    };
-    if plan.max_body.is_some_and(|max| body.size_hint().lower() > max) {
-        return Err(ErrorClass::BodyTooLarge.into());
-    }
-    if let Some(target) = rewritten {
-        head.uri = Uri::from(target);
-    }
-    forward::request(&mut head.headers, client.sender());
-    let (sender, version) = (client.sender(), head.version);
-    let echo = front.marks.request(&mut head.headers, sender, version)?;
-    // HTTP/1.0 may have none, HTTP/1.1 must (RFC 9112, 3.2): an empty one says "no authority".
-    head.headers.entry(HOST).or_insert(HeaderValue::from_static(""));
-    plan.change_request(&mut head.headers);
-    let wish = match wish {
-        Some(wish) if proxy.targets[destination.service].multiplexes.is_some() => {
-            wish.without_tunnel()?;
-            None
-        }
-        wish => wish,
-    };
-    if let Some(wish) = &wish {
-        wish.ask(&mut head.headers);
-    }
-    head.version = Version::HTTP_11;
-    let upload = Upload::new(body, plan.max_body);
-    if upload.is_none() || is_http10 {
-        // HTTP/1.0 does not know it (RFC 9110, 10.1.1), and without a body there is nothing to wait for.
-        head.headers.remove(EXPECT);
-    }
-    let request = Request::from_parts(head, upload);
-    Ok((Prepared { destination, request, wish }, echo))
-}
-
-/// A request that has its place to go.
-struct Prepared {
-    destination: Destination,
-    request: Outgoing,
-    wish: Option<Wish>,
 }
 
 /// A request that may be sent several times.

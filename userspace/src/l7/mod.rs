@@ -35,6 +35,7 @@ mod multiplex;
 mod pace;
 mod pool;
 mod preface;
+mod prepare;
 mod queue;
 mod redirect;
 mod reply;
