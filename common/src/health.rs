@@ -295,6 +295,16 @@ impl Word {
         }
     }
 
+    /// Whether the backend is given work when its service ignores health: it is not by an operator's
+    /// wish that it is out.
+    #[inline(always)]
+    #[must_use]
+    pub const fn serves_in_panic(self) -> bool {
+        // By numbers, for the kernel programs: a table of states would have to be a map.
+        let state = self.0 & 7;
+        State::Unknown as u64 <= state && state <= State::Down as u64
+    }
+
     /// Whether [`transition`] would make anything of a successful request: false on the hot path.
     #[must_use]
     pub const fn awaits_success(self) -> bool {

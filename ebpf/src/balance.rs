@@ -4,17 +4,22 @@
 //! after [`ATTEMPTS`] of them all members of the service are looked through, so that a backend that
 //! takes new work is found if there is any. If there is none the packet is dropped; no index ever
 //! stands for "some backend".
+//!
+//! While a service panics (too few of its backends are healthy, see `ServiceLine::panicking`) a
+//! backend is as good as a healthy one unless an operator took it out. That is looked up only for a
+//! backend whose bit is clear: the way of all other packets knows nothing of it.
 
 use core::ptr;
 
 use steerage_common::{
     abi::{self, Backend, BackendTable, Control, FAMILY_IPV4, active_half},
+    health::Word,
     limits::{HEALTH_WORDS, SLOTS, SLOTS_PER_WORD},
     ring::{self, Entry},
 };
 
 use crate::flow::Arrival;
-use crate::maps::{BACKENDS, CONTROL, HEALTH, RINGS, Ring};
+use crate::maps::{BACKENDS, CONTROL, HEALTH, RINGS, Ring, SERVICES, STATE};
 
 /// Positions of a flow's sequence to try before all members are looked through. With a tenth of the
 /// backends alive one flow in thirty gets there; with all of them alive none ever does.
@@ -74,9 +79,24 @@ fn health(slot: u16) -> (bool, bool) {
 /// Whether a packet of a flow that was sent to this backend may go there still. A packet that opens
 /// a connection is new work.
 #[inline(always)]
-pub fn may_stay(slot: u16, backend: &Backend, is_opening: bool) -> bool {
+pub fn may_stay(service: u16, slot: u16, backend: &Backend, is_opening: bool) -> bool {
     let (accepts, keeps) = health(slot);
-    if is_opening { accepts && backend.weight > 0 } else { keeps || accepts }
+    let is_welcome = !is_opening || backend.weight > 0;
+    let may = if is_opening { accepts } else { keeps || accepts };
+    is_welcome && (may || is_healthy_enough(service, slot))
+}
+
+/// Whether the service panics, and would give the slot work though its bit is clear.
+#[inline(never)]
+fn is_healthy_enough(service: u16, slot: u16) -> bool {
+    let Some(line) = SERVICES.get(u32::from(service)) else { return false };
+    // SAFETY: a reference to a u64 in shared memory, stored whole elsewhere.
+    if unsafe { ptr::read_volatile(&raw const line.panicking) } == 0 {
+        return false;
+    }
+    let Some(word) = STATE.get(u32::from(slot)) else { return false };
+    // SAFETY: as above.
+    Word::from_raw(unsafe { ptr::read_volatile(word) }).serves_in_panic()
 }
 
 /// Whether the slot keeps no flows, so that leaving it is a move and not a choice.
@@ -94,7 +114,7 @@ pub fn pick(arrival: &mut Arrival) {
         let (line, word) = ring::place(ring::position(arrival.hash, attempt));
         let Some(line) = ring.get(line) else { return };
         let Some(slot) = Entry::from_raw(line.words[word]).current() else { return };
-        if health(slot.raw()).0 {
+        if health(slot.raw()).0 || is_healthy_enough(arrival.service, slot.raw()) {
             arrival.slot = slot.raw();
             return;
         }

@@ -100,7 +100,7 @@ pub fn place(
     if let Some(flow) = unsafe { FLOWS.get(&key.0) } {
         let Flow { epoch, slot, source_port_be } = *flow;
         let backend = now.backend(slot);
-        if backend.epoch == epoch && balance::may_stay(slot, backend, is_opening) {
+        if backend.epoch == epoch && balance::may_stay(vip.service, slot, backend, is_opening) {
             let placed = Placed { backend, slot, source_port_be };
             if nat::is_whose(packet, &key.0, &placed) {
                 return Ok(placed);

@@ -6,7 +6,8 @@
 //! | `BACKENDS` | half | supervisor, the half not in force |
 //! | `HEALTH` | slot / 64 | whoever changed a state word |
 //! | `STATE` | slot | everyone, by compare-and-swap |
-//! | `SERVICES`, `WORKERS`, `CELLS` | service, worker, worker × slot | workers (not read here) |
+//! | `SERVICES` | service | supervisor and workers |
+//! | `WORKERS`, `CELLS` | worker, worker × slot | workers (not read here) |
 //! | `VIPS` | address, port, protocol | supervisor |
 //! | `RINGS` | service × 2 + half | supervisor, the half not in force |
 //! | `FLOWS`, `NATS` | flow as the client sees it, as the backend sees it | these programs |

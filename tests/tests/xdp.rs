@@ -415,3 +415,29 @@ fn other_traffic_of_a_backend_to_a_port_of_nat_is_not_taken_for_an_answer() -> R
     assert_eq!(verdict.frame, elsewhere.frame());
     Ok(())
 }
+
+/// What a panic is, is one rule for both planes; here is what the packets' half makes of it.
+#[test]
+fn in_a_panic_flows_go_home_to_the_dead_but_not_against_an_operator_s_wish() -> Result<()> {
+    let (plane, twin) = (Plane::new(&[1, 1, 1])?, Plane::new(&[1, 1, 1])?);
+    // The twin tells where flows are at home, without beginning them here.
+    let homes: Vec<(u16, u16)> = (1000..1100).map(|port| (port, home_of(&twin, port))).collect();
+    let at = |slot| homes.iter().filter(move |(_, home)| *home == slot).map(|(port, _)| *port);
+    let sent = |port, flags| plane.from_client(&segment(port, flags)).sent();
+    plane.kill(0);
+    plane.kill(1);
+    assert!(at(0).take(5).all(|port| slot_of(&sent(port, SYN)) == 2), "the one that lives has all");
+    plane.set_panicking(true);
+    for port in at(0).skip(5) {
+        let first = sent(port, SYN);
+        assert_eq!(slot_of(&first), 0, "home, dead or not");
+        assert_eq!(sent(port, ACK).source, first.source, "and the flow stays there");
+    }
+    assert_eq!(plane.count(Reason::Moved), 0);
+    plane.tell(1, Event::Drain);
+    assert!(at(1).all(|port| slot_of(&sent(port, SYN)) != 1));
+    plane.set_panicking(false);
+    let back = at(0).skip(5).inspect(|port| assert_eq!(slot_of(&sent(*port, ACK)), 2)).count();
+    assert_eq!(plane.count(Reason::Moved), back as u64);
+    Ok(())
+}

@@ -199,6 +199,13 @@ fn a_freed_slot_begins_a_new_tenancy() {
 }
 
 #[test]
+fn a_panic_ignores_health_and_not_the_operator() {
+    let serving = State::ALL.into_iter().filter(|state| word(*state).serves_in_panic());
+    use State::{Down, Ejected, Probation, Unknown, Up};
+    assert!(serving.eq([Unknown, Up, Probation, Ejected, Down]));
+}
+
+#[test]
 fn ticks_wrap() {
     let late = Ticks(Ticks::MASK);
     let soon = late.after(3);

@@ -177,6 +177,11 @@ impl Plane {
         self.region.apply(tenant, event, &POLICY).expect("the tenancy is the slot's own");
     }
 
+    /// Says whether the service ignores health.
+    pub fn set_panicking(&self, is_panicking: bool) {
+        self.region.service(SERVICE).panicking.store(is_panicking.into(), Ordering::Relaxed);
+    }
+
     /// Lets the probes find the backend at `slot` dead.
     pub fn kill(&self, slot: u16) {
         for _ in 0..POLICY.fall {
