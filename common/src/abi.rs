@@ -14,7 +14,7 @@ use crate::error::CLASSES_MAX;
 use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SLOTS};
 
 /// Version of every layout in this file.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// `family` of an unused entry.
 pub const FAMILY_NONE: u8 = 0;
@@ -303,10 +303,12 @@ pub struct ServiceLine {
     pub position: u64,
     /// Hash of the service's name: finds the line again after a restart. 0 for an unused line.
     pub identity: u64,
-    /// 1 while a worker ignores health because too few backends are left.
+    /// 1 while health is ignored because too few backends are left ([`crate::census`]).
     pub panicking: u64,
+    /// The ejection that is under way, if any ([`crate::publish::eject`]).
+    pub ejection: u64,
     /// Zero.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 4],
 }
 
 /// Key of `VIPS`.

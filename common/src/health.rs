@@ -12,6 +12,8 @@
 //! - A backend that comes back from `Down` within its ejection goes back to `Ejected`.
 //! - Each recovery clears all streaks in the same swap.
 //! - Ejections grow with their number, up to a cap, and are forgotten after a quiet time.
+//! - Failed requests are counted here, but they eject by a claim alone ([`Event::Eject`], see
+//!   [`crate::publish::eject`]): how many may be out is the service's matter, not one backend's.
 //! - A recovered backend warms up: its share grows over a slow start. One that was never seen to fail
 //!   has none, so a start or a reload slows nobody down.
 //! - `Draining` keeps flows, unless probes say that the backend is dead. `Maintenance` keeps none.
@@ -113,14 +115,17 @@ pub enum Event {
     ProbeFailed,
     /// A request was answered by the backend.
     RequestOk,
-    /// A request failed in the way of a gateway failure (connect, reset, timeout, 502/503/504).
-    /// `jitter` is a random byte: it spreads the length of an ejection by ±20 %.
+    /// A request failed in the way of a gateway failure (connect, reset, timeout, 502/503/504): it
+    /// counts, and it ends a trial. `jitter` is a random byte: it spreads the length of the ejection
+    /// by ±20 %.
     RequestFailed {
         /// 0 for the shortest ejection, 255 for the longest.
         jitter: u8,
     },
-    /// Too great a share of the latest requests failed. `jitter` as above.
-    TooManyFailed {
+    /// The service agreed to an ejection. `jitter` as above.
+    Eject {
+        /// What the backend did.
+        cause: Cause,
         /// 0 for the shortest ejection, 255 for the longest.
         jitter: u8,
     },
@@ -136,6 +141,25 @@ pub enum Event {
     Enable,
     /// The backend left the configuration.
     Removed,
+}
+
+/// Why a backend was ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Cause {
+    /// It was not.
+    None = 0,
+    /// Its requests failed one after another.
+    InARow = 1,
+    /// Too great a share of its latest requests failed.
+    Share = 2,
+    /// The one request that was to decide over its return failed.
+    Trial = 3,
+}
+
+impl Cause {
+    /// All causes, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::None, Self::InARow, Self::Share, Self::Trial];
 }
 
 /// A service's numbers for [`transition`].
@@ -177,11 +201,11 @@ impl Policy {
 /// accepts nothing.
 ///
 /// ```text
-/// bits  0..4   state
-///       4      probes say that the backend is dead (kept under Draining and Maintenance)
-///       5      a trial request is out (Probation)
-///       6      it recovered and warms up (Up)
-///       7      zero
+/// bits  0..3   state
+///       3      probes say that the backend is dead (kept under Draining and Maintenance)
+///       4      a trial request is out (Probation)
+///       5      it recovered and warms up (Up)
+///       6..8   cause of the latest ejection, until it is over
 ///       8..16  probes in a row that contradict the state
 ///      16..24  failed requests in a row
 ///      24..28  ejections that still count
@@ -219,19 +243,40 @@ impl Word {
     /// Whether probes say that the backend is dead, in a state that an operator decided.
     #[must_use]
     pub const fn is_dead(self) -> bool {
-        self.field(4, 1) != 0
+        self.field(3, 1) != 0
     }
 
     /// Whether the one trial request of a probation is out.
     #[must_use]
     pub const fn trial_is_out(self) -> bool {
-        self.field(5, 1) != 0
+        self.field(4, 1) != 0
     }
 
     /// Whether the backend recovered lately and its share still grows.
     #[must_use]
     pub const fn is_warming(self) -> bool {
-        self.field(6, 1) != 0
+        self.field(5, 1) != 0
+    }
+
+    /// Why the backend was ejected, as long as that keeps it out.
+    #[must_use]
+    pub const fn cause(self) -> Cause {
+        Cause::ALL[self.field(6, 3) as usize]
+    }
+
+    /// Whether an ejection keeps the backend out, or would if probes found it alive again.
+    #[must_use]
+    pub const fn is_out_by_ejection(self, now: Ticks) -> bool {
+        match self.state() {
+            State::Ejected | State::Probation => true,
+            State::Down => self.ejection_runs(now),
+            _ => false,
+        }
+    }
+
+    /// Whether a backend that is down would come back into its ejection.
+    const fn ejection_runs(self, now: Ticks) -> bool {
+        !matches!(self.cause(), Cause::None) && !now.reached(self.deadline())
     }
 
     /// The share of its weight that a backend should get at `now`, in 256ths: a tenth when it has
@@ -321,11 +366,15 @@ impl Word {
 
     /// The same backend in another state, all streaks cleared.
     const fn enter(self, state: State) -> Self {
-        self.with(0, 7, state as u64).with(5, 3, 0).with(8, 0xff, 0).with(16, 0xff, 0)
+        self.with(0, 7, state as u64).with(4, 3, 0).with(8, 0xff, 0).with(16, 0xff, 0)
     }
 
     const fn with_dead(self, dead: bool) -> Self {
-        self.with(4, 1, dead as u64)
+        self.with(3, 1, dead as u64)
+    }
+
+    const fn with_cause(self, cause: Cause) -> Self {
+        self.with(6, 3, cause as u64)
     }
 
     const fn with_probe_streak(self, streak: u8) -> Self {
@@ -357,7 +406,7 @@ pub fn transition(word: Word, event: Event, now: Ticks, policy: &Policy) -> Word
         Event::ProbeFailed => probe_failed(word, policy),
         Event::RequestOk => request_ok(word, now, policy),
         Event::RequestFailed { jitter } => request_failed(word, jitter, now, policy),
-        Event::TooManyFailed { jitter } => too_many_failed(word, jitter, now, policy),
+        Event::Eject { cause, jitter } => eject(word, cause, jitter, now, policy),
         Event::Tick => tick(word, now, policy),
         Event::TrialStarted => trial_started(word, now, policy),
         Event::Drain => by_operator(word, State::Draining),
@@ -370,7 +419,9 @@ pub fn transition(word: Word, event: Event, now: Ticks, policy: &Policy) -> Word
 fn assigned(word: Word, policy: &Policy) -> Word {
     match word.state() {
         State::Unused => word.enter(first_state(policy)),
-        State::Unknown | State::Down if !policy.probed => word.enter(State::Up),
+        State::Unknown | State::Down if !policy.probed => {
+            word.enter(State::Up).with_cause(Cause::None)
+        }
         _ => word,
     }
 }
@@ -395,7 +446,7 @@ fn probe_ok(word: Word, now: Ticks, policy: &Policy) -> Word {
             let streak = word.probe_streak().saturating_add(1);
             if streak < policy.rise {
                 word.with_probe_streak(streak)
-            } else if word.ejections() > 0 && !now.reached(word.deadline()) {
+            } else if word.ejection_runs(now) {
                 word.enter(State::Ejected)
             } else {
                 recovered(word, now, policy)
@@ -425,8 +476,8 @@ fn probe_failed(word: Word, policy: &Policy) -> Word {
         // The deadline stays, for a recovery within the ejection.
         State::Unknown | State::Up | State::Ejected if fell => word.enter(State::Down),
         State::Unknown | State::Up | State::Ejected => word.with_probe_streak(streak),
-        // The probe is the trial.
-        State::Probation => word.enter(State::Down),
+        // The probe is the trial; the ejection is over.
+        State::Probation => word.enter(State::Down).with_cause(Cause::None),
         State::Draining | State::Maintenance if word.is_dead() => word.with_probe_streak(0),
         State::Draining | State::Maintenance if fell => word.with_dead(true).with_probe_streak(0),
         State::Draining | State::Maintenance => word.with_probe_streak(streak),
@@ -443,37 +494,37 @@ fn request_ok(word: Word, now: Ticks, policy: &Policy) -> Word {
 }
 
 fn request_failed(word: Word, jitter: u8, now: Ticks, policy: &Policy) -> Word {
-    if policy.consecutive == 0 {
-        return word;
-    }
     match word.state() {
-        State::Up => {
-            let failures = word.request_failures().saturating_add(1);
-            if failures < policy.consecutive {
-                word.with_request_failures(failures)
-            } else {
-                ejected(word, jitter, now, policy)
-            }
+        // No further than what ejects, so that the next failure asks again.
+        State::Up if word.request_failures() < policy.consecutive => {
+            word.with_request_failures(word.request_failures() + 1)
         }
-        State::Probation if word.trial_is_out() => ejected(word, jitter, now, policy),
+        State::Probation if word.trial_is_out() => ejected(word, Cause::Trial, jitter, now, policy),
         _ => word,
     }
 }
 
-fn too_many_failed(word: Word, jitter: u8, now: Ticks, policy: &Policy) -> Word {
+fn eject(word: Word, cause: Cause, jitter: u8, now: Ticks, policy: &Policy) -> Word {
+    let is_due = match cause {
+        // A success may have come since the failure that asked for it.
+        Cause::InARow => policy.consecutive > 0 && word.request_failures() >= policy.consecutive,
+        Cause::Share => true,
+        Cause::None | Cause::Trial => false,
+    };
     match word.state() {
-        State::Up => ejected(word, jitter, now, policy),
+        State::Up if is_due => ejected(word, cause, jitter, now, policy),
         _ => word,
     }
 }
 
-fn ejected(word: Word, jitter: u8, now: Ticks, policy: &Policy) -> Word {
+fn ejected(word: Word, cause: Cause, jitter: u8, now: Ticks, policy: &Policy) -> Word {
     // In Up the deadline is the end of the memory of earlier ejections, once it has warmed up.
     let remembers = word.state() == State::Up && !word.is_warming();
     let forgotten = remembers && now.reached(word.deadline());
     let earlier = if forgotten { 0 } else { word.ejections() };
     let ticks = ejection_ticks(earlier, jitter, policy);
     word.enter(State::Ejected)
+        .with_cause(cause)
         .with_ejections((earlier + 1).min(EJECTIONS_MAX))
         .with_deadline(now.after(ticks))
 }
@@ -489,16 +540,16 @@ pub fn ejection_ticks(earlier: u8, jitter: u8, policy: &Policy) -> u32 {
 
 /// Back in service, at first with a small share.
 fn recovered(word: Word, now: Ticks, policy: &Policy) -> Word {
-    let up = word.enter(State::Up);
+    let up = word.enter(State::Up).with_cause(Cause::None);
     if policy.slow_start_ticks == 0 {
         return warm(up, now, policy);
     }
-    up.with(6, 1, 1).with_deadline(now.after(policy.slow_start_ticks))
+    up.with(5, 1, 1).with_deadline(now.after(policy.slow_start_ticks))
 }
 
 /// In service with its whole share; past ejections are remembered for as long as the longest one.
 fn warm(up: Word, now: Ticks, policy: &Policy) -> Word {
-    let up = up.with(6, 1, 0);
+    let up = up.with(5, 1, 0);
     if up.ejections() == 0 {
         up.with_deadline(Ticks(0))
     } else {
@@ -519,6 +570,7 @@ fn tick(word: Word, now: Ticks, policy: &Policy) -> Word {
                 word
             }
         }
+        State::Down if now.reached(word.deadline()) => word.with_cause(Cause::None),
         // Keeps the deadline from coming round again after half the clock's range.
         State::Up if word.ejections() > 0 && now.reached(word.deadline()) => {
             word.with_ejections(0).with_deadline(Ticks(0))
@@ -529,7 +581,7 @@ fn tick(word: Word, now: Ticks, policy: &Policy) -> Word {
 
 fn trial_started(word: Word, now: Ticks, policy: &Policy) -> Word {
     if word.state() == State::Probation && !word.trial_is_out() {
-        word.with(5, 1, 1).with_deadline(now.after(policy.trial_ticks))
+        word.with(4, 1, 1).with_deadline(now.after(policy.trial_ticks))
     } else {
         word
     }
@@ -540,7 +592,7 @@ fn by_operator(word: Word, state: State) -> Word {
         return word;
     }
     let dead = word.state() == State::Down || word.is_dead();
-    word.enter(state).with_dead(dead)
+    word.enter(state).with_dead(dead).with_cause(Cause::None)
 }
 
 fn enable(word: Word, policy: &Policy) -> Word {

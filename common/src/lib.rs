@@ -6,6 +6,7 @@
 //!
 //! - [`abi`]: the layout of every shared map, byte for byte.
 //! - [`health`]: the one state machine that probes and requests feed.
+//! - [`census`]: what a service's backends come to together: panic, and how many may be ejected.
 //! - [`publish`]: how a state change reaches the bitmap that XDP and the workers read.
 //! - [`maglev`] and [`ring`]: the consistent-hashing table, how it is filled and read.
 //! - [`life`]: when a flow of `nat` is over.
@@ -16,6 +17,7 @@
 #![deny(unsafe_code)]
 
 pub mod abi;
+pub mod census;
 pub mod checksum;
 pub mod error;
 pub mod hash;

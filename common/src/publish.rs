@@ -12,6 +12,8 @@
 //! idempotent).
 #![cfg(not(target_arch = "bpf"))]
 
+pub mod eject;
+
 use crate::health::{EPOCH_MASK, Event, Policy, Ticks, Word, transition};
 
 /// The operations on a shared word; `loom` has its own atomics, and only them.
@@ -184,7 +186,7 @@ mod model {
     use loom::sync::atomic::Ordering::{AcqRel, Acquire};
 
     use super::*;
-    use crate::health::State;
+    use crate::health::{Cause, State};
 
     impl Atomic for AtomicU64 {
         fn load(&self) -> u64 {
@@ -227,6 +229,8 @@ mod model {
 
     const POLICY: Policy = Policy { fall: 1, rise: 1, consecutive: 1, ..Policy::DEFAULT };
 
+    const EJECT: Event = Event::Eject { cause: Cause::Share, jitter: 0 };
+
     /// Runs two scripts of events at the same time, from `Up`, over all interleavings.
     fn race(left: &'static [Event], right: &'static [Event]) {
         loom::model(move || {
@@ -250,7 +254,7 @@ mod model {
 
     #[test]
     fn bit_and_word_agree_after_a_breaker_races_a_prober() {
-        race(&[Event::RequestFailed { jitter: 0 }], &[Event::ProbeFailed, Event::ProbeOk]);
+        race(&[EJECT], &[Event::ProbeFailed, Event::ProbeOk]);
     }
 
     #[test]
@@ -268,7 +272,7 @@ mod model {
         loom::model(|| {
             let shared = Arc::new(Shared::default());
             let now = Ticks::from_ms(0);
-            for event in [Event::Assigned, Event::ProbeOk, Event::RequestFailed { jitter: 0 }] {
+            for event in [Event::Assigned, Event::ProbeOk, EJECT] {
                 apply(shared.cells(), 0, event, now, &POLICY);
             }
             let end = Word::from_raw(shared.state.load(Acquire)).deadline();

@@ -13,7 +13,7 @@ const EVENTS: [Event; 12] = [
     Event::ProbeFailed,
     Event::RequestOk,
     Event::RequestFailed { jitter: 128 },
-    Event::TooManyFailed { jitter: 128 },
+    Event::Eject { cause: Cause::Share, jitter: 128 },
     Event::Tick,
     Event::TrialStarted,
     Event::Drain,
@@ -25,7 +25,9 @@ const EVENTS: [Event; 12] = [
 fn word(state: State) -> Word {
     let word = Word::default().with(28, 0xfff, 5).enter(state);
     match state {
-        State::Ejected => word.with_ejections(1).with_deadline(NOW.after(50)),
+        State::Ejected => {
+            word.with_ejections(1).with_deadline(NOW.after(50)).with_cause(Cause::Share)
+        }
         _ => word,
     }
 }
@@ -40,7 +42,7 @@ fn every_state_against_every_event() {
     };
     #[rustfmt::skip]
     let table = [
-        // state  assign probe+ probe- req+  req-  ratio tick  trial drain maint enable removed
+        // state  assign probe+ probe- req+  req-  eject tick  trial drain maint enable removed
         (Un,     [Uk,    Un,    Un,    Un,   Un,   Un,   Un,   Un,   Un,   Un,   Un,    Un]),
         (Uk,     [Uk,    Up,    Uk,    Uk,   Uk,   Uk,   Uk,   Uk,   Dr,   Mt,   Uk,    Un]),
         (Up,     [Up,    Up,    Up,    Up,   Up,   Ej,   Up,   Up,   Dr,   Mt,   Up,    Un]),
@@ -70,6 +72,14 @@ fn repeat(event: Event, times: usize) -> Vec<(Event, Ticks)> {
 }
 
 const FAIL: Event = Event::RequestFailed { jitter: 128 };
+const EJECT: Event = Event::Eject { cause: Cause::InARow, jitter: 128 };
+
+/// An ejection as workers bring it about: so many failures, and the claim.
+fn failures() -> Vec<(Event, Ticks)> {
+    let mut events = repeat(FAIL, 5);
+    events.push((EJECT, NOW));
+    events
+}
 
 #[test]
 fn one_good_probe_starts_and_three_bad_ones_stop() {
@@ -93,23 +103,30 @@ fn a_service_without_probes_starts_up() {
 }
 
 #[test]
-fn five_failures_in_a_row_eject_and_a_success_between_does_not() {
+fn five_failures_in_a_row_may_eject_and_a_success_between_forbids_it() {
     let up = word(State::Up);
-    assert_eq!(run(up, &repeat(FAIL, 5)).state(), State::Ejected);
-    let mut broken = repeat(FAIL, 4);
+    let ejected = run(up, &failures());
+    assert_eq!((ejected.state(), ejected.cause()), (State::Ejected, Cause::InARow));
+    let failed = run(up, &repeat(FAIL, 9));
+    assert_eq!((failed.state(), failed.request_failures()), (State::Up, 5), "not without a claim");
+    assert_eq!(run(up, &[repeat(FAIL, 4), vec![(EJECT, NOW)]].concat()).state(), State::Up);
+    let mut broken = repeat(FAIL, 5);
     broken.push((Event::RequestOk, NOW));
     broken.extend(repeat(FAIL, 4));
+    broken.push((EJECT, NOW));
     assert_eq!(run(up, &broken).state(), State::Up);
     // A good probe is no answer to failing requests.
     let mut probed = repeat(FAIL, 4);
     probed.push((Event::ProbeOk, NOW));
-    probed.push((FAIL, NOW));
+    probed.extend([(FAIL, NOW), (EJECT, NOW)]);
     assert_eq!(run(up, &probed).state(), State::Ejected);
+    let never = Policy { consecutive: 0, ..POLICY };
+    assert_eq!(transition(up, EJECT, NOW, &never).state(), State::Up);
 }
 
 #[test]
 fn an_ejection_holds_its_time_then_one_trial_decides() {
-    let ejected = run(word(State::Up), &repeat(FAIL, 5));
+    let ejected = run(word(State::Up), &failures());
     for event in [Event::ProbeOk, Event::RequestOk, Event::Tick] {
         assert_eq!(run(ejected, &repeat(event, 50)).state(), State::Ejected, "{event:?}");
     }
@@ -124,8 +141,10 @@ fn an_ejection_holds_its_time_then_one_trial_decides() {
     assert_eq!(transition(trial, Event::TrialStarted, end, &POLICY), trial, "one trial at a time");
     let up = transition(trial, Event::RequestOk, end, &POLICY);
     assert_eq!((up.state(), up.request_failures(), up.ejections()), (State::Up, 0, 1));
+    assert_eq!(up.cause(), Cause::None);
     let again = transition(trial, FAIL, end, &POLICY);
     assert_eq!((again.state(), again.ejections()), (State::Ejected, 2));
+    assert_eq!(again.cause(), Cause::Trial);
     assert!(end.until(again.deadline()) > NOW.until(end), "the second ejection is longer");
     // A trial that never came back is tried again.
     let lost = transition(trial, Event::Tick, trial.deadline(), &POLICY);
@@ -134,12 +153,31 @@ fn an_ejection_holds_its_time_then_one_trial_decides() {
 
 #[test]
 fn coming_back_from_down_within_an_ejection_ends_in_the_ejection() {
-    let down = run(run(word(State::Up), &repeat(FAIL, 5)), &repeat(Event::ProbeFailed, 3));
+    let down = run(run(word(State::Up), &failures()), &repeat(Event::ProbeFailed, 3));
     assert_eq!(down.state(), State::Down);
     assert_eq!(run(down, &repeat(Event::ProbeOk, 2)).state(), State::Ejected);
     let later = down.deadline();
     let events = [(Event::ProbeOk, later), (Event::ProbeOk, later)];
     assert_eq!(run(down, &events).state(), State::Up);
+    let expired = transition(down, Event::Tick, later, &POLICY);
+    assert!(down.is_out_by_ejection(NOW) && !expired.is_out_by_ejection(later));
+    assert_eq!(run(expired, &events).state(), State::Up);
+}
+
+#[test]
+fn one_that_died_after_its_ejection_does_not_come_back_into_it() {
+    let ejected = run(word(State::Up), &failures());
+    let end = ejected.deadline();
+    let at_end =
+        |events: &[Event]| -> Vec<_> { events.iter().map(|event| (*event, end)).collect() };
+    // Up again, with its past remembered for a while.
+    let up = run(ejected, &at_end(&[Event::Tick, Event::ProbeOk]));
+    let down = run(up, &at_end(&[Event::ProbeFailed; 3]));
+    assert_eq!(run(down, &at_end(&[Event::ProbeOk; 2])).state(), State::Up);
+    // And the one whose trial was out.
+    let trial = run(ejected, &at_end(&[Event::Tick, Event::TrialStarted, Event::ProbeFailed]));
+    assert_eq!(trial.state(), State::Down);
+    assert_eq!(run(trial, &at_end(&[Event::ProbeOk; 2])).state(), State::Up);
 }
 
 #[test]
@@ -154,7 +192,7 @@ fn a_drained_backend_keeps_flows_only_while_it_lives() {
 
 #[test]
 fn ejections_are_forgotten_after_a_quiet_time() {
-    let ejected = run(word(State::Up), &repeat(FAIL, 5));
+    let ejected = run(word(State::Up), &failures());
     let end = ejected.deadline();
     let up = run(ejected, &[(Event::Tick, end), (Event::ProbeOk, end)]);
     assert_eq!(up.ejections(), 1);
@@ -178,13 +216,14 @@ fn a_recovered_backend_warms_up_and_one_that_starts_does_not() {
     let after = transition(up, Event::Tick, NOW.after(300), &POLICY);
     assert!(!after.is_warming());
     // An ejection while it warms up is the next one, not the first again.
-    let ejected = run(word(State::Up), &repeat(FAIL, 5));
+    let ejected = run(word(State::Up), &failures());
     let end = ejected.deadline();
     let again = [(Event::Tick, end), (Event::ProbeOk, end), (FAIL, end.after(400))];
     let up = run(ejected, &again[..2]);
     assert!(up.is_warming());
-    let twice = transition(up, Event::TooManyFailed { jitter: 0 }, end.after(400), &POLICY);
+    let twice = transition(up, EVENTS[5], end.after(400), &POLICY);
     assert_eq!((twice.state(), twice.ejections()), (State::Ejected, 2));
+    assert_eq!(twice.cause(), Cause::Share);
     let none = Policy { slow_start_ticks: 0, ..POLICY };
     let down = transition(word(State::Down), Event::ProbeOk, NOW, &none);
     assert!(!transition(down, Event::ProbeOk, NOW, &none).is_warming());
@@ -235,7 +274,7 @@ proptest! {
             now = now.after(pause);
             let event = match EVENTS[event] {
                 Event::RequestFailed { .. } => Event::RequestFailed { jitter },
-                Event::TooManyFailed { .. } => Event::TooManyFailed { jitter },
+                Event::Eject { cause, .. } => Event::Eject { cause, jitter },
                 other => other,
             };
             let next = transition(word, event, now, &POLICY);
@@ -250,6 +289,10 @@ proptest! {
             }
             if word.state() == State::Ejected && !now.reached(word.deadline()) {
                 prop_assert!(!next.accepts_new());
+            }
+            // No failure ejects without a claim; one that is being tried is out already.
+            if next.state() == State::Ejected && word.state() == State::Up {
+                prop_assert!(matches!(event, Event::Eject { .. }), "by {event:?}");
             }
             // A recovery leaves no streak behind.
             if next.state() == State::Up && word.state() != State::Up {

@@ -123,12 +123,11 @@ fn trip(plane: &Plane, shared: &Shared, begun: Instant, trips: usize) -> Result<
         spin(|| shared.runs.load(Ordering::Acquire) >= seen + 3)?;
         let backend = shared.backend.load(Ordering::Acquire);
         let slot = u16::from(backend.to_be_bytes()[7]);
-        let failed = Event::RequestFailed { jitter: 128 };
         for _ in 1..Policy::DEFAULT.consecutive {
-            plane.tell(slot, failed);
+            plane.fail(slot);
         }
         let tripped = begun.elapsed().as_nanos() as u64;
-        plane.tell(slot, failed);
+        plane.fail(slot);
         spin(|| shared.backend.load(Ordering::Acquire) != backend)?;
         latencies.push(shared.changed_ns.load(Ordering::Relaxed).saturating_sub(tripped));
         plane.tell(slot, Event::Maintain);

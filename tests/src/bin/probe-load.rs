@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use steerage::config::model::{Check, CheckKind, GrpcCheck, HttpCheck, ProbeMethod};
 use steerage::health::{Prober, Subscriber, targets};
-use steerage::region::{Region, Tenant};
+use steerage::region::{Group, Region, Tenant};
 use steerage_common::health::{Event, Policy};
 use steerage_common::limits::SLOTS;
 use steerage_common::slot::Slot;
@@ -126,9 +126,13 @@ fn measure(options: &Options, kind: Kind) -> Result<Figures> {
         let slot = Slot::new(number).context("a slot for each")?;
         let (tenant, policy) = (Tenant::new(slot, 0), Policy::DEFAULT);
         region.apply(tenant, Event::Assigned, &policy).context("a fresh region")?;
-        subscribers.push(Subscriber { service: "api".into(), backend: *backend, tenant, policy });
+        subscribers.push((*backend, tenant, policy));
     }
-    let all = subscribers.into_iter().map(|subscriber| (Some(&check), subscriber));
+    let tenants: Vec<Tenant> = subscribers.iter().map(|(_, tenant, _)| *tenant).collect();
+    let group = Arc::new(Group::without_rules("api", &tenants, 0));
+    let all = subscribers.into_iter().map(|(backend, tenant, policy)| {
+        (Some(&check), Subscriber { group: Arc::clone(&group), backend, tenant, policy })
+    });
     let prober = Prober::start(Arc::clone(&region), targets(all))?;
     let up = addresses.len() - (0..).zip(&addresses).filter(|(n, _)| !is_up(&region, *n)).count();
     ensure!(

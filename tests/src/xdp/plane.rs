@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{TestRun as _, TestRunOptions};
+use steerage::clock;
 use steerage::config::model::LogLevel;
 use steerage::kernel::{self, Kernel, Options};
-use steerage::region::{Region, Tenant};
+use steerage::region::{Group, Region, Tenant};
 use steerage_common::abi::{
     self, Backend, FAMILY_IPV4, MODE_NAT, Reason, Vip, VipKey, active_half,
 };
-use steerage_common::health::{Event, Policy};
+use steerage_common::health::{Cause, Event, Policy};
 use steerage_common::limits::{RING_ENTRIES, SLOTS};
 use steerage_common::maglev::{self, Cursor, Member};
 use steerage_common::slot::Slot;
@@ -74,6 +75,7 @@ pub struct Plane {
     pub region: Region,
     /// The host that it runs on.
     pub host: Host,
+    group: Group,
     weights: Vec<u16>,
     /// Who sits at a slot: the number that its address comes from.
     tenants: Vec<u16>,
@@ -111,9 +113,11 @@ impl Plane {
         };
         let kernel = Kernel::load(&options).context("loading the kernel programs")?;
         let region = Region::map(&kernel.region_fds()?, 1).context("mapping the region")?;
-        let tenants = (0..weights.len() as u16).collect();
+        let tenants: Vec<u16> = (0..weights.len() as u16).collect();
+        let seats: Vec<Tenant> = tenants.iter().map(|slot| Tenant::new(of(*slot), 0)).collect();
+        let group = Group::without_rules("plane", &seats, SERVICE);
         let weights = weights.to_vec();
-        let mut plane = Self { kernel, region, host, weights, tenants, _pins: pins };
+        let mut plane = Self { kernel, region, host, group, weights, tenants, _pins: pins };
         let control = plane.region.control();
         control.schema_version.store(abi::SCHEMA_VERSION, Ordering::Relaxed);
         for (word, key) in control.hash_key.iter().zip(HASH_KEY) {
@@ -175,6 +179,18 @@ impl Plane {
     pub fn tell(&self, slot: u16, event: Event) {
         let tenant = Tenant::new(of(slot), self.region.word(of(slot)).epoch());
         self.region.apply(tenant, event, &POLICY).expect("the tenancy is the slot's own");
+    }
+
+    /// Fails a request at `slot` and, if that is one too many, ejects it, as a worker does.
+    pub fn fail(&self, slot: u16) {
+        let tenant = Tenant::new(of(slot), self.region.word(of(slot)).epoch());
+        let (now, jitter) = (clock::now_ticks(), 128);
+        let failed = Event::RequestFailed { jitter };
+        let change = self.group.apply(&self.region, tenant, failed, now, &POLICY);
+        if change.is_some_and(|c| c.to.request_failures() >= POLICY.consecutive) {
+            let why = (Cause::InARow, jitter);
+            self.group.eject(&self.region, tenant, why, &POLICY, |_, _| {});
+        }
     }
 
     /// Says whether the service ignores health.

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use steerage_common::health::Policy;
 
 use crate::config::model::Check;
-use crate::region::Tenant;
+use crate::region::{Group, Tenant};
 
 /// A backend, as one service sees it.
 #[derive(Clone, Debug)]
 pub struct Subscriber {
-    /// The service's name, for logs.
-    pub service: String,
+    /// The service.
+    pub group: Arc<Group>,
     /// The backend's address.
     pub backend: SocketAddr,
     /// The backend's hold on its slot.
@@ -69,10 +69,11 @@ pub(super) mod tests {
     }
 
     pub fn subscriber(slot: u16, backend: SocketAddr) -> Subscriber {
+        let tenant = Tenant::new(Slot::new(slot).unwrap(), 0);
         Subscriber {
-            service: "api".into(),
+            group: Arc::new(Group::without_rules("api", &[tenant], 0)),
             backend,
-            tenant: Tenant::new(Slot::new(slot).unwrap(), 0),
+            tenant,
             policy: Policy { fall: 2, ..Policy::DEFAULT },
         }
     }

@@ -1,4 +1,5 @@
-//! Every 100 ms, every backend: time passes, and who failed is asked at once.
+//! Every 100 ms, every backend: time passes, and who failed is asked at once, as is one whose ejection
+//! is over: the probe may be the trial, where no request is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tokio::sync::Notify;
 use super::report;
 use super::target::Subscriber;
 use crate::clock;
-use crate::region::Region;
+use crate::region::{Group, Region};
 
 /// Between two ticks of the state machine: the unit of its deadlines.
 const TICK: Duration = Duration::from_millis(100);
@@ -33,24 +34,27 @@ impl Ticked {
 
 /// Gives every backend its ticks, for ever.
 pub async fn tick(region: &Region, mut all: Vec<Ticked>) {
+    let groups = groups(&all);
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         interval.tick().await;
         let now = clock::now_ticks();
         for ticked in &mut all {
-            let Subscriber { service, backend, tenant, policy } = &ticked.subscriber;
-            let change = region.apply_at(*tenant, Event::Tick, now, policy);
+            let Subscriber { group, backend, tenant, policy } = &ticked.subscriber;
+            let change = group.apply(region, *tenant, Event::Tick, now, policy);
             region.publish(tenant.slot());
             // The slot may have passed to somebody else.
             let Some(change) = change else { continue };
-            report(service, *backend, change, "time");
-            if let Some(wake) =
-                ticked.wake.as_ref().filter(|_| has_failed(ticked.last, change.from))
-            {
+            report(group.name(), *backend, change, "time");
+            let is_due = has_failed(ticked.last, change.from) || is_free(ticked.last, change.to);
+            if let Some(wake) = ticked.wake.as_ref().filter(|_| is_due) {
                 wake.notify_one();
             }
             ticked.last = change.to;
+        }
+        for group in &groups {
+            group.mend(region);
         }
     }
 }
@@ -62,9 +66,23 @@ fn has_failed(before: Word, now: Word) -> bool {
         || (now.state() == State::Ejected && !out(before))
 }
 
+/// Whether an ejection ended between two looks at a word. A worker may have ended it.
+fn is_free(before: Word, now: Word) -> bool {
+    now.state() == State::Probation && before.state() != State::Probation
+}
+
+/// Each service once.
+fn groups(all: &[Ticked]) -> Vec<Arc<Group>> {
+    let mut groups: Vec<Arc<Group>> =
+        all.iter().map(|ticked| ticked.subscriber.group.clone()).collect();
+    groups.sort_by_key(Arc::as_ptr);
+    groups.dedup_by(|one, other| Arc::ptr_eq(one, other));
+    groups
+}
+
 #[cfg(test)]
 mod tests {
-    use steerage_common::health::{Policy, Ticks, transition};
+    use steerage_common::health::{Cause, Policy, Ticks, transition};
 
     use super::*;
 
@@ -72,6 +90,7 @@ mod tests {
     fn failed_requests_and_ejections_call_for_a_check_and_nothing_else_does() {
         let policy = Policy { consecutive: 2, ..Policy::DEFAULT };
         let failed = Event::RequestFailed { jitter: 128 };
+        let eject = Event::Eject { cause: Cause::InARow, jitter: 128 };
         let after = |word: Word, events: &[Event]| {
             events
                 .iter()
@@ -80,22 +99,19 @@ mod tests {
         let up = after(Word::default(), &[Event::Assigned, Event::ProbeOk]);
         for (before, events, expected) in [
             (up, &[failed][..], true),
-            (up, &[failed, failed], true),
-            (after(up, &[failed]), &[failed], true),
-            (up, &[Event::TooManyFailed { jitter: 0 }], true),
+            (up, &[failed, failed, eject], true),
+            (after(up, &[failed]), &[failed, eject], true),
+            (up, &[Event::Eject { cause: Cause::Share, jitter: 0 }], true),
             (up, &[], false),
             (up, &[failed, Event::RequestOk], false),
             (after(up, &[failed]), &[Event::RequestOk], false),
             (up, &[Event::ProbeFailed], false),
             (up, &[Event::ProbeFailed; 3], false),
-            (after(up, &[failed, failed]), &[Event::ProbeOk], false),
-            (after(up, &[failed, failed]), &[Event::ProbeFailed; 3], false),
+            (after(up, &[failed, failed, eject]), &[Event::ProbeOk], false),
+            (after(up, &[failed, failed, eject]), &[Event::ProbeFailed; 3], false),
             // Back from the dead within its ejection: probes did that.
             (
-                after(
-                    up,
-                    &[failed, failed, Event::ProbeFailed, Event::ProbeFailed, Event::ProbeFailed],
-                ),
+                after(after(up, &[failed, failed, eject]), &[Event::ProbeFailed; 3]),
                 &[Event::ProbeOk, Event::ProbeOk],
                 false,
             ),

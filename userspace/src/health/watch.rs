@@ -13,6 +13,7 @@ use super::record::Record;
 use super::report;
 use super::schedule::{next_delay, phase, woken};
 use super::target::Subscriber;
+use crate::clock;
 use crate::config::model::Check;
 use crate::region::Region;
 
@@ -86,9 +87,10 @@ impl Watch {
             Err(failure) => (Event::ProbeFailed, format!("probe: {failure}")),
         };
         let mut in_transition = false;
-        for Subscriber { service, backend, tenant, policy } in &self.subscribers {
-            if let Some(change) = self.common.region.apply(*tenant, event, policy) {
-                report(service, *backend, change, &why);
+        let now = clock::now_ticks();
+        for Subscriber { group, backend, tenant, policy } in &self.subscribers {
+            if let Some(change) = group.apply(&self.common.region, *tenant, event, now, policy) {
+                report(group.name(), *backend, change, &why);
                 in_transition |= change.to.probe_streak() != 0;
             }
         }

@@ -57,7 +57,8 @@ pub struct ServiceLine {
     pub position: AtomicU64,
     pub identity: AtomicU64,
     pub panicking: AtomicU64,
-    reserved: [AtomicU64; 5],
+    pub ejection: AtomicU64,
+    reserved: [AtomicU64; 4],
 }
 
 /// [`abi::Cell`].
@@ -120,7 +121,7 @@ same_layout! {
     HealthWord: accepts_new, keeps_flows;
     WorkerLine: pid, supervisor_epoch, live, connections, active_requests, accepted, heartbeat_ms,
         reserved, errors, reserved_too;
-    ServiceLine: position, identity, panicking, reserved;
+    ServiceLine: position, identity, panicking, ejection, reserved;
     Cell: responses, failures, pool_closed, replays, refusals, connections_created, connections_reused,
         request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, connections, tunnels, window, reserved;
 }

@@ -9,6 +9,7 @@
 
 mod backends;
 pub mod cells;
+mod group;
 mod segment;
 
 use std::io;
@@ -23,6 +24,7 @@ use steerage_common::publish::{self, Change};
 use steerage_common::slot::Slot;
 
 pub use cells::{Cell, Control, ServiceLine, WorkerLine, add};
+pub use group::Group;
 use segment::Segment;
 
 /// A backend's hold on its slot: news about an earlier tenant of the slot change nothing.

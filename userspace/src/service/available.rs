@@ -2,12 +2,11 @@
 //!
 //! Those whose bit in the bitmap is set, of the lowest tier that has any. If too few are left
 //! (`panic_percent`), the few would break down under the work of all; then health is ignored, and every
-//! backend that no operator took out is picked.
-
-use steerage_common::health::State;
+//! backend that no operator took out is picked. Whether that is so the service's line says
+//! ([`Group::publish_panic`]), to packets as to requests.
 
 use super::{Backend, smooth};
-use crate::region::Region;
+use crate::region::{Group, Region};
 
 /// The backends that take new work, as of the bitmap words that were read last.
 ///
@@ -16,9 +15,8 @@ use crate::region::Region;
 #[derive(Debug)]
 pub(super) struct Available {
     words: Vec<Seen>,
-    panic_percent: usize,
     is_built: bool,
-    /// Whether health is ignored.
+    /// Whether health is ignored, as the service's line said last.
     pub(super) is_panicking: bool,
     /// Indices of available backends with a weight.
     pub(super) backends: Vec<u16>,
@@ -40,7 +38,7 @@ struct Seen {
 }
 
 impl Available {
-    pub(super) fn new(backends: &[Backend], panic_percent: u8) -> Self {
+    pub(super) fn new(backends: &[Backend]) -> Self {
         let mut words: Vec<Seen> = Vec::new();
         for backend in backends.iter().filter(|backend| backend.weight > 0) {
             let slot = backend.tenant.slot();
@@ -51,7 +49,6 @@ impl Available {
         }
         Self {
             words,
-            panic_percent: panic_percent.into(),
             is_built: false,
             is_panicking: false,
             backends: Vec::new(),
@@ -66,16 +63,18 @@ impl Available {
         self.has[backend]
     }
 
-    /// Looks at the bitmap again. Gives whether that changed what `is_panicking` says.
+    /// Looks at the bitmap and the service's line again.
     #[inline]
-    pub(super) fn refresh(&mut self, region: &Region, backends: &[Backend]) -> bool {
-        let mut changed = !self.is_built;
+    pub(super) fn refresh(&mut self, region: &Region, group: &Group, backends: &[Backend]) {
+        let mut changed = !self.is_built || group.is_panicking(region) != self.is_panicking;
         for seen in &mut self.words {
             let bits = region.health_word(seen.word) & seen.mask;
             changed |= bits != seen.bits;
             seen.bits = bits;
         }
-        changed && self.rebuild(region, backends)
+        if changed {
+            self.rebuild(region, group, backends);
+        }
     }
 
     /// Looks at every state anew at the next refresh: in a panic an operator's wish shows in no bit.
@@ -84,24 +83,16 @@ impl Available {
     }
 
     #[cold]
-    fn rebuild(&mut self, region: &Region, backends: &[Backend]) -> bool {
+    fn rebuild(&mut self, region: &Region, group: &Group, backends: &[Backend]) {
         self.is_built = true;
-        let is_healthy = |backend: &Backend| backend.weight > 0 && self.has_seen(backend);
-        let is_in_service = |backend: &Backend| {
-            let state = region.word(backend.tenant.slot()).state();
-            let is_out = matches!(state, State::Unused | State::Draining | State::Maintenance);
-            backend.weight > 0 && !is_out
-        };
-        let working = backends.iter().filter(|backend| is_healthy(backend)).count();
-        let all = backends.iter().filter(|backend| is_in_service(backend)).count();
-        let was_panicking = self.is_panicking;
-        let is_panicking = working < all && working * 100 < all * self.panic_percent;
-        let may_be_picked = |backend| match is_panicking {
-            true => is_in_service(backend),
-            false => is_healthy(backend),
+        // Whoever changed a bit says so a moment later; this worker need not wait for it.
+        self.is_panicking = group.publish_panic(region);
+        let serves = |backend: &Backend| region.word(backend.tenant.slot()).serves_in_panic();
+        let may_be_picked = |backend: &Backend| {
+            backend.weight > 0
+                && if self.is_panicking { serves(backend) } else { self.has_seen(backend) }
         };
         self.has = backends.iter().map(may_be_picked).collect();
-        self.is_panicking = is_panicking;
         let tier =
             backends.iter().zip(&self.has).filter(|(_, has)| **has).map(|(b, _)| b.tier).min();
         for (has, backend) in self.has.iter_mut().zip(backends) {
@@ -114,7 +105,6 @@ impl Available {
         let with_weight = (0u16..).zip(&weights).filter(|(_, weight)| **weight > 0);
         self.backends.extend(with_weight.map(|(index, _)| index));
         self.sequence = smooth::sequence(&weights);
-        self.is_panicking != was_panicking
     }
 
     fn has_seen(&self, backend: &Backend) -> bool {

@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use steerage_common::health::{Policy, State};
 
 use crate::config::model::{self, Balance};
-use crate::region::{self, Region, Tenant};
+use crate::region::{self, Group, Region, Tenant};
 
 use available::Available;
 use consistent::Ring;
@@ -63,12 +63,10 @@ pub struct Backend {
 /// A group of backends with one policy. Backends go by their index in [`Service::backends`].
 #[derive(Debug)]
 pub struct Service {
-    name: String,
-    line: u16,
+    group: Group,
     worker: usize,
     balance: Balance,
     policy: Policy,
-    ejected_max: usize,
     /// Share and least number of requests in the window that eject.
     ratio: (f64, u64),
     window: Window,
@@ -142,17 +140,14 @@ impl Service {
             .collect();
         let key = [0, 1].map(|half: usize| region.control().hash_key[half].load(Ordering::Relaxed));
         let is_maglev = model.balance == Balance::Maglev;
-        let percent = usize::from(model.ejection.max_percent);
         Self {
-            name: model.name.clone(),
-            line,
+            group: Group::new(model, tenants, line),
             worker,
             balance: model.balance,
             policy: model.policy(),
-            ejected_max: outlier::ejected_max(backends.len(), percent),
             ratio: (model.ejection.ratio, model.ejection.least_requests.into()),
             window: Window::new(model.ejection.window),
-            available: RefCell::new(Available::new(&backends, model.panic_percent)),
+            available: RefCell::new(Available::new(&backends)),
             region,
             trial: Cell::new(None),
             is_warming: Cell::new(false),
@@ -170,7 +165,7 @@ impl Service {
     /// The service's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        self.group.name()
     }
 
     /// Its backends, in the order of the configuration.
@@ -212,9 +207,7 @@ impl Service {
             return pick(backend, true);
         }
         let mut available = self.available.borrow_mut();
-        if available.refresh(&self.region, &self.backends) {
-            self.tell_panic(available.is_panicking);
-        }
+        available.refresh(&self.region, &self.group, &self.backends);
         let mut backend = self.choose(&available, criteria)?;
         if self.is_warming.get() {
             // Its share is small by being passed over; the last choice stands, so that somebody is
@@ -309,6 +302,7 @@ impl Service {
     /// Work that time brings, to be called every [`crate::net::TICK`].
     pub fn tick(&self) {
         self.look_for_trials();
+        self.group.mend(&self.region);
         if self.balance == Balance::PeakEwma {
             self.median_us.set(ewma::median(&self.latencies, crate::net::clock::now_us()));
         }
@@ -322,16 +316,6 @@ impl Service {
         let word = self.region.word(self.backends[backend].tenant.slot());
         let warmth = word.warmth(crate::clock::now_ticks(), &self.policy);
         self.random.below(256) < warmth as usize
-    }
-
-    #[cold]
-    fn tell_panic(&self, is_panicking: bool) {
-        self.region.service(self.line).panicking.store(u64::from(is_panicking), Ordering::Relaxed);
-        if is_panicking {
-            tracing::warn!(service = self.name, "too few backends are healthy: health is ignored");
-        } else {
-            tracing::info!(service = self.name, "enough backends are healthy: health counts again");
-        }
     }
 }
 

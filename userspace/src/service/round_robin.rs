@@ -17,7 +17,7 @@ impl Service {
         if length == 0 {
             return None;
         }
-        let position = &self.region.service(self.line).position;
+        let position = &self.region.service(self.group.line()).position;
         if criteria.tried.is_empty() {
             let turn = position.fetch_add(1, Ordering::Relaxed);
             let backend = usize::from(sequence[(turn % length) as usize]);

@@ -299,6 +299,22 @@ fn in_a_panic_health_is_ignored_but_not_the_operator() {
 }
 
 #[test]
+fn a_dead_tier_is_no_panic_while_the_next_one_serves() {
+    for balance in ALL {
+        let service = &workers_with(&[1; 6], balance, 1, |model| {
+            model.panic_percent = 50;
+            model.ejection.max_percent = 100;
+            model.backends[4..].iter_mut().for_each(|backend| backend.tier = 1);
+        })[0];
+        (0..4).for_each(|backend| eject(service, backend));
+        let counts = counts(service, 600);
+        assert_eq!(counts[..4], [0; 4], "{balance:?}");
+        assert!(counts[4] > 0 && counts[5] > 0, "{balance:?}: {counts:?}");
+        assert_eq!(service.region.service(3).panicking.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[test]
 fn a_share_of_failures_in_the_window_ejects_though_successes_come_between() {
     let adapt = |model: &mut model::Service| {
         model.ejection.ratio = 0.5;

@@ -21,7 +21,7 @@ impl Service {
             if !matches!(word.state(), State::Ejected | State::Probation) {
                 continue;
             }
-            let word = match self.region.apply(backend.tenant, Event::Tick, &self.policy) {
+            let word = match self.tell(index, Event::Tick) {
                 Some(change) => change.to,
                 None => continue,
             };
@@ -40,8 +40,7 @@ impl Service {
         if tried.contains(&index) {
             return None;
         }
-        let tenant = self.backends[index].tenant;
-        let change = self.region.apply(tenant, Event::TrialStarted, &self.policy)?;
+        let change = self.tell(index, Event::TrialStarted)?;
         (change.from != change.to).then_some(index)
     }
 }

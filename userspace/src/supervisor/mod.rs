@@ -44,6 +44,7 @@ use crate::admin::server::{bind_admin, serve_admin, serve_metrics};
 use crate::config::Model;
 use crate::health::{Prober, Subscriber, targets};
 use crate::kernel::{self, Kernel};
+use crate::region::Group;
 use crate::sys::{self, Account};
 use crate::worker::Setup;
 
@@ -188,11 +189,12 @@ fn start_prober(
     published: &publish::Published,
     plane: &Plane,
 ) -> Result<Arc<Prober>, Error> {
-    let services = model.services.iter().zip(&published.tenants);
-    let backends = services.flat_map(|(service, tenants)| {
-        service.backends.iter().zip(tenants).map(|(backend, tenant)| {
+    let services = model.services.iter().zip(&published.tenants).zip(&published.lines);
+    let backends = services.flat_map(|((service, tenants), line)| {
+        let group = Arc::new(Group::new(service, tenants, *line));
+        service.backends.iter().zip(tenants).map(move |(backend, tenant)| {
             let subscriber = Subscriber {
-                service: service.name.clone(),
+                group: group.clone(),
                 backend: backend.address,
                 tenant: *tenant,
                 policy: service.policy(),

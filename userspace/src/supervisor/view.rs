@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use steerage_common::abi::{FailureClass, PoolClose, Reason, Traffic};
 use steerage_common::error::ErrorClass;
-use steerage_common::health::{State, Word};
+use steerage_common::health::{Cause, State, Word};
 use steerage_common::limits::WORKERS;
 use steerage_common::replay::{Refusal, Rule};
 
@@ -232,8 +232,8 @@ fn why(service: &model::Service, report: Option<&Report>, word: Word) -> String 
         State::Ejected => {
             let ticks = clock::now_ticks().until(word.deadline());
             format!(
-                "{} failed requests in a row, ejection {}, {:.1} s left; {probe}",
-                service.ejection.consecutive,
+                "{}, ejection {}, {:.1} s left; {probe}",
+                cause(&service.ejection, word.cause()),
                 word.ejections(),
                 f64::from(ticks) / 10.0
             )
@@ -243,6 +243,19 @@ fn why(service: &model::Service, report: Option<&Report>, word: Word) -> String 
             format!("{} failed requests in a row; {probe}", word.request_failures())
         }
         _ => probe,
+    }
+}
+
+fn cause(rule: &model::Ejection, cause: Cause) -> String {
+    match cause {
+        Cause::InARow => format!("{} failed requests in a row", rule.consecutive),
+        Cause::Share => format!(
+            "{:.0} % of the requests in {:?} or more of them failed",
+            rule.ratio * 100.0,
+            rule.window
+        ),
+        Cause::Trial => "the trial request failed".into(),
+        Cause::None => "failed requests".into(),
     }
 }
 

@@ -2,12 +2,12 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use steerage_common::health::{Event, Policy, State};
+use steerage_common::health::{Cause, Event, Policy, State};
 
 use super::*;
 use crate::health::target::tests::{check, subscriber};
 use crate::health::target::{Subscriber, targets};
-use crate::region::Tenant;
+use crate::region::{Group, Tenant};
 
 /// Longer than any test.
 const NEVER: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -29,6 +29,12 @@ fn wait_for(region: &Region, tenant: Tenant, state: State) {
         let bits = (region.accepts_new(tenant.slot()), region.keeps_flows(tenant.slot()));
         word.state() == state && bits == (word.accepts_new(), word.keeps_flows())
     });
+}
+
+fn eject(region: &Region, tenant: Tenant, policy: &Policy) {
+    let event = Event::Eject { cause: Cause::Share, jitter: 0 };
+    let change = region.apply(tenant, event, policy).unwrap();
+    assert_eq!(change.to.state(), State::Ejected);
 }
 
 fn assign(region: &Region, subscriber: &Subscriber) -> Tenant {
@@ -119,7 +125,7 @@ fn ticks_end_an_ejection() {
     subscriber.policy =
         Policy { probed: false, consecutive: 1, ejection_ticks: 1, ..subscriber.policy };
     let (tenant, policy) = (assign(&region, &subscriber), subscriber.policy);
-    region.apply(tenant, Event::RequestFailed { jitter: 0 }, &policy).unwrap();
+    eject(&region, tenant, &policy);
     assert!(!region.accepts_new(tenant.slot()));
     let _prober = Prober::start(region.clone(), targets([(None, subscriber)])).unwrap();
     wait_for(&region, tenant, State::Probation);
@@ -169,9 +175,7 @@ fn a_failed_request_makes_the_next_check_immediate_and_only_of_its_backend() {
     region.apply(first, failed, &policy).unwrap();
     wait_until("a check after a failure", || reports() == [2, 1]);
     assert_eq!(region.word(first.slot()).request_failures(), 1, "a probe is no answer to it");
-    region.apply(first, failed, &policy).unwrap();
-    region.apply(first, failed, &policy).unwrap();
-    assert_eq!(region.word(first.slot()).state(), State::Ejected);
+    eject(&region, first, &policy);
     wait_until("a check after an ejection", || reports() == [3, 1]);
 }
 
@@ -188,4 +192,49 @@ fn a_backend_that_died_is_down_soon_after_its_requests_fail_however_long_the_int
     drop(listener);
     region.apply(tenant, Event::RequestFailed { jitter: 128 }, &policy).unwrap();
     wait_for(&region, tenant, State::Down);
+}
+
+#[test]
+fn a_backend_whose_ejection_is_over_is_asked_at_once_however_long_the_interval() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let region = Arc::new(Region::in_memory(1).unwrap());
+    let check = check(NEVER);
+    let mut subscriber = subscriber(0, listener.local_addr().unwrap());
+    subscriber.policy.ejection_ticks = 1;
+    let (tenant, policy) = (assign(&region, &subscriber), subscriber.policy);
+    let _prober = Prober::start(region.clone(), targets([(Some(&check), subscriber)])).unwrap();
+    eject(&region, tenant, &policy);
+    wait_for(&region, tenant, State::Up);
+    assert_eq!(region.word(tenant.slot()).ejections(), 1);
+}
+
+#[test]
+fn a_service_without_any_worker_panics_too_and_calms_down() {
+    const LINE: u16 = 7;
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+    let text = format!(
+        "[[listener]]\nname = 'web'\nprotocol = 'http'\nbind = ['127.0.0.1:1']\n\
+         [[listener.route]]\nservice = 'a'\n[[service]]\nname = 'a'\npanic_percent = 60\n\
+         [[service.backend]]\naddress = '{}'\n[[service.backend]]\naddress = '{}'\n",
+        addresses[0], addresses[1]
+    );
+    let model = crate::config::parse(std::path::Path::new("test"), &text).unwrap();
+    let region = Arc::new(Region::in_memory(1).unwrap());
+    let check = check(Duration::from_millis(20));
+    let mut subscribers = [subscriber(0, addresses[0]), subscriber(1, addresses[1])];
+    let tenants = subscribers.each_ref().map(|subscriber| assign(&region, subscriber));
+    let group = Arc::new(Group::new(&model.services[0], &tenants, LINE));
+    subscribers.iter_mut().for_each(|subscriber| subscriber.group = group.clone());
+    let gathered = targets(subscribers.map(|subscriber| (Some(&check), subscriber)));
+    let _prober = Prober::start(region.clone(), gathered).unwrap();
+    let panics = || region.service(LINE).panicking.load(Ordering::Acquire) == 1;
+    assert!(!panics());
+    let [gone, _stays] = listeners;
+    drop(gone);
+    wait_until("a panic", panics);
+    assert_eq!(region.word(tenants[0].slot()).state(), State::Down);
+    let _again = TcpListener::bind(addresses[0]).unwrap();
+    wait_until("calm", || !panics());
+    assert_eq!(region.word(tenants[0].slot()).state(), State::Up);
 }
