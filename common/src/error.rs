@@ -99,6 +99,8 @@ classes! {
     StreamRefused = 23, 502, "stream_refused", "the backend refused the request";
     /// Every backend had as many requests as it may, for too long.
     QueueTimeout = 24, 503, "queue_timeout", "every backend is busy";
+    /// The request is for a tunnel (a WebSocket, say), and the backend has none over HTTP/2.
+    NoTunnel = 25, 502, "no_tunnel", "the backend takes no tunnels";
 }
 
 const _: () = assert!(ErrorClass::ALL.len() <= CLASSES_MAX);

@@ -83,7 +83,7 @@ fn nodes_clients_and_a_browsers_manners() {
     check(client, Path::new("node"), "node.js", &[&url]);
 }
 
-/// Port of the listener in front of a server of Python's.
+/// Port of the listener in front of a server that is none of ours.
 const PORT: u16 = 8081;
 
 /// Port of that server.
@@ -109,19 +109,25 @@ fn in_front(protocol: &str) -> Stand {
     Stand::start(&Choices { weights: vec![1], more, ..Choices::default() }).unwrap()
 }
 
+/// WebSockets whatever the two sides speak: clients over either version to a server of either.
 #[test]
-fn websockets_of_python_on_both_sides() {
-    let stand = in_front("http1");
-    let port = SERVER_PORT.to_string();
-    let _server = serve(&stand, "websocket.py", &[&server().ip().to_string(), &port]);
-    let url = format!("ws://{}/", front());
-    check(&stand.topology.client, &python(), "websocket.py", &["check", &url]);
+fn websockets_over_every_version_to_every_version() {
+    for (protocol, program, script) in
+        [("http1", python(), "websocket.py"), ("h2", "node".into(), "extended.js")]
+    {
+        let stand = in_front(protocol);
+        let port = SERVER_PORT.to_string();
+        let _server = serve(&stand, &program, script, &[&server().ip().to_string(), &port]);
+        let (client, url) = (&stand.topology.client, format!("ws://{}/", front()));
+        check(client, &python(), "websocket.py", &["check", &url]);
+        check(client, &python(), "extended.py", &["check", &front().to_string()]);
+    }
 }
 
 #[test]
 fn grpc_of_python_on_both_sides() {
     let stand = in_front("h2");
-    let _server = serve(&stand, "rpc.py", &[&server().to_string()]);
+    let _server = serve(&stand, &python(), "rpc.py", &[&server().to_string()]);
     check(&stand.topology.client, &python(), "rpc.py", &["check", &front().to_string()]);
 }
 
@@ -138,10 +144,10 @@ fn python() -> PathBuf {
     python
 }
 
-/// Starts a server of Python's on the backend's host.
-fn serve(stand: &Stand, script: &str, arguments: &[&str]) -> Process {
+/// Starts a server on the backend's host.
+fn serve(stand: &Stand, program: &Path, script: &str, arguments: &[&str]) -> Process {
     let netns = &stand.topology.backends[0];
-    let mut command = netns.command(python());
+    let mut command = netns.command(program);
     command.arg(directory().join(script)).arg("serve").args(arguments);
     let server_process = Process::spawn(script, command, &stand.scratch.join(script)).unwrap();
     if let Err(error) = wait_for_port(netns, server(), Duration::from_secs(20)) {

@@ -31,7 +31,7 @@ use super::multiplex::{Crash, Lane, Multiplex, Turn};
 use super::pool::Connection;
 use super::reply::of_failure;
 use super::route::Destination;
-use super::tunnel::Tunnel;
+use super::tunnel::{Far, Tunnel};
 use super::upgrade::Wish;
 use super::upload::{RequestBody, Stage, Upload};
 use super::via::{Mark, Via};
@@ -134,6 +134,7 @@ impl Attempt {
     pub(super) async fn send(
         &self,
         head: &Parts,
+        wish: Option<&Wish>,
         is_fresh: bool,
     ) -> Result<(Response<Incoming>, Via), Failure> {
         let target = self.target();
@@ -142,6 +143,7 @@ impl Attempt {
             // A lane is of a connection that works, as far as that is known.
             Some(multiplexes) => Via::Lane(self.lane(&multiplexes[self.backend]).await?),
         };
+        let wish = via.ask_for(wish).map_err(Failure::Final)?;
         let mark = via.mark();
         let expects = expect::is_asked(&head.headers) && target.multiplexes.is_none();
         let gate = expects.then(Gate::new);
@@ -159,6 +161,7 @@ impl Attempt {
         }
         if target.multiplexes.is_some() {
             version::to_http2(&mut request, address);
+            wish.inspect(|wish| wish.extend(&mut request));
         }
         let began_us = clock::now_us();
         match self.within_first_byte(via.send(request)).await {
@@ -218,9 +221,10 @@ impl Attempt {
                         }
                     };
                     let opened = net::within(timeout, multiplex.open(stream)).await;
-                    if !matches!(opened, Ok(Ok(()))) {
-                        pilot.crash(Crash::Backend(ErrorClass::Connect));
-                        return Err(self.unconnected(FailureClass::Connect));
+                    let opened = opened.unwrap_or(Err(FailureClass::ConnectTimeout));
+                    if let Err(class) = opened {
+                        pilot.crash(Crash::Backend(of_failure(class)));
+                        return Err(self.unconnected(class));
                     }
                 }
             }
@@ -317,7 +321,7 @@ impl Attempt {
     pub(super) fn opened(
         mut self,
         response: Response<Incoming>,
-        connection: Connection,
+        backend: Far,
         wish: Wish,
     ) -> Response<Body> {
         let (mut head, _) = response.into_parts();
@@ -332,7 +336,7 @@ impl Attempt {
         head.version = Version::HTTP_11;
         head.extensions.clear();
         let (client, timeouts) = (self.client.clone(), self.destination.timeouts.clone());
-        let tunnel = Box::new(Tunnel::new(self, connection, timeouts));
+        let tunnel = Box::new(Tunnel::new(self, backend, timeouts));
         client.open(tunnel, wish.into_stream());
         Response::from_parts(head, Body::Own(None))
     }

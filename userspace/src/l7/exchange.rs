@@ -29,7 +29,6 @@ use super::reply;
 use super::route::Destination;
 use super::upgrade::{self, Answer, Wish};
 use super::upload::{Stage, Upload};
-use super::via::Via;
 use super::{Proxy, Target};
 use crate::net::{self, clock};
 use crate::region::add;
@@ -197,15 +196,15 @@ impl Exchange<'_> {
             }
             let is_fresh = matches!(next, Next::Again(_));
             self.attempts += 1;
-            let failed = match attempt.send(&self.head, is_fresh).await {
-                Ok((response, via)) => {
-                    let answer =
-                        upgrade::answer(self.wish.as_ref(), response.status(), response.headers());
-                    let mut response = match (answer, via, self.wish.take()) {
-                        (Answer::Plain, via, _) => attempt.answered(response, via, pick.is_trial),
-                        (Answer::Open, Via::Connection(connection), Some(wish)) => {
-                            attempt.opened(response, connection, wish)
-                        }
+            let failed = match attempt.send(&self.head, self.wish.as_ref(), is_fresh).await {
+                Ok((mut response, via)) => {
+                    let wish = self.wish.take();
+                    let mut response = match (upgrade::answer(wish.as_ref(), &response), wish) {
+                        (Answer::Plain, _) => attempt.answered(response, via, pick.is_trial),
+                        (Answer::Open, Some(wish)) => match via.into_far(&mut response) {
+                            Some(backend) => attempt.opened(response, backend, wish),
+                            None => return Err(attempt.misanswered()),
+                        },
                         _ => return Err(attempt.misanswered()),
                     };
                     self.tie(target, pick.backend, response.headers_mut());

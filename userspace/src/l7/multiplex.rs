@@ -9,20 +9,23 @@
 //! `upstream.idle`, or when the backend takes no new work. A ping every `upstream.ping` finds those
 //! whose backend is gone.
 //!
+//! A connection is made when its backend's SETTINGS have come: only then is it known that the backend
+//! speaks HTTP/2, how many streams it takes, and whether one of them may become a tunnel.
+//!
 //! How a stream ends without a response is evidence ([`Loss`]): the errors of the crate h2 tell a stream
 //! that the backend refused (RST_STREAM with REFUSED_STREAM), or did not see (GOAWAY with a lower last
 //! stream), from one that it may have seen.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use steerage_common::abi::PoolClose;
+use steerage_common::abi::{FailureClass, PoolClose};
 use steerage_common::error::ErrorClass;
 use tokio::sync::Notify;
 
@@ -42,6 +45,9 @@ const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// Length of a response's headers, as HTTP/2 counts them.
 const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+
+/// Stands for the number of streams that a backend allows until its SETTINGS have come; none can say it.
+const STREAMS_UNTOLD: usize = 1 << 32;
 
 /// How long the answer to a ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -152,6 +158,12 @@ impl Lane {
     /// Whether its connection has brought a response before.
     pub(super) fn is_reused(&self) -> bool {
         self.is_reused
+    }
+
+    /// Whether the backend takes extended `CONNECT`.
+    pub(super) fn takes_tunnels(&self) -> bool {
+        let connection = self.trunk.connection.borrow();
+        connection.as_ref().is_some_and(Http2::is_extended_connect_protocol_enabled)
     }
 
     /// Notes that a response came.
@@ -296,9 +308,11 @@ impl Multiplex {
     }
 
     /// Makes an HTTP/2 connection of a stream to the backend.
-    pub(super) async fn open(&self, stream: Stream) -> hyper::Result<()> {
-        let (sender, connection) = http2::Builder::new(Executor)
+    pub(super) async fn open(&self, stream: Stream) -> Result<(), FailureClass> {
+        let greeting = Greeting::default();
+        let handshake = http2::Builder::new(Executor(greeting.clone()))
             .timer(net::Timer)
+            .initial_max_send_streams(STREAMS_UNTOLD)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(
                 STREAM_WINDOW_BYTES.saturating_mul(self.upstream.streams),
@@ -309,7 +323,9 @@ impl Multiplex {
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
-            .await?;
+            .await;
+        let (sender, mut connection) = handshake.map_err(|error| class_of(&error))?;
+        greeting.wait(&mut connection).await?;
         let connection = Rc::new(RefCell::new(Some(connection)));
         let polled = connection.clone();
         net::spawn(async move {
@@ -360,12 +376,71 @@ impl Multiplex {
     }
 }
 
+/// Why there is no connection.
+fn class_of(error: &hyper::Error) -> FailureClass {
+    match Loss::of(error) {
+        Loss::Protocol => FailureClass::Protocol,
+        _ => FailureClass::Connect,
+    }
+}
+
+/// Waits for a backend's first words. hyper does not tell of them, so the task that reads them does.
+#[derive(Clone, Debug, Default)]
+struct Greeting(Rc<GreetingState>);
+
+#[derive(Debug, Default)]
+struct GreetingState {
+    is_over: Cell<bool>,
+    waiting: RefCell<Option<Waker>>,
+}
+
+impl Greeting {
+    async fn wait(&self, connection: &mut Http2) -> Result<(), FailureClass> {
+        let outcome = poll_fn(|cx| {
+            if let Poll::Ready(end) = Pin::new(&mut *connection).poll(cx) {
+                return Poll::Ready(Err(
+                    end.map_or_else(|e| class_of(&e), |()| FailureClass::Connect)
+                ));
+            }
+            if connection.current_max_send_streams() != STREAMS_UNTOLD {
+                return Poll::Ready(Ok(()));
+            }
+            *self.0.waiting.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        });
+        let outcome = outcome.await;
+        self.0.is_over.set(true);
+        outcome
+    }
+
+    /// Notes that something may have been read.
+    fn may_have_come(&self) {
+        if let Some(waiting) = self.0.waiting.take() {
+            waiting.wake();
+        }
+    }
+}
+
 /// Runs hyper's tasks beside the others of this thread.
-#[derive(Clone, Copy, Debug)]
-struct Executor;
+#[derive(Clone, Debug)]
+struct Executor(Greeting);
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Executor {
     fn execute(&self, task: F) {
-        net::spawn(task);
+        if self.0.0.is_over.get() {
+            net::spawn(task);
+            return;
+        }
+        // The first is the connection's own.
+        let greeting = self.0.clone();
+        net::spawn(async move {
+            let mut task = pin!(task);
+            poll_fn(|cx| {
+                let polled = task.as_mut().poll(cx);
+                greeting.may_have_come();
+                polled
+            })
+            .await;
+        });
     }
 }

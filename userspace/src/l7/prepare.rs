@@ -71,18 +71,13 @@ pub(super) fn prepare(
     // HTTP/1.0 may have none, HTTP/1.1 must (RFC 9112, 3.2): an empty one says "no authority".
     head.headers.entry(HOST).or_insert(HeaderValue::from_static(""));
     plan.change_request(&mut head.headers);
-    let wish = match wish {
-        Some(wish) if proxy.targets[destination.service].multiplexes.is_some() => {
-            wish.without_tunnel()?;
-            None
-        }
-        wish => wish,
-    };
-    if let Some(wish) = &wish {
-        wish.ask(&mut head.headers);
-    }
-    head.version = Version::HTTP_11;
     let upload = Upload::new(body, plan.max_body);
+    let is_over_http2 = proxy.targets[destination.service].multiplexes.is_some();
+    let wish = match wish {
+        Some(wish) if is_over_http2 => wish.over_http2(&mut head, upload.is_some())?,
+        wish => wish.inspect(|wish| wish.ask(&mut head.headers)),
+    };
+    head.version = Version::HTTP_11;
     if upload.is_none() || version == Version::HTTP_10 {
         // HTTP/1.0 does not know it (RFC 9110, 10.1.1), and without a body there is nothing to wait for.
         head.headers.remove(EXPECT);

@@ -17,11 +17,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::upgrade::Upgraded;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::attempt::Attempt;
+use super::multiplex::Lane;
 use super::pool::Connection;
 use crate::config::model::RouteTimeouts;
 use crate::net::{Deadline, Stream};
@@ -40,11 +41,40 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Tunnel {
     attempt: Attempt,
-    connection: Connection,
+    backend: Far,
     timeouts: Rc<RouteTimeouts>,
 }
 
-/// The client's side.
+/// The backend's side before it is one.
+#[derive(Debug)]
+pub(super) enum Far {
+    /// The whole connection.
+    Connection(Connection),
+    /// A stream of a shared one.
+    Stream {
+        stream: OnUpgrade,
+        /// Its place there, until the end.
+        _lane: Lane,
+    },
+}
+
+impl Far {
+    /// The side, and what was read of it; `None` if it broke before.
+    async fn open(&mut self) -> Option<(Side, Bytes)> {
+        match self {
+            Self::Connection(connection) => {
+                let (stream, late) = connection.take_stream().await?;
+                Some((Side::Connection(stream), late))
+            }
+            Self::Stream { stream, .. } => {
+                let stream = stream.await.ok()?;
+                Some((Side::Stream(TokioIo::new(stream)), Bytes::new()))
+            }
+        }
+    }
+}
+
+/// One end of a tunnel.
 #[derive(Debug)]
 pub(super) enum Side {
     /// The whole connection.
@@ -54,20 +84,15 @@ pub(super) enum Side {
 }
 
 impl Tunnel {
-    pub(super) fn new(
-        attempt: Attempt,
-        connection: Connection,
-        timeouts: Rc<RouteTimeouts>,
-    ) -> Self {
+    pub(super) fn new(attempt: Attempt, backend: Far, timeouts: Rc<RouteTimeouts>) -> Self {
         let tunnels = &attempt.cell().tunnels;
         tunnels.store(tunnels.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        Self { attempt, connection, timeouts }
+        Self { attempt, backend, timeouts }
     }
 
     /// Passes bytes on until both ways have ended; `early` came from the client already.
     pub(super) async fn run(mut self, client: Side, early: Bytes) {
-        let Some((backend, late)) = self.connection.take_stream().await else { return };
-        let backend = Side::Connection(backend);
+        let Some((backend, late)) = self.backend.open().await else { return };
         let mut copy = Copy { client, backend, up: Way::new(early), down: Way::new(late) };
         let deadline = Deadline::after(self.timeouts.tunnel);
         let mut before = copy.state();

@@ -2,18 +2,20 @@
 //!
 //! Three kinds. `Upgrade` over HTTP/1.1 (WebSocket above all): passed on, one protocol by name, and never
 //! to HTTP/2 in clear text: an `h2c` tunnel would carry requests past every rule here. `CONNECT`, where
-//! the route allows it. And extended `CONNECT` over HTTP/2 (RFC 8441), which becomes an `Upgrade` over
-//! HTTP/1.1; for a WebSocket the two differ by the key and its answer, which are made and checked here.
+//! the route allows it. And extended `CONNECT` over HTTP/2 (RFC 8441). Either of the two forms
+//! becomes the other where the backend's version is not the client's; for a WebSocket they differ by the
+//! key and its answer, which HTTP/2 has not. What one side lacks of them is made, or checked, here.
 //!
-//! A tunnel opens by the backend's 101, or 2xx to `CONNECT`, and by nothing else; any other answer is a
-//! plain response. A 101 that nobody asked for is no valid response.
+//! A tunnel opens by the backend's 101, or 2xx to `CONNECT` (over HTTP/2, 200: of others hyper makes no
+//! tunnel), and by nothing else; any other answer is a plain response. A 101 that nobody asked for is no
+//! valid response.
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     UPGRADE,
 };
 use http::request::Parts;
-use http::{Method, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use sha1::{Digest as _, Sha1};
@@ -36,7 +38,8 @@ enum Kind {
     Connect,
     Upgrade {
         protocol: HeaderValue,
-        /// What the backend must say to the WebSocket key that was made here.
+        /// The answer to the WebSocket key: what an HTTP/1 backend must say to the one that was made
+        /// here, or what an HTTP/1 client is told because the backend got none.
         accept: Option<HeaderValue>,
     },
 }
@@ -72,7 +75,7 @@ impl Wish {
         head.method = Method::GET;
         let accept = protocol.eq_ignore_ascii_case(WEBSOCKET).then(|| {
             let key = websocket_key(random);
-            let accept = websocket_accept(&key);
+            let accept = websocket_accept(key.as_bytes());
             head.headers.insert(SEC_WEBSOCKET_KEY, value(&key));
             value(&accept)
         });
@@ -84,13 +87,51 @@ impl Wish {
         matches!(self.kind, Kind::Connect)
     }
 
-    /// Gives the wish up, for a backend to which there are no tunnels. A request over HTTP/1.1 goes on
-    /// without it (RFC 9110, 7.8); a `CONNECT` is nothing else.
-    pub(super) fn without_tunnel(&self) -> Result<(), ErrorClass> {
-        match (&self.kind, &self.stream) {
-            (Kind::Upgrade { .. }, None) => Ok(()),
-            _ => Err(ErrorClass::ConnectRefused),
+    /// Whether the request is nothing without its tunnel. Others go on without it where there is none
+    /// (RFC 9110, 7.8).
+    fn is_all(&self) -> bool {
+        match &self.kind {
+            Kind::Connect => true,
+            Kind::Upgrade { protocol, .. } => self.stream.is_some() || is_websocket(protocol),
         }
+    }
+
+    /// What is left of the wish at a backend that has no tunnel for it.
+    pub(super) fn give_up(&self) -> Result<(), ErrorClass> {
+        if self.is_all() { Err(ErrorClass::NoTunnel) } else { Ok(()) }
+    }
+
+    /// Makes the wish one for a backend that speaks HTTP/2. A tunnel there has no body before it, and a
+    /// WebSocket no key (RFC 8441, 5): its answer is made here.
+    pub(super) fn over_http2(
+        mut self,
+        head: &mut Parts,
+        has_body: bool,
+    ) -> Result<Option<Self>, ErrorClass> {
+        let is_plain = head.method == Method::GET || self.is_connect();
+        if has_body || !is_plain {
+            return self.give_up().map(|()| None);
+        }
+        if let Kind::Upgrade { protocol, accept } = &mut self.kind
+            && is_websocket(protocol)
+        {
+            let mut keys = head.headers.get_all(SEC_WEBSOCKET_KEY).iter();
+            let (Some(key), None) = (keys.next(), keys.next()) else {
+                return Err(ErrorClass::MalformedHead);
+            };
+            *accept = Some(value(&websocket_accept(key.as_bytes())));
+            head.headers.remove(SEC_WEBSOCKET_KEY);
+        }
+        Ok(Some(self))
+    }
+
+    /// Makes a request over HTTP/2 one for the tunnel.
+    pub(super) fn extend<B>(&self, request: &mut Request<B>) {
+        let Kind::Upgrade { protocol, .. } = &self.kind else { return };
+        // A token: it was looked at when it was asked for.
+        let Ok(protocol) = protocol.to_str() else { return };
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from(protocol));
     }
 
     /// Gives the request the headers that its hop has.
@@ -105,14 +146,18 @@ impl Wish {
     /// status.
     pub(super) fn grant(&self, status: StatusCode, headers: &mut HeaderMap) -> StatusCode {
         headers.remove(CONTENT_LENGTH);
-        let Kind::Upgrade { protocol, .. } = &self.kind else { return status };
+        let Kind::Upgrade { protocol, accept } = &self.kind else { return status };
         if self.stream.is_some() {
             headers.remove(SEC_WEBSOCKET_ACCEPT);
             return StatusCode::OK;
         }
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol.clone());
-        status
+        if let Some(accept) = accept {
+            headers.insert(SEC_WEBSOCKET_ACCEPT, accept.clone());
+        }
+        // An HTTP/2 backend's is 200.
+        StatusCode::SWITCHING_PROTOCOLS
     }
 
     pub(super) fn into_stream(self) -> Option<OnUpgrade> {
@@ -121,8 +166,16 @@ impl Wish {
 }
 
 /// What a backend's response means.
-pub(super) fn answer(wish: Option<&Wish>, status: StatusCode, headers: &HeaderMap) -> Answer {
+pub(super) fn answer<B>(wish: Option<&Wish>, response: &Response<B>) -> Answer {
+    let (status, headers) = (response.status(), response.headers());
     let is_switching = status == StatusCode::SWITCHING_PROTOCOLS;
+    if let (Some(wish), Version::HTTP_2) = (wish, response.version()) {
+        return match response.extensions().get::<OnUpgrade>() {
+            Some(_) => Answer::Open,
+            None if wish.is_all() && status.is_success() => Answer::Invalid,
+            None => Answer::Plain,
+        };
+    }
     match wish.map(|wish| &wish.kind) {
         Some(Kind::Connect) if status.is_success() => Answer::Open,
         Some(Kind::Upgrade { protocol, accept }) if is_switching => {
@@ -163,6 +216,10 @@ fn may_pass(protocol: &str) -> bool {
         && !["h2c", "h2", "http", "tls"].iter().any(|http| name.eq_ignore_ascii_case(http))
 }
 
+fn is_websocket(protocol: &HeaderValue) -> bool {
+    protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes())
+}
+
 /// A key for a WebSocket request (RFC 6455, 4.1).
 fn websocket_key(random: &Random) -> String {
     let mut nonce = [0; 16];
@@ -172,7 +229,7 @@ fn websocket_key(random: &Random) -> String {
 }
 
 /// What a WebSocket server says to a key (RFC 6455, 4.2.2).
-fn websocket_accept(key: &str) -> String {
+fn websocket_accept(key: &[u8]) -> String {
     let mut hash = Sha1::new();
     hash.update(key);
     hash.update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
@@ -207,6 +264,13 @@ mod tests {
         lines.iter().map(|(key, value)| (name(key), HeaderValue::from_static(value))).collect()
     }
 
+    fn response(status: StatusCode, headers: &HeaderMap) -> Response<()> {
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        *response.headers_mut() = headers.clone();
+        response
+    }
+
     fn wish(kind: Kind) -> Wish {
         Wish { kind, stream: None }
     }
@@ -233,6 +297,7 @@ mod tests {
     #[test]
     fn only_the_right_answer_opens_a_tunnel() {
         let switching = StatusCode::SWITCHING_PROTOCOLS;
+        let answer = |wish, status, headers: &_| answer(wish, &response(status, headers));
         let right = headers(&[("upgrade", "WebSocket")]);
         let asked = websocket(None);
         assert_eq!(answer(Some(&asked), switching, &right), Answer::Open);
@@ -252,23 +317,23 @@ mod tests {
     #[test]
     fn a_websocket_key_has_its_answer() {
         // RFC 6455, 1.3.
-        let accept = websocket_accept("dGhlIHNhbXBsZSBub25jZQ==");
+        let accept = websocket_accept(b"dGhlIHNhbXBsZSBub25jZQ==");
         assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(websocket_key(&Random::new(1)).len(), 24);
         let asked = websocket(Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
         let (key, switching) = ("sec-websocket-accept", StatusCode::SWITCHING_PROTOCOLS);
         let right = headers(&[("upgrade", "websocket"), (key, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")]);
-        assert_eq!(answer(Some(&asked), switching, &right), Answer::Open);
+        assert_eq!(answer(Some(&asked), &response(switching, &right)), Answer::Open);
         let wrong = headers(&[("upgrade", "websocket"), (key, "S3pPLMBiTxaQ9kYGzzhZRbK+xOo=")]);
-        assert_eq!(answer(Some(&asked), switching, &wrong), Answer::Invalid);
+        assert_eq!(answer(Some(&asked), &response(switching, &wrong)), Answer::Invalid);
     }
 
     #[test]
     fn an_extended_connect_becomes_an_upgrade_with_a_key() {
         let extended = |protocol| {
-            let request = http::Request::connect("http://a.test/chat").version(Version::HTTP_2);
+            let request = Request::connect("http://a.test/chat").version(Version::HTTP_2);
             let mut head = request.body(()).unwrap().into_parts().0;
-            head.extensions.insert(hyper::upgrade::on(http::Request::new(())));
+            head.extensions.insert(hyper::upgrade::on(Request::new(())));
             head.extensions.insert(Protocol::from_static(protocol));
             head
         };
@@ -279,16 +344,63 @@ mod tests {
         wish.ask(&mut head.headers);
         assert_eq!(head.headers[CONNECTION], "upgrade");
         assert_eq!(head.headers[UPGRADE], WEBSOCKET);
-        let accept = websocket_accept(head.headers[SEC_WEBSOCKET_KEY].to_str().unwrap());
-        let mut response = HeaderMap::new();
-        response.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
-        response.insert(SEC_WEBSOCKET_ACCEPT, value(&accept));
+        let accept = websocket_accept(head.headers[SEC_WEBSOCKET_KEY].as_bytes());
+        let mut told = HeaderMap::new();
+        told.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
+        told.insert(SEC_WEBSOCKET_ACCEPT, value(&accept));
         let switching = StatusCode::SWITCHING_PROTOCOLS;
-        assert_eq!(answer(Some(&wish), switching, &response), Answer::Open);
-        assert_eq!(wish.grant(switching, &mut response), StatusCode::OK);
-        assert!(!response.contains_key(SEC_WEBSOCKET_ACCEPT));
+        assert_eq!(answer(Some(&wish), &response(switching, &told)), Answer::Open);
+        assert_eq!(wish.grant(switching, &mut told), StatusCode::OK);
+        assert!(!told.contains_key(SEC_WEBSOCKET_ACCEPT));
         assert!(wish.into_stream().is_some());
         assert!(Wish::of(&mut extended("h2c"), &random).is_err());
+    }
+
+    #[test]
+    fn an_upgrade_becomes_an_extended_connect_and_its_key_is_answered() {
+        let get = |lines: &[_]| {
+            let mut head = Request::get("/chat").body(()).unwrap().into_parts().0;
+            head.headers = headers(lines);
+            head
+        };
+        let key = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        let mut head = get(&[key]);
+        let asked = websocket(None).over_http2(&mut head, false).unwrap().unwrap();
+        assert!(head.headers.is_empty(), "{:?}", head.headers);
+        let mut request = Request::from_parts(head, ());
+        asked.extend(&mut request);
+        assert_eq!(request.method(), Method::CONNECT);
+        assert_eq!(request.extensions().get::<Protocol>().unwrap().as_str(), WEBSOCKET);
+        let mut told = HeaderMap::new();
+        assert_eq!(asked.grant(StatusCode::OK, &mut told), StatusCode::SWITCHING_PROTOCOLS);
+        assert_eq!(told[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(told[UPGRADE], WEBSOCKET);
+        assert_eq!(told[CONNECTION], "upgrade");
+
+        let refused =
+            |lines: &[_], has_body| websocket(None).over_http2(&mut get(lines), has_body).err();
+        assert_eq!(refused(&[key], true), Some(ErrorClass::NoTunnel));
+        assert_eq!(refused(&[], false), Some(ErrorClass::MalformedHead));
+        assert_eq!(refused(&[key, key], false), Some(ErrorClass::MalformedHead));
+        // What can do without its tunnel does.
+        let protocol = HeaderValue::from_static("irc");
+        let other = wish(Kind::Upgrade { protocol, accept: None });
+        assert!(other.over_http2(&mut get(&[]), true).unwrap().is_none());
+    }
+
+    #[test]
+    fn over_http2_hypers_mark_opens_a_tunnel() {
+        let of = |status, is_marked| {
+            let mut response = response(status, &HeaderMap::new());
+            *response.version_mut() = Version::HTTP_2;
+            if is_marked {
+                response.extensions_mut().insert(hyper::upgrade::on(Request::new(())));
+            }
+            answer(Some(&websocket(None)), &response)
+        };
+        assert_eq!(of(StatusCode::OK, true), Answer::Open);
+        assert_eq!(of(StatusCode::NO_CONTENT, false), Answer::Invalid);
+        assert_eq!(of(StatusCode::FORBIDDEN, false), Answer::Plain);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use http::header::{COOKIE, EXPECT, HOST, HeaderMap, HeaderValue};
 use http::uri::{Authority, Scheme};
-use http::{Request, Uri, Version};
+use http::{Method, Request, Uri, Version};
 use steerage_common::error::ErrorClass;
 
 /// Makes the headers of an HTTP/2 request those of HTTP/1.
@@ -29,16 +29,19 @@ pub(super) fn from_http2(target: &Uri, headers: &mut HeaderMap) -> Result<(), Er
     Ok(())
 }
 
-/// Makes an HTTP/1 request one of HTTP/2: its `Host` is the authority; without one, `address` is.
+/// Makes an HTTP/1 request one of HTTP/2: its `Host` is the authority; without one, `address` is. The
+/// target of `CONNECT` is an authority already.
 pub(super) fn to_http2<B>(request: &mut Request<B>, address: SocketAddr) {
     let host = request.headers_mut().remove(HOST);
     let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let authority = authority.or_else(|| address.to_string().parse().ok());
-    let mut target = std::mem::take(request.uri_mut()).into_parts();
-    target.scheme = Some(Scheme::HTTP);
-    target.authority = authority;
-    // Whole: it has a scheme, an authority, and the path that it had.
-    *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
+    if request.method() != Method::CONNECT {
+        let mut target = std::mem::take(request.uri_mut()).into_parts();
+        target.scheme = Some(Scheme::HTTP);
+        target.authority = authority;
+        // Whole: it has a scheme, an authority, and the path that it had.
+        *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
+    }
     // What it expects can't be heard of: hyper's client does not show informational responses.
     request.headers_mut().remove(EXPECT);
     *request.version_mut() = Version::HTTP_2;

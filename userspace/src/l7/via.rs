@@ -3,11 +3,15 @@
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use hyper::upgrade::OnUpgrade;
 use steerage_common::abi::FailureClass;
+use steerage_common::error::ErrorClass;
 use steerage_common::replay::{End, Stage as Reached};
 
 use super::multiplex::{Lane, Loss};
 use super::pool::{Connection, Pool};
+use super::tunnel::Far;
+use super::upgrade::Wish;
 use super::upload::RequestBody;
 use crate::net::Progress;
 
@@ -45,6 +49,19 @@ impl Via {
         }
     }
 
+    /// What of a wish the backend can be asked for.
+    pub(super) fn ask_for<'a>(
+        &self,
+        wish: Option<&'a Wish>,
+    ) -> Result<Option<&'a Wish>, ErrorClass> {
+        match (self, wish) {
+            (Self::Lane(lane), Some(wish)) if !wish.is_connect() && !lane.takes_tunnels() => {
+                wish.give_up().map(|()| None)
+            }
+            (_, wish) => Ok(wish),
+        }
+    }
+
     /// Sends the request and waits for the response's head.
     pub(super) async fn send(
         &mut self,
@@ -59,6 +76,17 @@ impl Via {
                 let response = lane.sender().try_send_request(request).await?;
                 lane.is_answered();
                 Ok(response)
+            }
+        }
+    }
+
+    /// The backend's side of the tunnel that a response opens.
+    pub(super) fn into_far(self, response: &mut Response<Incoming>) -> Option<Far> {
+        match self {
+            Self::Connection(connection) => Some(Far::Connection(connection)),
+            Self::Lane(lane) => {
+                let stream = response.extensions_mut().remove::<OnUpgrade>()?;
+                Some(Far::Stream { stream, _lane: lane })
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod affinity;
 mod bodies;
+mod extended;
 mod failures;
 mod harness;
 mod hostile;

@@ -19,7 +19,7 @@ use super::http2::{text, with_client};
 use super::{gauge, value};
 use crate::config::model::{Model, UpstreamProtocol};
 
-fn http2(model: &mut Model) {
+pub(super) fn http2(model: &mut Model) {
     model.services[0].upstream.protocol = UpstreamProtocol::Http2;
 }
 
@@ -27,9 +27,21 @@ fn start(backend: SocketAddr) -> Worker {
     Worker::start_with(&[backend], http2)
 }
 
-/// A backend by the crate h2: `answer` is a task for each stream.
+/// A backend by the crate h2, which takes so many streams at a time: `answer` is a task for each.
 fn serving<F>(
     streams: u32,
+    answer: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Send + Sync + 'static,
+) -> SocketAddr
+where
+    F: Future<Output = ()> + 'static,
+{
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(streams);
+    serving_by(builder, answer)
+}
+
+pub(super) fn serving_by<F>(
+    builder: h2::server::Builder,
     answer: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Send + Sync + 'static,
 ) -> SocketAddr
 where
@@ -46,10 +58,8 @@ where
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let answer = answer.clone();
+                let (answer, builder) = (answer.clone(), builder.clone());
                 tokio::task::spawn_local(async move {
-                    let mut builder = h2::server::Builder::new();
-                    builder.max_concurrent_streams(streams);
                     let Ok(mut connection) = builder.handshake(stream).await else { return };
                     while let Some(Ok((request, respond))) = connection.accept().await {
                         tokio::task::spawn_local(answer(request, respond));
@@ -91,7 +101,7 @@ fn requests_of_all_clients_share_one_connection() {
     for _ in 0..3 {
         client.send(
             "GET /path?query=1 HTTP/1.1\r\nHost: a.test:81\r\nConnection: upgrade\r\n\
-             Upgrade: websocket\r\nCookie: a=1\r\n\r\n",
+             Upgrade: irc/6.9\r\nCookie: a=1\r\n\r\n",
         );
         let response = client.response();
         assert_eq!(response.text(), "GET http://a.test:81/path?query=1 \"a=1\"");
@@ -372,10 +382,12 @@ fn idle_connections_are_closed() {
 #[test]
 fn a_client_that_leaves_takes_its_stream_with_it_and_no_other() {
     let (gone, is_gone) = std::sync::mpsc::channel();
+    let (came, has_come) = std::sync::mpsc::channel();
     let worker = start(serving(100, move |request, mut respond| {
-        let gone = gone.clone();
+        let (gone, came) = (gone.clone(), came.clone());
         async move {
             if request.uri().path() == "/wait" {
+                came.send(()).unwrap();
                 let reason = std::future::poll_fn(|cx| respond.poll_reset(cx)).await.unwrap();
                 gone.send(reason).unwrap();
             } else {
@@ -385,7 +397,7 @@ fn a_client_that_leaves_takes_its_stream_with_it_and_no_other() {
     }));
     let mut client = worker.client();
     client.send("GET /wait HTTP/1.1\r\nHost: a.test\r\n\r\n");
-    eventually("it is active", || gauge(&worker.cell(0).active) == 1);
+    has_come.recv_timeout(Duration::from_secs(20)).unwrap();
     drop(client);
     assert_eq!(is_gone.recv_timeout(Duration::from_secs(20)).unwrap(), Reason::CANCEL);
     assert_eq!(worker.get("/").status, 200);
