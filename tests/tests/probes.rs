@@ -5,10 +5,13 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rustix::process::Signal;
 use serde_json::Value;
 use steerage_lab::daemon::{self, Daemon};
-use steerage_lab::netns::Netns;
+use steerage_lab::netns::{self, Netns};
 use steerage_lab::poller::{Poller, Reuse};
+use steerage_lab::process::Process;
 use steerage_lab::scratch::Scratch;
 use steerage_lab::wait;
 use steerage_tests::probed::{Kind, Probed};
@@ -85,6 +88,61 @@ fn a_grpc_backend_is_up_while_it_says_that_it_serves() {
     assert!(backend["probe"]["failed"].as_u64().unwrap() >= 2, "{backend}");
     host.probed.set_serving(true);
     host.daemon.wait_available(2).unwrap();
+}
+
+/// Files of a certificate for `api.internal` that ends with this year, signed by `authority`.
+fn certify(scratch: &Scratch, authority: &CertifiedIssuer<'_, KeyPair>, last_year: i32) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(["api.internal".to_owned()]).unwrap();
+    params.not_after = date_time_ymd(last_year, 12, 31);
+    let certificate = params.signed_by(&key, authority).unwrap();
+    scratch.write("own.pem", &certificate.pem()).unwrap();
+    scratch.write("own.key", &key.serialize_pem()).unwrap();
+}
+
+#[test]
+fn nginx_is_up_over_tls_while_its_certificate_is_valid() {
+    let scratch = Scratch::new(PREFIX).unwrap();
+    let netns = Netns::create(format!("{PREFIX}-{}-probes-tls", std::process::id())).unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    scratch.write("ca.pem", &authority.pem()).unwrap();
+    certify(&scratch, &authority, 4000);
+    let directory = scratch.path().display();
+    let nginx = format!(
+        "daemon off;\nuser root;\npid {directory}/nginx.pid;\nerror_log {directory}/nginx.log;\n\
+         events {{}}\nhttp {{\n access_log off;\n server {{\n listen 127.0.0.1:8443 ssl;\n\
+         server_name api.internal;\n ssl_certificate {directory}/own.pem;\n\
+         ssl_certificate_key {directory}/own.key;\n location = /health {{ return 200 well; }}\n\
+         }}\n}}\n"
+    );
+    let config = scratch.write("nginx.conf", &nginx).unwrap();
+    let mut command = netns.command("nginx");
+    command.arg("-c").arg(config);
+    let nginx = Process::spawn("nginx", command, &scratch.join("nginx.out")).unwrap();
+    netns::wait_for_port(&netns, "127.0.0.1:8443".parse().unwrap(), PATIENCE).unwrap();
+
+    let text = daemon::global(&scratch)
+        + "workers = 1\n[[listener]]\nname = \"web\"\nbind = [\"127.0.0.1:8080\"]\n\
+           protocol = \"http\"\n[[listener.route]]\nservice = \"app\"\n[[service]]\nname = \"app\"\n\
+           probe = { kind = \"https\", path = \"/health\", host = \"api.internal\", rise = 1, fall = 1, \
+           interval = \"100ms\", expect = { body = \"well\" }, tls = { ca = \"ca.pem\" } }\n\
+           [[service.backend]]\naddress = \"127.0.0.1:8443\"\n";
+    let config = scratch.write("steerage.toml", &text).unwrap();
+    let (binary, log) = (daemon::binary().unwrap(), scratch.join("steerage.log"));
+    let daemon = Daemon::serving(&netns, &binary, &config, &log).unwrap();
+    daemon.wait_available(1).unwrap();
+
+    certify(&scratch, &authority, 2020);
+    nginx.signal(Signal::HUP).unwrap();
+    daemon.wait_available(0).unwrap();
+    let why = daemon.status().unwrap()["services"][0]["backends"][0]["why"].clone();
+    assert_eq!(why, "probe: tls: certificate expired at 2020-12-31T00:00:00Z");
+
+    certify(&scratch, &authority, 4000);
+    nginx.signal(Signal::HUP).unwrap();
+    daemon.wait_available(1).unwrap();
 }
 
 #[test]

@@ -97,7 +97,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("taskset", "util-linux", &[Bench]),
     program("wrk", "wrk", &[Bench]),
     program("h2load", "nghttp2-client", &[Test, Bench]),
-    program("nginx", "nginx-light", &[Bench]),
+    program("nginx", "nginx-light", &[Test, Bench]),
     program("haproxy", "haproxy", &[Bench]),
     program("node", "nodejs", &[Test]),
     Requirement {

@@ -168,11 +168,13 @@ fn asks(kind: Kind) -> CheckKind {
             headers: Vec::new(),
             statuses: vec![200..=299],
             body: Some("ok".into()),
+            tls: None,
         }),
         Kind::Grpc => CheckKind::Grpc(GrpcCheck {
             service: "api.v1.Api".into(),
             host: None,
             headers: Vec::new(),
+            tls: None,
         }),
     }
 }

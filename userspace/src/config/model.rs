@@ -20,7 +20,10 @@ use crate::net::Io;
 
 pub use action::{Action, HeaderRules, HostHeader, Piece, Redirect, Rewrite, Template};
 pub use forwarding::{Forwarding, RequestId, Via};
-pub use probe::{Check, CheckKind, GrpcCheck, HttpCheck, PROBE_BODY_MAX, Probe, ProbeMethod};
+pub use probe::{
+    Authorities, Check, CheckKind, GrpcCheck, HttpCheck, PROBE_BODY_MAX, Probe, ProbeMethod,
+    TlsCheck, Trust,
+};
 pub use route::{HeaderMatch, Host, Path, Route, RouteTimeouts, ValueMatch};
 
 /// A whole configuration without contradictions.

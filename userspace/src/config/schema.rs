@@ -20,7 +20,7 @@ use crate::net::Io;
 
 pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
 pub use forwarding::{Forwarding, Traceparent};
-pub use probe::{Expect, Probe, ProbeKind};
+pub use probe::{Expect, Probe, ProbeKind, Tls};
 pub use route::{Route, ValueMatch};
 
 #[derive(Deserialize)]

@@ -288,6 +288,14 @@ fn a_probe_says_what_it_asks_and_expects() {
     assert_eq!(grpc.target("10.0.0.1:80".parse().unwrap()), "[::1]:9".parse().unwrap());
     let model::CheckKind::Grpc(grpc) = grpc.kind else { panic!("{grpc:?}") };
     assert_eq!(grpc.service, "api.v1.Api");
+    let tls = |keys: &str| probe(keys).check.kind.tls().cloned().unwrap();
+    let plain = tls("kind = 'https'");
+    assert_eq!((plain.trust, plain.name), (model::Trust::System, None));
+    let named = tls("kind = 'grpcs', host = 'api.internal:8443', tls = { verify = false }");
+    assert_eq!((named.trust, named.name.as_deref()), (model::Trust::Anybody, Some("api.internal")));
+    let named = tls("kind = 'https', host = '[::1]:8443', tls = { sni = 'b.internal' }");
+    assert_eq!(named.name.as_deref(), Some("b.internal"));
+    assert_eq!(tls("kind = 'https', host = '[::1]:8443'").name.as_deref(), Some("::1"));
     let tcp = probe("kind = 'tcp'");
     assert_eq!(
         (tcp.check.timeout, tcp.check.interval),
@@ -299,13 +307,21 @@ fn a_probe_says_what_it_asks_and_expects() {
 fn what_a_probe_cannot_ask_is_said_with_its_line() {
     for (keys, expected) in [
         (
-            "kind = 'https'",
-            "18: kind: unknown variant `https`, expected one of `http`, `tcp`, `grpc`",
+            "kind = 'quic'",
+            "18: kind: unknown variant `quic`, expected one of `http`, `https`, `tcp`, `grpc`",
         ),
         ("kind = 'http', service = 'a'", "36: an http probe has no service; remove it"),
         ("kind = 'grpc', path = '/'", "33: a grpc probe has no path; remove it"),
         ("kind = 'grpc', expect = { body = 'a' }", "35: a grpc probe has no expect; remove it"),
         ("kind = 'tcp', method = 'GET'", "34: a tcp probe has no method; remove it"),
+        ("kind = 'http', tls = {}", "32: an http probe has no tls; remove it"),
+        ("kind = 'https', tls = { ca = 'no.pem' }", "40: ca: no.pem cannot be read: "),
+        (
+            "kind = 'https', tls = { ca = 'no.pem', verify = false }",
+            "40: ca: nothing is verified by it; remove it, or verify",
+        ),
+        ("kind = 'https', tls = { sni = 'a b' }", "41: \"a b\" is no name that a certificate can"),
+        ("kind = 'https', tls = { key = 'a' }", "35: unknown field `key`, expected one of `ca`,"),
         ("kind = 'http', method = 'POST'", "35: method: unknown variant `POST`, expected `GET` or"),
         ("kind = 'http', path = 'health'", "33: path: must be a path such as \"/health\""),
         ("kind = 'http', host = 'a b'", "33: host: must be a host name"),

@@ -7,11 +7,14 @@
 mod grpc;
 mod http;
 mod message;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -29,9 +32,12 @@ pub enum Failure {
     /// No answer within the probe's timeout.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+    /// TLS has something against it.
+    #[error("tls: {0}")]
+    Tls(tls::Failure),
     /// The answer was not HTTP, or broke off.
     #[error("http: {0}")]
-    Http(#[from] hyper::Error),
+    Http(hyper::Error),
     /// The answer's status is none of the expected ones.
     #[error("status {0}")]
     Status(u16),
@@ -40,24 +46,75 @@ pub enum Failure {
     Body(String),
     /// The answer was no gRPC, or not `SERVING`.
     #[error("grpc: {0}")]
-    Grpc(#[from] grpc::Failure),
+    Grpc(grpc::Failure),
 }
 
-/// Asks `target` once, within the check's timeout.
-pub async fn check(target: SocketAddr, check: &Check) -> Result<(), Failure> {
-    timeout(check.timeout, run(target, &check.kind))
-        .await
-        .unwrap_or(Err(Failure::Timeout(check.timeout)))
+impl From<hyper::Error> for Failure {
+    fn from(error: hyper::Error) -> Self {
+        match tls::cause_of(&error) {
+            Some(cause) => Self::Tls(tls::Failure::from_cause(cause)),
+            None => Self::Http(error),
+        }
+    }
 }
 
-async fn run(target: SocketAddr, kind: &CheckKind) -> Result<(), Failure> {
-    let stream = TcpStream::connect(target).await.map_err(Failure::Connect)?;
-    // For want of it the kernel remembers the connection a minute longer: no reason to fail.
-    let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-    match kind {
-        CheckKind::Tcp => Ok(()),
-        CheckKind::Http(check) => http::exchange(stream, target, check).await,
-        CheckKind::Grpc(check) => Ok(grpc::exchange(stream, target, check).await?),
+impl From<grpc::Failure> for Failure {
+    fn from(failure: grpc::Failure) -> Self {
+        let grpc::Failure::Connection(error) = &failure else { return Self::Grpc(failure) };
+        match error.get_io().and_then(|error| tls::cause_of(error)) {
+            Some(cause) => Self::Tls(tls::Failure::from_cause(cause)),
+            None => Self::Grpc(failure),
+        }
+    }
+}
+
+/// A check, with what all its questions have in common.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What is asked.
+    pub check: Arc<Check>,
+    tls: Option<tls::Client>,
+}
+
+impl Prepared {
+    /// Makes ready to ask.
+    pub fn new(check: Arc<Check>) -> Self {
+        let protocol: &[u8] = match check.kind {
+            CheckKind::Grpc(_) => b"h2",
+            CheckKind::Http(_) | CheckKind::Tcp => b"http/1.1",
+        };
+        let tls = check.kind.tls().map(|check| tls::Client::new(check, protocol));
+        Self { check, tls }
+    }
+
+    /// Asks `target` once, within the check's timeout.
+    pub async fn ask(&self, target: SocketAddr) -> Result<(), Failure> {
+        let limit = self.check.timeout;
+        timeout(limit, self.run(target)).await.unwrap_or(Err(Failure::Timeout(limit)))
+    }
+
+    async fn run(&self, target: SocketAddr) -> Result<(), Failure> {
+        let stream = TcpStream::connect(target).await.map_err(Failure::Connect)?;
+        // For want of it the kernel remembers the connection a minute longer: no reason to fail.
+        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        match &self.tls {
+            None => self.exchange(stream, target).await,
+            Some(tls) => {
+                let stream = tls.handshake(stream, target).await.map_err(Failure::Tls)?;
+                self.exchange(stream, target).await
+            }
+        }
+    }
+
+    async fn exchange<S>(&self, stream: S, target: SocketAddr) -> Result<(), Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        match &self.check.kind {
+            CheckKind::Tcp => Ok(()),
+            CheckKind::Http(check) => http::exchange(stream, target, check).await,
+            CheckKind::Grpc(check) => Ok(grpc::exchange(stream, target, check).await?),
+        }
     }
 }
 
@@ -66,6 +123,10 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    async fn ask(target: SocketAddr, check: &Check) -> Result<(), Failure> {
+        Prepared::new(Arc::new(check.clone())).ask(target).await
+    }
 
     fn tcp(timeout: Duration) -> Check {
         Check { kind: CheckKind::Tcp, address: None, port: None, interval: timeout, timeout }
@@ -76,9 +137,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = listener.local_addr().unwrap();
         let tcp = tcp(Duration::from_secs(60));
-        check(target, &tcp).await.unwrap();
+        ask(target, &tcp).await.unwrap();
         drop(listener);
-        assert!(matches!(check(target, &tcp).await, Err(Failure::Connect(_))));
+        assert!(matches!(ask(target, &tcp).await, Err(Failure::Connect(_))));
     }
 
     #[tokio::test]
@@ -89,8 +150,9 @@ mod tests {
             service: String::new(),
             host: None,
             headers: Vec::new(),
+            tls: None,
         });
         let silent = Check { kind, ..tcp(Duration::from_millis(20)) };
-        assert!(matches!(check(target, &silent).await, Err(Failure::Timeout(_))));
+        assert!(matches!(ask(target, &silent).await, Err(Failure::Timeout(_))));
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tracing::debug;
 
+use super::check::Prepared;
 use super::lag::{Histogram, Lag};
 use super::record::{Record, Report};
 use super::target::Target;
@@ -51,6 +52,7 @@ impl Prober {
             lag: lag.clone(),
         });
         let mut records = Records::new();
+        let mut prepared: HashMap<Arc<Check>, Arc<Prepared>> = HashMap::new();
         let mut watches = Vec::with_capacity(targets.len());
         let mut ticked = Vec::with_capacity(targets.len());
         let mut longest = Duration::ZERO;
@@ -64,7 +66,9 @@ impl Prober {
                 let record = Arc::new(Record::default());
                 records.entry(check.clone()).or_default().insert(address, record.clone());
                 let common = common.clone();
-                watches.push(Watch { address, check, subscribers, record, wake, common });
+                let made = prepared.entry(check.clone());
+                let prepared = made.or_insert_with(|| Arc::new(Prepared::new(check))).clone();
+                watches.push(Watch { address, prepared, subscribers, record, wake, common });
             }
         }
         let (stop, stopped) = oneshot::channel();

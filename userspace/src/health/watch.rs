@@ -7,14 +7,13 @@ use steerage_common::health::Event;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
-use super::check::check;
+use super::check::Prepared;
 use super::lag::Histogram;
 use super::record::Record;
 use super::report;
 use super::schedule::{next_delay, phase, woken};
 use super::target::Subscriber;
 use crate::clock;
-use crate::config::model::Check;
 use crate::region::Region;
 
 /// What all watches have in common.
@@ -32,7 +31,7 @@ pub struct Watch {
     /// The address that is asked.
     pub address: SocketAddr,
     /// What is asked.
-    pub check: Arc<Check>,
+    pub prepared: Arc<Prepared>,
     /// All who want to know.
     pub subscribers: Vec<Subscriber>,
     /// What came of it, for others to read.
@@ -50,9 +49,9 @@ impl Watch {
         drop(ready);
         let random = crate::sys::random_u32();
         let first = if in_transition {
-            next_delay(self.check.interval, true, random)
+            next_delay(self.prepared.check.interval, true, random)
         } else {
-            phase(self.check.interval, random)
+            phase(self.prepared.check.interval, random)
         };
         let mut due = Instant::now() + first;
         loop {
@@ -67,7 +66,7 @@ impl Watch {
             let in_transition;
             (begun, in_transition) = self.check_once(Some(due)).await;
             let random = crate::sys::random_u32();
-            due = Instant::now() + next_delay(self.check.interval, in_transition, random);
+            due = Instant::now() + next_delay(self.prepared.check.interval, in_transition, random);
         }
     }
 
@@ -80,7 +79,7 @@ impl Watch {
         if let Some(due) = due {
             self.common.lag.add(begun - due);
         }
-        let outcome = check(self.address, &self.check).await;
+        let outcome = self.prepared.ask(self.address).await;
         self.record.add(begun.elapsed(), &outcome);
         let (event, why) = match outcome {
             Ok(()) => (Event::ProbeOk, "probe ok".into()),

@@ -1,7 +1,9 @@
 //! Active checks.
 
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -50,8 +52,57 @@ pub enum CheckKind {
     Tcp,
     /// Whether a request is answered as expected.
     Http(HttpCheck),
-    /// Whether `grpc.health.v1.Health/Check` says `SERVING`, by HTTP/2 without TLS.
+    /// Whether `grpc.health.v1.Health/Check` says `SERVING`, by HTTP/2 with prior knowledge.
     Grpc(GrpcCheck),
+}
+
+impl CheckKind {
+    /// How the connection is made secret; `None` for a plain one.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsCheck> {
+        match self {
+            Self::Tcp => None,
+            Self::Http(check) => check.tls.as_ref(),
+            Self::Grpc(check) => check.tls.as_ref(),
+        }
+    }
+}
+
+/// How a check makes its connection secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TlsCheck {
+    /// Whose word for the backend's certificate is taken.
+    pub trust: Trust,
+    /// The name that the certificate must be for, and that is asked for by SNI; `None` for the address
+    /// that is asked.
+    pub name: Option<String>,
+}
+
+/// Whose word for a certificate is taken.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Trust {
+    /// The authorities that the system trusts.
+    System,
+    /// These authorities.
+    Authorities(Authorities),
+    /// Anybody's: nothing is verified.
+    Anybody,
+}
+
+/// Certificates of authorities, read from a file with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authorities {
+    /// The file.
+    pub file: PathBuf,
+    /// Its certificates in DER; each one is an authority's.
+    pub certificates: Vec<Vec<u8>>,
+}
+
+impl Hash for Authorities {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Checks are looked up often, and the same file rarely has two contents.
+        self.file.hash(state);
+    }
 }
 
 /// A request, and the answer that is expected.
@@ -69,6 +120,8 @@ pub struct HttpCheck {
     pub statuses: Vec<RangeInclusive<u16>>,
     /// What the first [`PROBE_BODY_MAX`] bytes of the body must hold.
     pub body: Option<String>,
+    /// For HTTPS.
+    pub tls: Option<TlsCheck>,
 }
 
 /// The method of a check.
@@ -91,4 +144,6 @@ pub struct GrpcCheck {
     pub host: Option<String>,
     /// More metadata: names in lower case, and values.
     pub headers: Vec<(String, String)>,
+    /// For gRPC over TLS.
+    pub tls: Option<TlsCheck>,
 }

@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use http::uri::Authority;
 use http::{HeaderValue, Uri};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use toml::Spanned;
 
 use super::Resolver;
 use crate::config::model::{
-    Check, CheckKind, GrpcCheck, HttpCheck, PROBE_BODY_MAX, Probe, ProbeMethod,
+    Authorities, Check, CheckKind, GrpcCheck, HttpCheck, PROBE_BODY_MAX, Probe, ProbeMethod,
+    TlsCheck, Trust,
 };
 use crate::config::schema::{self, ProbeKind};
 
@@ -58,7 +62,11 @@ impl Resolver<'_> {
         let (kind, own): (_, &[&str]) = match probe.kind {
             ProbeKind::Tcp => ("a tcp", &[]),
             ProbeKind::Http => ("an http", &["path", "host", "method", "headers", "expect"]),
+            ProbeKind::Https => {
+                ("an https", &["path", "host", "method", "headers", "expect", "tls"])
+            }
             ProbeKind::Grpc => ("a grpc", &["host", "headers", "service"]),
+            ProbeKind::Grpcs => ("a grpcs", &["host", "headers", "service", "tls"]),
         };
         let keys = [
             ("path", span(&probe.path)),
@@ -67,6 +75,7 @@ impl Resolver<'_> {
             ("headers", span(&probe.headers)),
             ("expect", span(&probe.expect)),
             ("service", span(&probe.service)),
+            ("tls", span(&probe.tls)),
         ];
         for (key, at) in keys {
             if let Some(at) = at.filter(|_| !own.contains(&key)) {
@@ -76,9 +85,13 @@ impl Resolver<'_> {
     }
 
     fn check_kind(&mut self, probe: schema::Probe) -> CheckKind {
+        let tls = match probe.kind.is_tls() {
+            true => Some(self.probe_tls(probe.tls, probe.host.as_ref())),
+            false => None,
+        };
         match probe.kind {
             ProbeKind::Tcp => CheckKind::Tcp,
-            ProbeKind::Http => {
+            ProbeKind::Http | ProbeKind::Https => {
                 let method = probe.method.map_or(ProbeMethod::Get, Spanned::into_inner);
                 let (statuses, body) = self.expect(probe.expect, method);
                 CheckKind::Http(HttpCheck {
@@ -88,14 +101,74 @@ impl Resolver<'_> {
                     headers: self.probe_headers(probe.headers),
                     statuses,
                     body,
+                    tls,
                 })
             }
-            ProbeKind::Grpc => CheckKind::Grpc(GrpcCheck {
+            ProbeKind::Grpc | ProbeKind::Grpcs => CheckKind::Grpc(GrpcCheck {
                 service: probe.service.map(Spanned::into_inner).unwrap_or_default(),
                 host: self.probe_host(probe.host),
                 headers: self.probe_headers(probe.headers),
+                tls,
             }),
         }
+    }
+
+    fn probe_tls(
+        &mut self,
+        tls: Option<Spanned<schema::Tls>>,
+        host: Option<&Spanned<String>>,
+    ) -> TlsCheck {
+        let schema::Tls { ca, sni, verify } = tls.map(Spanned::into_inner).unwrap_or_default();
+        let verifies = verify.is_none_or(Spanned::into_inner);
+        let trust = match ca {
+            Some(ca) if !verifies => {
+                self.problem(ca.span(), "ca: nothing is verified by it; remove it, or verify");
+                Trust::Anybody
+            }
+            None if !verifies => Trust::Anybody,
+            None => Trust::System,
+            Some(ca) => match self.authorities(ca.get_ref()) {
+                Ok(authorities) => Trust::Authorities(authorities),
+                Err(message) => {
+                    self.problem(ca.span(), format!("ca: {message}"));
+                    Trust::System
+                }
+            },
+        };
+        let name = match (&sni, host) {
+            (Some(sni), _) => Some((sni.get_ref().clone(), sni.span())),
+            // A host that is none is said of `host`.
+            (None, Some(host)) => host.get_ref().parse::<Authority>().ok().map(|authority| {
+                let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+                (name.to_owned(), host.span())
+            }),
+            (None, None) => None,
+        };
+        if let Some((name, span)) = &name
+            && ServerName::try_from(name.as_str()).is_err()
+        {
+            let message = format!("{name:?} is no name that a certificate can be for");
+            self.problem(span.clone(), message);
+        }
+        TlsCheck { trust, name: name.map(|(name, _)| name) }
+    }
+
+    fn authorities(&self, file: &str) -> Result<Authorities, String> {
+        let path = self.directory.join(file);
+        let shown = path.display();
+        let read = CertificateDer::pem_file_iter(&path);
+        let read = read.and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let certificates = read.map_err(|error| format!("{shown} cannot be read: {error}"))?;
+        let mut roots = RootCertStore::empty();
+        for certificate in &certificates {
+            let added = roots.add(certificate.clone());
+            added.map_err(|error| format!("{shown} has a certificate that is none: {error}"))?;
+        }
+        if certificates.is_empty() {
+            return Err(format!("{shown} has no certificate"));
+        }
+        let certificates = certificates.into_iter().map(|certificate| certificate.to_vec());
+        Ok(Authorities { file: path, certificates: certificates.collect() })
     }
 
     fn probe_path(&mut self, path: Option<Spanned<String>>) -> String {

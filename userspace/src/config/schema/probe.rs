@@ -20,6 +20,7 @@ pub struct Probe {
     pub headers: Option<Spanned<BTreeMap<Spanned<String>, Spanned<String>>>>,
     pub expect: Option<Spanned<Expect>>,
     pub service: Option<Spanned<String>>,
+    pub tls: Option<Spanned<Tls>>,
     pub address: Option<Spanned<IpAddr>>,
     pub port: Option<Spanned<u16>>,
     #[serde(default = "two_seconds")]
@@ -47,8 +48,24 @@ fn three() -> u8 {
 #[serde(rename_all = "lowercase")]
 pub enum ProbeKind {
     Http,
+    Https,
     Tcp,
     Grpc,
+    Grpcs,
+}
+
+impl ProbeKind {
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Https | Self::Grpcs)
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    pub ca: Option<Spanned<String>>,
+    pub sni: Option<Spanned<String>>,
+    pub verify: Option<Spanned<bool>>,
 }
 
 #[derive(Deserialize)]

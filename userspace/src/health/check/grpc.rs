@@ -129,7 +129,8 @@ async fn ask(
 
 fn request(target: SocketAddr, check: &GrpcCheck) -> Request<()> {
     let host = check.host.clone().unwrap_or_else(|| target.to_string());
-    let uri = Uri::builder().scheme("http").authority(host).path_and_query(PATH).build();
+    let scheme = if check.tls.is_some() { "https" } else { "http" };
+    let uri = Uri::builder().scheme(scheme).authority(host).path_and_query(PATH).build();
     let mut request = Request::post(uri.expect("the host was checked with the configuration"))
         .header(USER_AGENT, super::USER_AGENT)
         .body(())
@@ -208,6 +209,7 @@ mod tests {
             service: "api".into(),
             host: None,
             headers: vec![("x-key".into(), "1".into())],
+            tls: None,
         };
         let target = "192.0.2.1:50051".parse().unwrap();
         tokio::join!(exchange(near, target, &check), server)
@@ -266,7 +268,8 @@ mod tests {
             drop(writing);
             let _ = tokio::io::copy(&mut reading, &mut tokio::io::sink()).await;
         };
-        let check = GrpcCheck { service: String::new(), host: None, headers: Vec::new() };
+        let check =
+            GrpcCheck { service: String::new(), host: None, headers: Vec::new(), tls: None };
         let target = "192.0.2.1:50051".parse().unwrap();
         let outcome = tokio::select! {
             outcome = exchange(near, target, &check) => outcome,

@@ -108,6 +108,7 @@ mod tests {
             headers: Vec::new(),
             statuses: vec![200..=399],
             body: None,
+            tls: None,
         }
     }
 
