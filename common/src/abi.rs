@@ -16,6 +16,9 @@ use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SLOTS};
 /// Version of every layout in this file.
 pub const SCHEMA_VERSION: u32 = 3;
 
+/// `service` of a backend that is in the configuration no more and finishes what it has.
+pub const SERVICE_NONE: u16 = u16::MAX;
+
 /// `family` of an unused entry.
 pub const FAMILY_NONE: u8 = 0;
 /// `family` of an IPv4 address.
@@ -78,7 +81,7 @@ pub struct Backend {
     pub port_be: u16,
     /// 0 to [`crate::limits::WEIGHT_MAX`]; 0 takes no new work.
     pub weight: u16,
-    /// Index of the service.
+    /// Index of the service; [`SERVICE_NONE`] of a backend that is in the configuration no more.
     pub service: u16,
     /// [`FAMILY_IPV4`], [`FAMILY_IPV6`], or [`FAMILY_NONE`] for an unused slot.
     pub family: u8,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use steerage_lab::backend::Backend;
 use steerage_lab::client::{Connection, Curl, curl};
+use steerage_lab::command;
 use steerage_lab::daemon::{self, Daemon};
 use steerage_lab::scratch::Scratch;
 use steerage_lab::topology::{self, BALANCER, CLIENT_LINK, Topology, VIP};
@@ -201,6 +202,34 @@ impl Stand {
         let mut all = arguments.to_vec();
         all.push(&url);
         curl(&self.topology.client, &all)
+    }
+
+    /// Puts another configuration in the place of the file, as editors do: in one step.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn write_config(&self, text: &str) -> Result<()> {
+        let other = self.scratch.write(".steerage.toml.new", text)?;
+        std::fs::rename(&other, &self.config).context("cannot replace the configuration file")
+    }
+
+    /// `steerage reload`; gives its answer.
+    ///
+    /// # Errors
+    /// If the daemon does not take the file, with what it said.
+    pub fn reload(&self) -> Result<serde_json::Value> {
+        let mut command = std::process::Command::new(daemon::binary()?);
+        let answer = command::output(command.args(["reload", "--json", "-c"]).arg(&self.config))?;
+        serde_json::from_str(&answer).context("the answer is no JSON")
+    }
+
+    /// Puts another configuration in force.
+    ///
+    /// # Errors
+    /// If the daemon does not take it, with what it said.
+    pub fn reconfigure(&self, text: &str) -> Result<serde_json::Value> {
+        self.write_config(text)?;
+        self.reload()
     }
 
     /// The directory of the instance's pins.

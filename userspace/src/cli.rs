@@ -40,6 +40,21 @@ pub enum Command {
         #[command(flatten)]
         daemon: Daemon,
     },
+    /// Have the running daemon take its configuration file anew.
+    Reload {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Show the configuration in force, and what a reload would change.
+    Config {
+        /// What to do.
+        #[command(subcommand)]
+        what: ConfigOrder,
+    },
     /// List backends, and take them out of service and back.
     Backend {
         /// What to do.
@@ -72,6 +87,23 @@ pub struct Request {
     /// Only this listener; by default all that are bound to the URL's port.
     #[arg(long, requires = "explain", value_name = "NAME")]
     pub listener: Option<String>,
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigOrder {
+    /// Print the configuration in force, as JSON.
+    Show {
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Say what the daemon's file says else than what is in force; nothing is changed.
+    Diff {
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
 }
 
 /// What to do with backends.
@@ -151,7 +183,7 @@ pub struct Worker {
     /// The region's tables.
     #[arg(long, value_delimiter = ',')]
     pub region: Vec<i32>,
-    /// `listener:descriptor` each.
+    /// Listening sockets, in the order of the plan's.
     #[arg(long, value_delimiter = ',')]
-    pub sockets: Vec<String>,
+    pub sockets: Vec<i32>,
 }

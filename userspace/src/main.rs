@@ -1,6 +1,7 @@
 //! The `steerage` command.
 
 mod backend;
+mod configuration;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -45,9 +46,9 @@ fn said_once(error: &anyhow::Error) -> String {
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Run { config } => {
-            let model = config::load(&config.path)?;
-            start_logging(model.global.log);
-            Ok(supervisor::run(model)?)
+            let log = config::load(&config.path)?.global.log;
+            start_logging(log);
+            Ok(supervisor::run(&config.path)?)
         }
         Command::Check { file, request } => {
             let model = config::load(&file)?;
@@ -63,6 +64,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Status { json, daemon } => status(json, &daemon),
+        Command::Reload { json, daemon } => configuration::reload(json, &daemon),
+        Command::Config { what } => configuration::run(what),
         Command::Backend { what } => backend::run(what),
         Command::Detach { config } => {
             let instance = supervisor::instance_dir(&config::load(&config.path)?);
@@ -80,7 +83,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             .context("workers are started by `steerage run`, not by hand")?;
             // Started through /proc/self/exe, it would be called "exe".
             sys::name_process("steerage-worker")?;
-            start_logging(inheritance.setup.model.global.log);
+            start_logging(inheritance.setup.plan.placed.model.global.log);
             worker::serve(
                 inheritance.setup,
                 inheritance.region,

@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -128,6 +128,19 @@ pub fn shared_memory(name: &str, bytes: usize) -> io::Result<OwnedFd> {
     let fd = memfd_create(CString::new(name)?.as_c_str(), MFdFlags::MFD_CLOEXEC)?;
     nix::unistd::ftruncate(&fd, bytes.try_into().map_err(io::Error::other)?)?;
     Ok(fd)
+}
+
+/// Memory that is shared by passing its descriptor, with these bytes, which nobody can change any more.
+///
+/// # Errors
+/// If there is no memory or no descriptor left.
+pub fn sealed_memory(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let file = std::fs::File::from(memfd_create(CString::new(name)?.as_c_str(), flags)?);
+    std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0)?;
+    let all = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(all | SealFlag::F_SEAL_SEAL))?;
+    Ok(file.into())
 }
 
 /// Lets a child keep this descriptor over `exec`.

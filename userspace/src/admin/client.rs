@@ -12,11 +12,15 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::order::{Action, Remaining, Terms};
+use super::order::{Action, Reloaded, Remaining, Terms};
+use crate::config::plan::Change;
 use crate::stats::status::Status;
 
 /// How long the daemon may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a reload may take: new backends are probed, and workers have their time.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +42,7 @@ pub enum Error {
         source: hyper::Error,
     },
     /// The daemon took too long.
-    #[error("admin socket {}: no answer within {ANSWER_TIMEOUT:?}; the supervisor hangs", path.display())]
+    #[error("admin socket {}: no answer in time; the supervisor hangs", path.display())]
     Timeout {
         /// The socket.
         path: PathBuf,
@@ -106,6 +110,33 @@ pub async fn remaining(
     Ok(serde_json::from_slice(&ask(path, Method::GET, &target, Bytes::new()).await?)?)
 }
 
+/// Takes the configuration file anew.
+///
+/// # Errors
+/// If the daemon is not there, is not understood, or does not take the file.
+pub async fn reload(path: &Path) -> Result<Reloaded, Error> {
+    let exchange = exchange(path, Method::POST, "/v1/config/reload", Bytes::new());
+    let answer = tokio::time::timeout(RELOAD_TIMEOUT, exchange).await;
+    let answer = answer.unwrap_or(Err(Error::Timeout { path: path.to_owned() }))?;
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+/// Asks what a reload would change.
+///
+/// # Errors
+/// If the daemon is not there, is not understood, or would not take the file.
+pub async fn diff(path: &Path) -> Result<Vec<Change>, Error> {
+    Ok(serde_json::from_slice(&ask(path, Method::GET, "/v1/config/diff", Bytes::new()).await?)?)
+}
+
+/// Asks for the configuration in force.
+///
+/// # Errors
+/// If the daemon is not there, refuses, or is not understood.
+pub async fn config(path: &Path) -> Result<serde_json::Value, Error> {
+    Ok(serde_json::from_slice(&ask(path, Method::GET, "/v1/config", Bytes::new()).await?)?)
+}
+
 fn backend_target(service: &str, backend: SocketAddr, what: &str) -> String {
     format!("/v1/services/{service}/backends/{backend}/{what}")
 }
@@ -144,7 +175,7 @@ async fn exchange(path: &Path, method: Method, target: &str, body: Bytes) -> Res
 mod tests {
     use std::sync::Arc;
 
-    use super::super::order::{Daemon, Refusal};
+    use super::super::order::{Daemon, Later, Refusal};
     use super::super::server::{bind_admin, serve_admin};
     use super::*;
     use crate::stats::table::tests::sample;
@@ -174,6 +205,20 @@ mod tests {
             let state = "draining".into();
             Ok(Remaining { state, requests: 4, tunnels: 3, connections: 5, flows: None })
         }
+
+        fn reload(&self) -> Later<'_, Result<Reloaded, Refusal>> {
+            Box::pin(async { Err(Refusal::Config("steerage.toml:3:1: no".into())) })
+        }
+
+        fn diff(&self) -> Later<'_, Result<Vec<Change>, Refusal>> {
+            let (from, to) = (Some("1".into()), Some("2".into()));
+            let change = Change { what: "a".into(), from, to, needs_restart: true };
+            Box::pin(async { Ok(vec![change]) })
+        }
+
+        fn config(&self) -> serde_json::Value {
+            serde_json::json!({ "services": [] })
+        }
     }
 
     #[tokio::test]
@@ -197,6 +242,10 @@ mod tests {
         let error = order(&path, "api", unknown, Action::Undrain, Terms::default()).await;
         assert!(error.unwrap_err().to_string().contains("has no backend 10.0.0.2:80"));
         assert_eq!(remaining(&path, "api", known).await.unwrap().tunnels, 3);
+        let error = reload(&path).await.unwrap_err().to_string();
+        assert!(error.contains("422") && error.contains("steerage.toml:3:1"), "{error}");
+        assert_eq!(diff(&path).await.unwrap()[0].to_string(), "~ a: 1 -> 2 (needs a restart)");
+        assert!(config(&path).await.unwrap()["services"].is_array());
         server.abort();
         let _ = server.await;
         drop(bind_admin(&path).unwrap());

@@ -1,9 +1,11 @@
 //! What an operator can ask of a running daemon, and what it answers.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::plan::Change;
 use crate::stats::status::Status;
 
 /// What shall become of a backend.
@@ -64,6 +66,19 @@ impl Remaining {
     }
 }
 
+/// What a reload did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What the file says else than what was in force.
+    pub changes: Vec<Change>,
+    /// The generation in force.
+    pub generation: u64,
+    /// Until every worker served it.
+    pub took_ms: f64,
+    /// Of that, writing the tables that both planes read and putting them in force.
+    pub publish_us: f64,
+}
+
 /// Why an order was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -75,10 +90,16 @@ pub enum Refusal {
         /// The backend.
         backend: SocketAddr,
     },
+    /// The configuration is not taken.
+    #[error("{0}")]
+    Config(String),
     /// The flow table could not be read.
     #[error("the flow table cannot be read: {0}")]
     Flows(String),
 }
+
+/// What takes a while.
+pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What the admin socket and the metrics speak for.
 pub trait Daemon: Send + Sync {
@@ -102,4 +123,13 @@ pub trait Daemon: Send + Sync {
     /// # Errors
     /// If there is no such backend, or the table can't be read.
     fn remaining(&self, service: &str, backend: SocketAddr) -> Result<Remaining, Refusal>;
+
+    /// Takes the configuration file anew.
+    fn reload(&self) -> Later<'_, Result<Reloaded, Refusal>>;
+
+    /// What the configuration file says else than what is in force.
+    fn diff(&self) -> Later<'_, Result<Vec<Change>, Refusal>>;
+
+    /// The configuration in force, as JSON.
+    fn config(&self) -> serde_json::Value;
 }

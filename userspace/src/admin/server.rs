@@ -127,7 +127,8 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, daemon: Subject, fac
     }
 }
 
-const ADMIN_ROUTES: &str = "there are:\n  GET /v1/status\n  \
+const ADMIN_ROUTES: &str = "there are:\n  GET /v1/status\n  GET /v1/config\n  GET /v1/config/diff\n  \
+    POST /v1/config/reload\n  \
     GET /v1/services/SERVICE/backends/ADDRESS/remaining\n  \
     POST /v1/services/SERVICE/backends/ADDRESS/{drain,maintenance,undrain}\n";
 
@@ -138,6 +139,9 @@ async fn admin(request: Request<Incoming>, daemon: Subject) -> Reply {
             Method::GET => json(&daemon.status()),
             _ => reply(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n"),
         };
+    }
+    if let Some(what) = path.strip_prefix("/v1/config") {
+        return config(request.method(), what, &daemon).await;
     }
     let Some((service, backend, what)) = backend_path(&path) else {
         return reply(StatusCode::NOT_FOUND, "text/plain", ADMIN_ROUTES);
@@ -164,6 +168,25 @@ async fn admin(request: Request<Incoming>, daemon: Subject) -> Reply {
             Err(why) => reply(StatusCode::BAD_REQUEST, "text/plain", why),
         },
         _ => reply(StatusCode::METHOD_NOT_ALLOWED, "text/plain", ADMIN_ROUTES),
+    }
+}
+
+/// What is asked of the configuration.
+async fn config(method: &Method, what: &str, daemon: &Subject) -> Reply {
+    match (method, what) {
+        (&Method::GET, "") => json(&daemon.config()),
+        (&Method::GET, "/diff") => match daemon.diff().await {
+            Ok(changes) => json(&changes),
+            Err(refusal) => refused(&refusal),
+        },
+        (&Method::POST, "/reload") => match daemon.reload().await {
+            Ok(reloaded) => json(&reloaded),
+            Err(refusal) => refused(&refusal),
+        },
+        (_, "" | "/diff" | "/reload") => {
+            reply(StatusCode::METHOD_NOT_ALLOWED, "text/plain", ADMIN_ROUTES)
+        }
+        _ => reply(StatusCode::NOT_FOUND, "text/plain", ADMIN_ROUTES),
     }
 }
 
@@ -195,6 +218,7 @@ fn json(value: &impl serde::Serialize) -> Reply {
 fn refused(refusal: &Refusal) -> Reply {
     let status = match refusal {
         Refusal::Unknown { .. } => StatusCode::NOT_FOUND,
+        Refusal::Config(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Refusal::Flows(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     reply(status, "text/plain", format!("{refusal}\n"))

@@ -7,6 +7,7 @@
 pub mod error;
 pub mod model;
 pub mod pattern;
+pub mod plan;
 mod resolve;
 mod schema;
 pub mod template;
@@ -21,9 +22,16 @@ pub use model::Model;
 /// # Errors
 /// [`Error::Unreadable`] if the file can't be read, otherwise all problems found in it.
 pub fn load(path: &Path) -> Result<Model, Error> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
-    parse(path, &text)
+    parse(path, &read(path)?)
+}
+
+/// Reads the configuration file.
+///
+/// # Errors
+/// [`Error::Unreadable`].
+pub fn read(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path)
+        .map_err(|source| Error::Unreadable { path: path.to_owned(), source })
 }
 
 /// Parses and validates a configuration; `path` is for messages.

@@ -70,6 +70,8 @@ pub struct Global {
     pub drain: Duration,
     /// How workers read and write.
     pub io: Io,
+    /// Whether a change of the file is a reload.
+    pub watch: bool,
 }
 
 /// Log level and format.

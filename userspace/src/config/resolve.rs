@@ -114,6 +114,7 @@ impl Resolver<'_> {
             trusted_proxies: global.trusted_proxies,
             drain: global.drain.0,
             io: global.io,
+            watch: global.watch,
         }
     }
 

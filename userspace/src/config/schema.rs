@@ -55,6 +55,7 @@ pub struct Global {
     pub error_pages: BTreeMap<Spanned<String>, Spanned<String>>,
     pub error_header: bool,
     pub io: Io,
+    pub watch: bool,
 }
 
 impl Default for Global {
@@ -77,6 +78,7 @@ impl Default for Global {
             error_pages: BTreeMap::new(),
             error_header: true,
             io: Io::default(),
+            watch: true,
         }
     }
 }

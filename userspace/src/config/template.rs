@@ -49,6 +49,20 @@ pub fn parse(text: &str, groups: Option<&Regex>, has_parts: bool) -> Result<Temp
     Ok(Template(pieces))
 }
 
+/// The text that a template was parsed from; groups by their numbers.
+#[must_use]
+pub fn text(template: &Template) -> String {
+    let piece = |piece: &Piece| match piece {
+        Piece::Text(text) => text.replace('$', "$$"),
+        Piece::Group(number) => format!("${{{number}}}"),
+        part => {
+            let known = PARTS.iter().find(|(_, known)| known == part);
+            format!("${{{}}}", known.map_or("", |(name, _)| name))
+        }
+    };
+    template.0.iter().map(piece).collect()
+}
+
 fn push_text(pieces: &mut Vec<Piece>, text: &str) {
     match pieces.last_mut() {
         _ if text.is_empty() => {}

@@ -20,7 +20,7 @@ mod ticker;
 mod watch;
 
 pub use lag::Lag;
-pub use prober::Prober;
+pub use prober::{FirstRound, Prober};
 pub use record::Report;
 pub use target::{Subscriber, Target, targets};
 

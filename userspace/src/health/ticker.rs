@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::report;
 use super::target::Subscriber;
 use crate::clock;
-use crate::region::{Group, Region};
+use crate::region::{Group, Region, Tenant};
 
 /// Between two ticks of the state machine: the unit of its deadlines.
 const TICK: Duration = Duration::from_millis(100);
@@ -25,22 +25,32 @@ pub struct Ticked {
 }
 
 impl Ticked {
-    /// A backend from now on.
-    pub fn new(region: &Region, subscriber: Subscriber, wake: Option<Arc<Notify>>) -> Self {
-        let last = region.word(subscriber.tenant.slot());
+    /// A backend from now on; `last` is what [`Ticked::last`] gave, if it had ticks before.
+    pub fn new(
+        region: &Region,
+        subscriber: Subscriber,
+        wake: Option<Arc<Notify>>,
+        last: Option<Word>,
+    ) -> Self {
+        let last = last.unwrap_or_else(|| region.word(subscriber.tenant.slot()));
         Self { subscriber, wake, last }
+    }
+
+    /// Who it is, and its word after the last tick.
+    pub fn last(self) -> (Tenant, Word) {
+        (self.subscriber.tenant, self.last)
     }
 }
 
 /// Gives every backend its ticks, for ever.
-pub async fn tick(region: &Region, mut all: Vec<Ticked>) {
-    let groups = groups(&all);
+pub async fn tick(region: &Region, all: &mut [Ticked]) {
+    let groups = groups(all);
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         interval.tick().await;
         let now = clock::now_ticks();
-        for ticked in &mut all {
+        for ticked in &mut *all {
             let Subscriber { group, backend, tenant, policy } = &ticked.subscriber;
             let change = group.apply(region, *tenant, Event::Tick, now, policy);
             region.publish(tenant.slot());

@@ -1,7 +1,7 @@
 //! The checks of one target, one after another.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use steerage_common::health::Event;
 use tokio::sync::{Notify, Semaphore};
@@ -33,7 +33,7 @@ pub struct Watch {
     /// What is asked.
     pub prepared: Arc<Prepared>,
     /// All who want to know.
-    pub subscribers: Vec<Subscriber>,
+    pub subscribers: Arc<Mutex<Vec<Subscriber>>>,
     /// What came of it, for others to read.
     pub record: Arc<Record>,
     /// Told when the next check shall be immediate.
@@ -81,18 +81,31 @@ impl Watch {
         }
         let outcome = self.prepared.ask(self.address).await;
         self.record.add(begun.elapsed(), &outcome);
-        let (event, why) = match outcome {
-            Ok(()) => (Event::ProbeOk, "probe ok".into()),
-            Err(failure) => (Event::ProbeFailed, format!("probe: {failure}")),
-        };
-        let mut in_transition = false;
-        let now = clock::now_ticks();
-        for Subscriber { group, backend, tenant, policy } in &self.subscribers {
-            if let Some(change) = group.apply(&self.common.region, *tenant, event, now, policy) {
-                report(group.name(), *backend, change, &why);
-                in_transition |= change.to.probe_streak() != 0;
-            }
-        }
+        let failure = outcome.err().map(|failure| failure.to_string());
+        let subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_transition = tell(subscribers.iter(), &self.common.region, failure.as_deref());
         (begun, in_transition)
     }
+}
+
+/// Tells subscribers what came of a check: `failure` is why it failed. Gives whether any of them is on its
+/// way up or down.
+pub fn tell<'a>(
+    subscribers: impl Iterator<Item = &'a Subscriber>,
+    region: &Region,
+    failure: Option<&str>,
+) -> bool {
+    let (event, why) = match failure {
+        None => (Event::ProbeOk, "probe ok".to_owned()),
+        Some(failure) => (Event::ProbeFailed, format!("probe: {failure}")),
+    };
+    let now = clock::now_ticks();
+    let mut in_transition = false;
+    for Subscriber { group, backend, tenant, policy } in subscribers {
+        if let Some(change) = group.apply(region, *tenant, event, now, policy) {
+            report(group.name(), *backend, change, &why);
+            in_transition |= change.to.probe_streak() != 0;
+        }
+    }
+    in_transition
 }

@@ -57,6 +57,15 @@ impl Kernel {
         Ok(if attached.mode == XDP_ATTACHED_SKB { Mode::Generic } else { Mode::Native })
     }
 
+    /// Takes the program off one link, if it is there.
+    ///
+    /// # Errors
+    /// If the pin can't be removed.
+    pub fn detach_from(&mut self, interface: &str) -> Result<(), Error> {
+        let pin = pin_of(&self.instance_dir, interface);
+        remove(fs::remove_file(&pin), &pin)
+    }
+
     /// Takes all programs of the instance off their links.
     ///
     /// # Errors

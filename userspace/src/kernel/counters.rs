@@ -2,7 +2,7 @@
 
 use std::iter::Sum;
 
-use aya::maps::{MapData, PerCpuArray};
+use aya::maps::{MapData, PerCpuArray, PerCpuValues};
 use steerage_common::abi::{Reason, Traffic};
 use steerage_common::slot::Slot;
 use zerocopy::FromBytes as _;
@@ -27,6 +27,18 @@ impl Kernel {
     /// If the kernel refuses.
     pub fn backend_traffic(&self, slot: Slot) -> Result<Traffic, Error> {
         traffic(&self.backend_counters, slot.raw().into(), "BACKEND_COUNTERS")
+    }
+
+    /// Makes what went to a backend and came from it nothing.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn clear_backend_traffic(&mut self, slot: Slot) -> Result<(), Error> {
+        let failed = Error::map("BACKEND_COUNTERS");
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| Error::io("counting CPUs")(error))?;
+        let zeros = PerCpuValues::try_from(vec![[0; TRAFFIC_BYTES]; cpus])
+            .map_err(Error::io("counting CPUs"))?;
+        self.backend_counters.set(slot.raw().into(), zeros, 0).map_err(failed)
     }
 
     /// Packets by [`Reason`].

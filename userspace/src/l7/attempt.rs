@@ -35,7 +35,7 @@ use super::tunnel::{Far, Tunnel};
 use super::upgrade::Wish;
 use super::upload::{RequestBody, Stage, Upload};
 use super::via::{Mark, Via};
-use super::{Proxy, Target, forward, version};
+use super::{Target, forward, version};
 use crate::net::{self, Deadline, Stream, clock};
 use crate::region::{self, add};
 
@@ -76,7 +76,7 @@ impl Failed {
 /// One request at one backend: in flight until it is dropped.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    proxy: Rc<Proxy>,
+    target: Rc<Target>,
     client: Rc<Client>,
     destination: Destination,
     backend: usize,
@@ -93,19 +93,19 @@ pub(super) struct Attempt {
 impl Attempt {
     /// `None` if the backend has as many requests as it may.
     pub(super) fn begin(
-        proxy: Rc<Proxy>,
+        target: Rc<Target>,
         client: Rc<Client>,
         destination: Destination,
         backend: usize,
         upload: Option<Rc<Upload>>,
         deadline_ms: u64,
     ) -> Option<Self> {
-        if !proxy.targets[destination.service].service.begin(backend) {
+        if !target.service.begin(backend) {
             return None;
         }
-        add(&proxy.line().active_requests, 1);
+        add(&target.service.worker_line().active_requests, 1);
         Some(Self {
-            proxy,
+            target,
             client,
             destination,
             backend,
@@ -117,12 +117,11 @@ impl Attempt {
     }
 
     fn target(&self) -> &Target {
-        &self.proxy.targets[self.destination.service]
+        &self.target
     }
 
     pub(super) fn cell(&self) -> &region::Cell {
-        let slot = self.target().service.backends()[self.backend].tenant.slot();
-        self.proxy.region.cell(self.proxy.worker, slot)
+        self.target().service.cell(self.backend)
     }
 
     fn failed(&self, class: FailureClass) {
@@ -437,7 +436,7 @@ impl Drop for Attempt {
         let target = self.target();
         target.service.end(self.backend);
         target.queue.call();
-        let all = &self.proxy.line().active_requests;
+        let all = &target.service.worker_line().active_requests;
         all.store(all.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
     }
 }

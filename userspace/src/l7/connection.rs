@@ -44,7 +44,7 @@ use super::guard::Place;
 use super::lent::{Beginning, Line};
 use super::pace::{Least, Pace};
 use super::tunnel::{Side, Tunnel};
-use super::{Proxy, REQUEST_BUFFER_BYTES_MAX, http2};
+use super::{Door, Front, Proxy, REQUEST_BUFFER_BYTES_MAX, http2};
 use crate::config::model::ListenerTimeouts;
 use crate::net::{self, Deadline, Progress, Stream, clock, within};
 
@@ -63,10 +63,12 @@ const FIELDS_INLINE: u16 = 100;
 /// What the requests of one connection share.
 #[derive(Debug)]
 pub(super) struct Client {
-    front: usize,
+    door: Rc<Door>,
     ip: IpAddr,
     sender: Sender,
     timeouts: ListenerTimeouts,
+    /// Header lines that hyper may take.
+    fields: u16,
     gate: Rc<Gate>,
     deadline: Deadline,
     /// What the deadline is set to when no request is open any more.
@@ -88,8 +90,9 @@ pub(super) struct Client {
 
 impl Client {
     fn new(
+        door: Rc<Door>,
         proxy: &Proxy,
-        front: usize,
+        front: &Front,
         peer: SocketAddr,
         progress: Progress,
         gate: Rc<Gate>,
@@ -97,9 +100,9 @@ impl Client {
         // A dual-stack socket shows IPv4 clients as mapped addresses.
         let ip = peer.ip().to_canonical();
         let address = HeaderValue::from_str(&ip.to_string());
-        let timeouts = proxy.fronts[front].timeouts;
+        let timeouts = front.timeouts;
         Self {
-            front,
+            door,
             ip,
             sender: Sender {
                 address: address.unwrap_or(HeaderValue::from_static("unknown")),
@@ -107,12 +110,13 @@ impl Client {
                 scheme: HeaderValue::from_static("http"),
             },
             timeouts,
+            fields: front.limits.fields,
             gate,
             deadline: Deadline::unset(),
             idle: Cell::new(WARM),
             is_watching: Cell::new(true),
             pace: Cell::new(Pace::new(0, 0)),
-            body_rate: proxy.fronts[front].body_rate,
+            body_rate: front.body_rate,
             open_requests: Cell::new(0),
             is_answering: Cell::new(false),
             ended_ms: Cell::new(clock::now_ms()),
@@ -122,8 +126,9 @@ impl Client {
         }
     }
 
-    pub(super) fn front(&self) -> usize {
-        self.front
+    /// Where it came in.
+    pub(super) fn door(&self) -> &Rc<Door> {
+        &self.door
     }
 
     /// The client's address.
@@ -276,20 +281,25 @@ enum End {
 }
 
 /// Serves a client until one side ends the connection.
-pub async fn serve(proxy: Rc<Proxy>, front: usize, stream: Stream, peer: SocketAddr) {
-    let admitted = proxy.fronts[front].crowd.admit(peer.ip().to_canonical());
-    let Ok(_member) = admitted else {
-        return tell(&proxy, front, stream, ErrorClass::TooManyConnections).await;
+pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
+    let (proxy, front) = door.inside();
+    let front = &proxy.fronts[front];
+    let Ok(_member) = front.crowd.admit(peer.ip().to_canonical()) else {
+        return tell(&door, stream, ErrorClass::TooManyConnections).await;
     };
-    let gate = Rc::new(Gate::new(proxy.fronts[front].limits));
-    let client = Rc::new(Client::new(&proxy, front, peer, stream.progress(), gate.clone()));
+    let gate = Rc::new(Gate::new(front.limits));
+    let progress = stream.progress();
+    let client = Client::new(door.clone(), &proxy, front, peer, progress, gate.clone());
+    let client = Rc::new(client);
+    // A connection may outlive many configurations.
+    drop(proxy);
     let line = Line::new(stream, gate);
     let end = loop {
         // Boxed: large beside what an idle connection needs.
-        let end = match wait(&proxy, &client, &line).await {
-            Ok(Beginning::Http1) => Box::pin(serve_http1(&proxy, &client, &line)).await,
+        let end = match wait(&client, &line).await {
+            Ok(Beginning::Http1) => Box::pin(serve_http1(&client, &line)).await,
             Ok(Beginning::Http2) => {
-                Box::pin(http2::serve(&proxy, &client, &line)).await;
+                Box::pin(http2::serve(&client, &line)).await;
                 // A stream that is not read to its end is none of the connection's.
                 client.left_unread.set(false);
                 End::Closed
@@ -313,7 +323,7 @@ pub async fn serve(proxy: Rc<Proxy>, front: usize, stream: Stream, peer: SocketA
         end => end,
     };
     if let End::Told(class) = end {
-        return tell(&proxy, front, stream, class).await;
+        return tell(&door, stream, class).await;
     }
     if client.left_unread.get() {
         let _ = within(LINGER, linger(&mut stream)).await;
@@ -322,16 +332,18 @@ pub async fn serve(proxy: Rc<Proxy>, front: usize, stream: Stream, peer: SocketA
 }
 
 /// Ends a connection with an error of the client's.
-async fn tell(proxy: &Proxy, front: usize, mut stream: Stream, class: ErrorClass) {
+async fn tell(door: &Door, mut stream: Stream, class: ErrorClass) {
+    let (proxy, front) = door.inside();
     proxy.count_error(class);
     let reply = proxy.fronts[front].replies.bytes(class);
+    drop(proxy);
     if let Ok(Ok(())) = within(LINGER, stream.write_all(&reply)).await {
         let _ = within(LINGER, linger(&mut stream)).await;
     }
 }
 
 /// Waits for something that hyper is needed for.
-async fn wait(proxy: &Proxy, client: &Client, line: &Line) -> Result<Beginning, End> {
+async fn wait(client: &Client, line: &Line) -> Result<Beginning, End> {
     let from = |since_ms: u64, limit: Duration| since_ms + limit.as_millis() as u64;
     let mut has_head = false;
     let mut is_told = false;
@@ -349,7 +361,7 @@ async fn wait(proxy: &Proxy, client: &Client, line: &Line) -> Result<Beginning, 
             has_head = true;
             client.deadline.set(client.timeouts.header_read);
         }
-        if proxy.is_draining.get() && !is_told && !has_head {
+        if client.door.is_draining() && !is_told && !has_head {
             is_told = true;
             if !client.gate.is_unused() {
                 return Poll::Ready(Err(End::Closed));
@@ -364,13 +376,12 @@ async fn wait(proxy: &Proxy, client: &Client, line: &Line) -> Result<Beginning, 
     .await
 }
 
-async fn serve_http1(proxy: &Rc<Proxy>, client: &Rc<Client>, line: &Rc<Line>) -> End {
-    let service = service_fn(|request| respond(proxy.clone(), client.clone(), request));
+async fn serve_http1(client: &Rc<Client>, line: &Rc<Line>) -> End {
+    let service = service_fn(|request| respond(client.clone(), request));
     let mut builder = http1::Builder::new();
     builder.max_buf_size(REQUEST_BUFFER_BYTES_MAX);
-    let fields = proxy.fronts[client.front].limits.fields;
-    if fields > FIELDS_INLINE {
-        builder.max_headers(fields.into());
+    if client.fields > FIELDS_INLINE {
+        builder.max_headers(client.fields.into());
     }
     let mut connection = builder.serve_connection(TokioIo::new(line.lend()), service);
     let mut is_told = false;
@@ -378,7 +389,7 @@ async fn serve_http1(proxy: &Rc<Proxy>, client: &Rc<Client>, line: &Rc<Line>) ->
     let end = poll_fn(|cx| {
         let was_waiting = line.is_waiting();
         let mut pinned = Pin::new(&mut connection);
-        if proxy.is_draining.get() && !is_told {
+        if client.door.is_draining() && !is_told {
             is_told = true;
             pinned.as_mut().graceful_shutdown();
         }
@@ -389,7 +400,7 @@ async fn serve_http1(proxy: &Rc<Proxy>, client: &Rc<Client>, line: &Rc<Line>) ->
                 client.tunnel.take();
                 if error.is_parse() {
                     // What the guard let pass; hyper has told the client.
-                    proxy.count_error(ErrorClass::MalformedHead);
+                    client.door.inside().0.count_error(ErrorClass::MalformedHead);
                     client.leave_unread();
                 }
             }

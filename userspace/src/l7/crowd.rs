@@ -1,15 +1,15 @@
 //! How many connections one client address has at a listener, in this worker.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
 /// The connections of all addresses.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Crowd {
     /// For one address; `None` for any number, and then none is counted.
-    limit: Option<u32>,
+    limit: Cell<Option<u32>>,
     /// Addresses with connections.
     connections: RefCell<HashMap<IpAddr, u32>>,
 }
@@ -22,11 +22,11 @@ pub(super) struct Member {
 }
 
 impl Crowd {
-    /// `limit` connections of all `workers` together, split evenly; 0 for any number.
-    pub(super) fn new(limit: u32, workers: usize) -> Rc<Self> {
+    /// Takes no more than `limit` connections of an address from now on, by all `workers` together,
+    /// split evenly; 0 for any number. Connections from a time without a limit are not counted.
+    pub(super) fn limit(&self, limit: u32, workers: usize) {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
-        let limit = (limit != 0).then(|| limit.div_ceil(workers));
-        Rc::new(Self { limit, connections: RefCell::default() })
+        self.limit.set((limit != 0).then(|| limit.div_ceil(workers)));
     }
 
     /// Takes a connection in, unless its address has as many as it may.
@@ -34,7 +34,7 @@ impl Crowd {
     /// # Errors
     /// If it has.
     pub(super) fn admit(self: &Rc<Self>, address: IpAddr) -> Result<Option<Member>, Full> {
-        let Some(limit) = self.limit else { return Ok(None) };
+        let Some(limit) = self.limit.get() else { return Ok(None) };
         let mut connections = self.connections.borrow_mut();
         let count = connections.entry(address).or_default();
         if *count >= limit {
@@ -67,7 +67,8 @@ mod tests {
 
     #[test]
     fn each_address_has_its_own_count_and_gets_its_places_back() {
-        let crowd = Crowd::new(3, 2);
+        let crowd = Rc::new(Crowd::default());
+        crowd.limit(3, 2);
         let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         let first = crowd.admit(one).unwrap();
         let second = crowd.admit(one).unwrap();
@@ -81,7 +82,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_nothing_is_counted() {
-        let crowd = Crowd::new(0, 1);
+        let crowd = Rc::new(Crowd::default());
         assert!(crowd.admit(IpAddr::from([192, 0, 2, 1])).unwrap().is_none());
     }
 }

@@ -6,6 +6,10 @@
 //!
 //! It may take several attempts ([`super::attempt`]). Whether a failed one is followed by another is
 //! decided by [`steerage_common::replay::decide`] and nowhere else.
+//!
+//! A request keeps the configuration that it began under, with one exception: an attempt that begins after
+//! another configuration has come picks among that one's backends ([`Exchange::follow`]), because
+//! those of the former may be gone.
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -42,16 +46,16 @@ const RETRY_JITTER: Duration = Duration::from_millis(25);
 /// # Errors
 /// None; the client's leaving ends the exchange by dropping it.
 pub(super) async fn respond(
-    proxy: Rc<Proxy>,
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     client.request_began();
-    let front = &proxy.fronts[client.front()];
+    let (proxy, front) = client.door().inside();
+    let front = &proxy.fronts[front];
     let has_body = !request.body().is_end_stream();
     let version = request.version();
     let mut echo = Echo::default();
-    let answer = match prepare(&proxy, &client, request) {
+    let answer = match prepare(&proxy, front, &client, request) {
         Ok((prepared, marks)) => {
             let route = prepared.destination.route;
             echo = marks;
@@ -99,6 +103,7 @@ pub(super) async fn respond(
 struct Exchange<'a> {
     proxy: &'a Rc<Proxy>,
     client: &'a Rc<Client>,
+    target: Rc<Target>,
     destination: Destination,
     head: request::Parts,
     upload: Option<Rc<Upload>>,
@@ -116,6 +121,11 @@ struct Exchange<'a> {
     hash: u64,
     /// The backend that the client's cookie names.
     sticky: Option<usize>,
+    next: Next,
+    /// Its place among those that wait for a backend.
+    place: Option<Place>,
+    /// A replay that was decided on, and counts once there is a backend for it.
+    owed: Option<(usize, Rule)>,
 }
 
 /// How an attempt began.
@@ -144,7 +154,7 @@ async fn forward(
 ) -> Result<Response<Body>, ErrorClass> {
     let Prepared { destination, request, wish } = prepared;
     let (head, upload) = request.into_parts();
-    let target = &proxy.targets[destination.service];
+    let target = proxy.targets[destination.service].clone();
     let hash = target.affinity.hash(&head, client.ip());
     let sticky = target.affinity.sticky(&head, &target.service);
     let first_byte_ms = destination.timeouts.first_byte.as_millis() as u64;
@@ -162,6 +172,10 @@ async fn forward(
         tried: Vec::new(),
         hash,
         sticky,
+        target,
+        next: Next::Any,
+        place: None,
+        owed: None,
     };
     let answer = exchange.run().await;
     if answer.is_err() && exchange.upload.is_some_and(|upload| upload.is_unread()) {
@@ -173,28 +187,18 @@ async fn forward(
 impl Exchange<'_> {
     /// Attempts, until one gives a response or the decision is that no other follows.
     async fn run(&mut self) -> Result<Response<Body>, ErrorClass> {
-        let target = &self.proxy.targets[self.destination.service];
-        let mut share = target.budget.enter();
-        let mut next = Next::Any;
+        let first = self.target.clone();
+        let mut share = first.budget.enter();
         let mut last = ErrorClass::NoBackend;
-        // A replay that was decided on, and counts once there is a backend for it.
-        let mut owed = None;
         // Bounded: the decision allows `retry.attempts` and one replay of a stale connection, and the
         // line has its timeout.
         loop {
-            let place = self.wait_behind_others(target).await?;
-            let (attempt, pick) = match self.start(target, &next) {
-                Start::Begun(attempt, pick) => {
-                    drop(place);
-                    (attempt, pick)
-                }
-                Start::Nobody => return Err(last),
-                Start::Full => self.wait_for_room(target, place, &next, last).await?,
-            };
-            if let Some((backend, rule)) = owed.take() {
+            let (attempt, pick) = self.begin(last).await?;
+            let target = &self.target;
+            if let Some((backend, rule)) = self.owed.take() {
                 add(&target.service.cell(backend).replays[rule as usize], 1);
             }
-            let is_fresh = matches!(next, Next::Again(_));
+            let is_fresh = matches!(self.next, Next::Again(_));
             self.attempts += 1;
             let failed = match attempt.send(&self.head, self.wish.as_ref(), is_fresh).await {
                 Ok((mut response, via)) => {
@@ -207,7 +211,7 @@ impl Exchange<'_> {
                         },
                         _ => return Err(attempt.misanswered()),
                     };
-                    self.tie(target, pick.backend, response.headers_mut());
+                    self.tie(pick.backend, response.headers_mut());
                     return Ok(response);
                 }
                 Err(Failure::Final(class)) => return Err(class),
@@ -222,13 +226,13 @@ impl Exchange<'_> {
                     return Err(failed.class_after(refusal));
                 }
             };
-            owed = Some((pick.backend, rule));
+            self.owed = Some((pick.backend, rule));
             last = failed.class;
             self.stale_replays += u32::from(rule == Rule::StaleProven);
             if rule.takes_budget() {
                 share.retry();
             }
-            next = if rule.wants_another_backend() {
+            self.next = if rule.wants_another_backend() {
                 self.tried.push(pick.backend);
                 // A backend that is going away may be back behind the same address.
                 if rule == Rule::StreamRefused { Next::Rather(pick.backend) } else { Next::Any }
@@ -241,48 +245,67 @@ impl Exchange<'_> {
         }
     }
 
-    /// Waits for the turn of this request while others stand in line.
-    async fn wait_behind_others<'t>(
-        &self,
-        target: &'t Target,
-    ) -> Result<Option<Place<'t>>, ErrorClass> {
-        if target.queue.is_empty() {
-            return Ok(None);
+    /// Begins an attempt, when it is this request's turn and a backend has room. Gives `last` if there
+    /// is no backend.
+    async fn begin(&mut self, last: ErrorClass) -> Result<(Attempt, Pick), ErrorClass> {
+        if !self.target.queue.is_empty() {
+            self.stand();
         }
-        let place = target.queue.stand(target.queue_timeout);
-        place.called().await.map_err(|net::Elapsed| ErrorClass::QueueTimeout)?;
-        Ok(Some(place))
-    }
-
-    /// Waits until a backend has room.
-    #[cold]
-    async fn wait_for_room(
-        &self,
-        target: &Target,
-        place: Option<Place<'_>>,
-        next: &Next,
-        last: ErrorClass,
-    ) -> Result<(Attempt, Pick), ErrorClass> {
-        let place = place.unwrap_or_else(|| target.queue.stand(target.queue_timeout));
         loop {
-            place.called().await.map_err(|net::Elapsed| ErrorClass::QueueTimeout)?;
-            match self.start(target, next) {
-                Start::Begun(attempt, pick) => return Ok((attempt, pick)),
+            if let Some(place) = &self.place {
+                place.called().await.map_err(|net::Elapsed| ErrorClass::QueueTimeout)?;
+            }
+            if self.target.is_retired.get() && !self.follow() {
+                return Err(last);
+            }
+            match self.start() {
+                Start::Begun(attempt, pick) => {
+                    self.place = None;
+                    return Ok((attempt, pick));
+                }
                 Start::Nobody => return Err(last),
-                Start::Full => {}
+                Start::Full => self.stand(),
             }
         }
     }
 
-    fn start(&self, target: &Target, next: &Next) -> Start {
+    /// Takes a place among those that wait.
+    #[cold]
+    fn stand(&mut self) {
+        let target = &self.target;
+        self.place.get_or_insert_with(|| target.queue.stand(target.queue_timeout));
+    }
+
+    /// Goes on with the service as it is in the configuration in force. False if it is not.
+    #[cold]
+    fn follow(&mut self) -> bool {
+        let former = self.target.clone();
+        let Some(target) = self.proxy.in_force(former.service.name()) else { return false };
+        let moved =
+            |backend: usize| target.service.index_of(former.service.backends()[backend].tenant);
+        self.tried = self.tried.iter().filter_map(|backend| moved(*backend)).collect();
+        self.owed =
+            self.owed.and_then(|(backend, rule)| moved(backend).map(|backend| (backend, rule)));
+        self.next = match self.next {
+            Next::Any => Next::Any,
+            Next::Again(backend) => moved(backend).map_or(Next::Any, Next::Again),
+            Next::Rather(backend) => moved(backend).map_or(Next::Any, Next::Rather),
+        };
+        self.sticky = target.affinity.sticky(&self.head, &target.service);
+        self.target = target;
+        true
+    }
+
+    fn start(&self) -> Start {
+        let target = &self.target;
         let criteria = Criteria { tried: &self.tried, hash: self.hash, sticky: self.sticky };
-        let pick = match next {
-            Next::Again(backend) if target.service.accepts_new(*backend) => {
-                Some(Pick { backend: *backend, is_trial: false })
+        let pick = match self.next {
+            Next::Again(backend) if target.service.accepts_new(backend) => {
+                Some(Pick { backend, is_trial: false })
             }
             _ => target.service.pick(&criteria),
         };
-        let pick = match (pick, next) {
+        let pick = match (pick, &self.next) {
             (Some(pick), _) => pick,
             (None, _) if target.service.has_only_full(&criteria) => return Start::Full,
             (None, Next::Rather(backend)) if target.service.accepts_new(*backend) => {
@@ -291,7 +314,7 @@ impl Exchange<'_> {
             (None, _) => return Start::Nobody,
         };
         let attempt = Attempt::begin(
-            self.proxy.clone(),
+            target.clone(),
             self.client.clone(),
             self.destination.clone(),
             pick.backend,
@@ -302,7 +325,8 @@ impl Exchange<'_> {
     }
 
     /// Ties the client to its backend by a cookie.
-    fn tie(&self, target: &Target, backend: usize, headers: &mut HeaderMap) {
+    fn tie(&self, backend: usize, headers: &mut HeaderMap) {
+        let target = &self.target;
         let is_secure = self.client.sender().scheme == "https";
         let cookie = target.affinity.set_cookie(&target.service, backend, self.sticky, is_secure);
         if let Some(cookie) = cookie {

@@ -32,7 +32,6 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
-use super::Proxy;
 use super::body::{Body, Broken};
 use super::connection::Client;
 use super::exchange::respond;
@@ -56,12 +55,14 @@ const PING_EVERY: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Serves a client whose preface was seen, until one side ends the connection.
-pub(super) async fn serve(proxy: &Rc<Proxy>, client: &Rc<Client>, line: &Rc<Line>) {
-    let limits = proxy.fronts[client.front()].http2;
+pub(super) async fn serve(client: &Rc<Client>, line: &Rc<Line>) {
+    let (proxy, front) = client.door().inside();
+    let limits = proxy.fronts[front].http2;
+    drop(proxy);
     let resets = limits.resets as usize;
     client.may_idle(limits.idle);
     let streams = Rc::new(Streams::new(limits));
-    let service = service_fn(|request| answer(proxy, client, &streams, request));
+    let service = service_fn(|request| answer(client, &streams, request));
     let connection = http2::Builder::new(Executor(streams.clone()))
         .timer(net::Timer)
         .max_concurrent_streams(limits.streams)
@@ -79,7 +80,7 @@ pub(super) async fn serve(proxy: &Rc<Proxy>, client: &Rc<Client>, line: &Rc<Line
     let mut is_told = false;
     poll_fn(|cx| {
         let is_idle = !is_told && client.poll_idle(cx).is_ready();
-        if is_idle || (proxy.is_draining.get() && !is_told) {
+        if is_idle || (client.door().is_draining() && !is_told) {
             is_told = true;
             connection.as_mut().graceful_shutdown();
             client.may_idle(GOAWAY_PATIENCE);
@@ -101,7 +102,6 @@ pub(super) async fn serve(proxy: &Rc<Proxy>, client: &Rc<Client>, line: &Rc<Line
 
 /// One request, its response cut into pieces.
 fn answer(
-    proxy: &Rc<Proxy>,
     client: &Rc<Client>,
     streams: &Rc<Streams>,
     request: Request<Incoming>,
@@ -109,11 +109,11 @@ fn answer(
     let stall = Rc::new(Deadline::unset());
     // hyper makes the stream's task right after this call.
     streams.latest.replace(Some(stall.clone()));
-    let (proxy, client, streams) = (proxy.clone(), client.clone(), streams.clone());
+    let (client, streams) = (client.clone(), streams.clone());
     let limit = streams.limits.stall;
     async move {
         let mut waiting = Waiting { client: client.clone(), streams, is_answered: false };
-        let response = respond(proxy, client, request).await?;
+        let response = respond(client, request).await?;
         waiting.is_answered = true;
         Ok(response.map(|body| Pieces { body, rest: Bytes::new(), stall, limit }))
     }

@@ -55,8 +55,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// The HTTP/2 connections to one backend.
 #[derive(Debug)]
 pub(super) struct Multiplex {
-    upstream: model::Upstream,
-    limits: model::Pool,
+    upstream: Cell<model::Upstream>,
+    limits: Cell<model::Pool>,
     meter: Rc<Meter>,
     random: Random,
     open: RefCell<Vec<Rc<Trunk>>>,
@@ -272,13 +272,24 @@ impl Multiplex {
         seed: u64,
     ) -> Self {
         Self {
-            upstream,
-            limits,
+            upstream: Cell::new(upstream),
+            limits: Cell::new(limits),
             meter,
             random: Random::new(seed),
             open: RefCell::default(),
             flight: RefCell::default(),
         }
+    }
+
+    /// Heeds other limits from now on; connections that are open keep theirs.
+    pub(super) fn limit(&self, upstream: model::Upstream, limits: model::Pool) {
+        self.upstream.set(upstream);
+        self.limits.set(limits);
+    }
+
+    /// Lets no connection outlive its streams.
+    pub(super) fn retire(&self) {
+        self.open.borrow_mut().drain(..).for_each(|trunk| trunk.end(PoolClose::Ejected));
     }
 
     /// A lane if there is one; else what to do to get one.
@@ -298,7 +309,7 @@ impl Multiplex {
 
     fn lane(&self) -> Option<Lane> {
         let now = net::clock::now_ms();
-        let most = self.upstream.streams as usize;
+        let most = self.upstream.get().streams as usize;
         let open = self.open.borrow();
         let lane = Lane::on(open.iter().find(|trunk| trunk.has_room(now, most))?);
         if lane.is_reused {
@@ -309,17 +320,16 @@ impl Multiplex {
 
     /// Makes an HTTP/2 connection of a stream to the backend.
     pub(super) async fn open(&self, stream: Stream) -> Result<(), FailureClass> {
+        let (upstream, limits) = (self.upstream.get(), self.limits.get());
         let greeting = Greeting::default();
         let handshake = http2::Builder::new(Executor(greeting.clone()))
             .timer(net::Timer)
             .initial_max_send_streams(STREAMS_UNTOLD)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(
-                STREAM_WINDOW_BYTES.saturating_mul(self.upstream.streams),
-            )
+            .initial_connection_window_size(STREAM_WINDOW_BYTES.saturating_mul(upstream.streams))
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
             .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
-            .keep_alive_interval(self.upstream.ping)
+            .keep_alive_interval(upstream.ping)
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
@@ -348,8 +358,8 @@ impl Multiplex {
             connection,
             meter: self.meter.clone(),
             streams: Cell::new(0),
-            expires_ms: now + self.random.spread(ms(self.limits.max_age)),
-            requests_left: Cell::new(self.random.spread(self.limits.max_requests)),
+            expires_ms: now + self.random.spread(ms(limits.max_age)),
+            requests_left: Cell::new(self.random.spread(limits.max_requests)),
             is_proven: Cell::new(false),
             idle_since_ms: Cell::new(now),
             close: Cell::new(None),
@@ -360,7 +370,7 @@ impl Multiplex {
     /// Lets go of what takes no new requests, and of what is idle for too long.
     pub(super) fn sweep(&self, accepts_new: bool) {
         let now = net::clock::now_ms();
-        let idle_ms = ms(self.upstream.idle);
+        let idle_ms = ms(self.upstream.get().idle);
         self.open.borrow_mut().retain(|trunk| {
             trunk.has_room(now, usize::MAX);
             if trunk.streams.get() == 0 {

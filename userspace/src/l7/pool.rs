@@ -35,7 +35,7 @@ use crate::service::Random;
 /// The idle connections to one backend.
 #[derive(Debug)]
 pub(super) struct Pool {
-    limits: model::Pool,
+    limits: Cell<model::Pool>,
     idle_limit: IdleLimit,
     meter: Rc<Meter>,
     random: Random,
@@ -44,6 +44,8 @@ pub(super) struct Pool {
     idle: RefCell<Vec<Idle>>,
     /// The most connections that were in use lately.
     in_use_lately: Cell<usize>,
+    /// Whether its backend is gone from the configuration: nothing is kept then.
+    is_retired: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -148,14 +150,27 @@ impl Pool {
         seed: u64,
     ) -> Self {
         Self {
-            limits,
+            limits: Cell::new(limits),
             idle_limit: IdleLimit::new(limits.idle),
             meter: Rc::new(Meter { region, worker, slot }),
             random: Random::new(seed),
             next_id: Cell::new(0),
             idle: RefCell::new(Vec::new()),
             in_use_lately: Cell::new(0),
+            is_retired: Cell::new(false),
         }
+    }
+
+    /// Heeds other limits from now on.
+    pub(super) fn limit(&self, limits: model::Pool) {
+        self.limits.set(limits);
+        self.idle_limit.configure(limits.idle);
+    }
+
+    /// Closes what is idle, and whatever comes back.
+    pub(super) fn retire(&self) {
+        self.is_retired.set(true);
+        self.sweep(false);
     }
 
     fn cell(&self) -> &region::Cell {
@@ -204,7 +219,7 @@ impl Pool {
         let entry = Idle { since_ms: now, connection };
         match self.expiry(&entry, now) {
             Some(reason) => entry.close(reason),
-            None if !self.meter.region.accepts_new(self.meter.slot) => {
+            None if self.is_retired.get() || !self.meter.region.accepts_new(self.meter.slot) => {
                 entry.close(PoolClose::Ejected);
             }
             None if is_full => entry.close(PoolClose::Full),
@@ -245,7 +260,7 @@ impl Pool {
 
     /// How many connections may be idle; with `max_idle = 0`, none ever.
     fn room(&self) -> usize {
-        match self.limits.max_idle {
+        match self.limits.get().max_idle {
             0 => 0,
             max => max.max(self.in_use_lately.get()),
         }
@@ -341,8 +356,8 @@ impl Pool {
             meter: self.meter.clone(),
             task,
             id,
-            expires_ms: net::clock::now_ms() + self.random.spread(ms(self.limits.max_age)),
-            requests_left: self.random.spread(self.limits.max_requests),
+            expires_ms: net::clock::now_ms() + self.random.spread(ms(self.limits.get().max_age)),
+            requests_left: self.random.spread(self.limits.get().max_requests),
             idle_since_ms: None,
             close: PoolClose::Broken,
         })

@@ -17,7 +17,7 @@ use super::rewrite::Parts;
 use super::route::{Destination, End, Plan, Query, Table};
 use super::upgrade::Wish;
 use super::upload::{Outgoing, Upload};
-use super::{Proxy, forward, host, version};
+use super::{Front, Proxy, forward, host, version};
 
 /// What Steerage answers itself.
 pub(super) enum Own {
@@ -42,6 +42,7 @@ pub(super) struct Prepared {
 /// Decides where a request goes and makes it the one that the backend gets.
 pub(super) fn prepare(
     proxy: &Proxy,
+    front: &Front,
     client: &Client,
     request: Request<Incoming>,
 ) -> Result<(Prepared, Echo), Own> {
@@ -50,7 +51,6 @@ pub(super) fn prepare(
     let wish = Wish::of(&mut head, &proxy.random)?;
     let is_connect = wish.as_ref().is_some_and(Wish::is_connect);
     settle_host(&mut head, is_connect)?;
-    let front = &proxy.fronts[client.front()];
     let (plan, rewritten) = plan(&front.routes, &head, is_connect)?;
     let destination = match &plan.end {
         End::Service(destination) => destination.clone(),

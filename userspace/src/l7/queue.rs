@@ -2,11 +2,13 @@
 //!
 //! A request takes a place in the line, and is called when one of this worker's requests to the service
 //! has ended, and at every tick, because another worker's may have. Whoever comes while others wait
-//! stands behind them, also when a backend is free by then.
+//! stands behind them, also when a backend is free by then. A line outlives the configuration that it
+//! began under.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -28,8 +30,8 @@ struct Waiting {
 
 /// A place in the line, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
-    queue: &'a Queue,
+pub(super) struct Place {
+    queue: Rc<Queue>,
     number: u64,
     deadline: Deadline,
 }
@@ -41,13 +43,13 @@ impl Queue {
     }
 
     /// Takes the last place.
-    pub(super) fn stand(&self, timeout: Duration) -> Place<'_> {
+    pub(super) fn stand(self: &Rc<Self>, timeout: Duration) -> Place {
         let number = self.next.get();
         self.next.set(number + 1);
         // Somebody may have become free between the pick and now: the first asks once more.
         let is_called = self.is_empty();
         self.waiting.borrow_mut().push_back(Waiting { number, is_called, waker: None });
-        Place { queue: self, number, deadline: Deadline::after(timeout) }
+        Place { queue: self.clone(), number, deadline: Deadline::after(timeout) }
     }
 
     /// Calls the first.
@@ -62,7 +64,7 @@ impl Queue {
     }
 }
 
-impl Place<'_> {
+impl Place {
     /// Waits until it is the first and was called.
     ///
     /// # Errors
@@ -84,7 +86,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut waiting = self.queue.waiting.borrow_mut();
         if let Some(at) = waiting.iter().position(|place| place.number == self.number) {
@@ -98,8 +100,6 @@ impl Drop for Place<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::rc::Rc;
-
     use super::*;
     use crate::net;
 
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn whoever_waits_too_long_leaves_and_holds_nobody_up() {
         net::run(net::Io::Auto, async {
-            let queue = Queue::default();
+            let queue = Rc::new(Queue::default());
             let first = queue.stand(LONG);
             first.called().await.unwrap();
             let second = queue.stand(Duration::from_millis(1));

@@ -21,7 +21,7 @@ const MEMORY_MS: u64 = 600_000;
 /// The idle limit of the connections to one backend.
 #[derive(Debug)]
 pub(super) struct IdleLimit {
-    configured_ms: u64,
+    configured_ms: Cell<u64>,
     /// From `Keep-Alive`; 0 for unknown.
     announced_ms: Cell<u64>,
     /// From closes; 0 for unknown.
@@ -33,11 +33,16 @@ impl IdleLimit {
     /// A limit of `configured` until something is learned.
     pub(super) fn new(configured: Duration) -> Self {
         Self {
-            configured_ms: u64::try_from(configured.as_millis()).unwrap_or(u64::MAX),
+            configured_ms: Cell::new(whole_ms(configured)),
             announced_ms: Cell::new(0),
             observed_ms: Cell::new(0),
             observed_at_ms: Cell::new(0),
         }
+    }
+
+    /// Makes `configured` the limit until something is learned.
+    pub(super) fn configure(&self, configured: Duration) {
+        self.configured_ms.set(whole_ms(configured));
     }
 
     /// The limit in milliseconds, at `now_ms`.
@@ -46,7 +51,7 @@ impl IdleLimit {
             self.observed_ms.set(0);
         }
         match (self.announced_ms.get(), self.observed_ms.get()) {
-            (0, 0) => self.configured_ms,
+            (0, 0) => self.configured_ms.get(),
             (0, learned) | (learned, 0) => learned,
             (announced, observed) => announced.min(observed),
         }
@@ -78,6 +83,10 @@ fn timeout(value: &[u8]) -> Option<u64> {
         let seconds = seconds.trim().trim_matches('"');
         name.trim().eq_ignore_ascii_case("timeout").then(|| seconds.parse().ok())?
     })
+}
+
+fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 
 pub mod clock;
 mod deadline;
+pub mod pass;
 mod reactor;
 mod runtime;
 mod slab;

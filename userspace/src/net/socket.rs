@@ -1,17 +1,17 @@
 //! Sockets of either engine: connections, listening, connecting.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice, Read as _, Write as _};
+use std::io::{self, IoSlice, Write as _};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
-use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncWrite as _, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::{Stream, reactor};
+use super::{Stream, pass, reactor};
 
 /// A connection.
 #[derive(Debug)]
@@ -235,19 +235,20 @@ impl Control {
         }
     }
 
-    /// The next byte; `None` at the end.
+    /// The next byte, and the descriptors that came with it; `None` at the end.
     ///
     /// # Errors
-    /// As `read(2)`.
-    pub async fn receive(&mut self) -> io::Result<Option<u8>> {
-        let mut byte = [0; 1];
-        let received = match &mut self.socket {
-            ControlOf::Epoll(socket) => socket.read(&mut byte).await?,
+    /// As `recvmsg(2)`.
+    pub async fn receive(&mut self) -> io::Result<Option<(u8, Vec<OwnedFd>)>> {
+        match &mut self.socket {
+            ControlOf::Epoll(socket) => {
+                socket.async_io(Interest::READABLE, || pass::receive(socket.as_fd())).await
+            }
             ControlOf::Ring(socket, watch) => {
                 poll_fn(|cx| {
                     loop {
                         ready!(watch.poll_readable(socket.as_fd(), cx))?;
-                        match (&*socket).read(&mut byte) {
+                        match pass::receive(socket.as_fd()) {
                             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                                 watch.wait_again();
                             }
@@ -255,10 +256,9 @@ impl Control {
                         }
                     }
                 })
-                .await?
+                .await
             }
-        };
-        Ok((received == 1).then_some(byte[0]))
+        }
     }
 }
 

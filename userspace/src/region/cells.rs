@@ -85,6 +85,34 @@ pub struct Cell {
     reserved: AtomicU64,
 }
 
+impl Cell {
+    /// Makes all counters and gauges zero.
+    pub(super) fn clear(&self) {
+        let lists: [&[AtomicU64]; 6] = [
+            &self.responses,
+            &self.failures,
+            &self.pool_closed,
+            &self.replays,
+            &self.refusals,
+            &self.window,
+        ];
+        let singles = [
+            &self.connections_created,
+            &self.connections_reused,
+            &self.request_body_bytes,
+            &self.response_body_bytes,
+            &self.first_byte_us,
+            &self.ejections,
+        ];
+        for counter in lists.into_iter().flatten().chain(singles) {
+            counter.store(0, Ordering::Relaxed);
+        }
+        for gauge in [&self.active, &self.idle, &self.connections, &self.tunnels] {
+            gauge.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Adds to a counter that only this process writes: a plain load and store, no locked instruction.
 #[inline]
 pub fn add(counter: &AtomicU64, n: u64) {

@@ -25,6 +25,8 @@ pub struct Group {
     seats: Vec<Seat>,
     panic_percent: u8,
     ejected_max: u32,
+    /// Whether it has no say over its line.
+    is_aside: bool,
 }
 
 #[derive(Debug)]
@@ -49,7 +51,14 @@ impl Group {
             seats: seats.collect(),
             panic_percent: service.panic_percent,
             ejected_max: ejected_max(service.backends.len(), service.ejection.max_percent),
+            is_aside: false,
         }
+    }
+
+    /// For backends that are not in their service yet, or not any more: their states are theirs alone.
+    #[must_use]
+    pub fn aside(service: &str) -> Self {
+        Self { is_aside: true, ..Self::without_rules(service, &[], 0) }
     }
 
     /// A group without rules, for what measures and tests the prober alone.
@@ -64,6 +73,7 @@ impl Group {
                 .collect(),
             panic_percent: 0,
             ejected_max: u32::MAX,
+            is_aside: false,
         }
     }
 
@@ -96,7 +106,7 @@ impl Group {
     fn follow(&self, region: &Region, change: Change) {
         let counts =
             |word: steerage_common::health::Word| (word.accepts_new(), word.serves_in_panic());
-        if counts(change.from) != counts(change.to) {
+        if !self.is_aside && counts(change.from) != counts(change.to) {
             self.publish_panic(region);
         }
     }
@@ -156,7 +166,7 @@ impl Group {
 
     /// As [`publish_panic`](Self::publish_panic), for regular calls: writes only what is wrong.
     pub fn mend(&self, region: &Region) {
-        if self.is_panicking(region) != self.is_panic(region) {
+        if !self.is_aside && self.is_panicking(region) != self.is_panic(region) {
             self.publish_panic(region);
         }
     }

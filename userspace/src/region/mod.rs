@@ -243,6 +243,13 @@ impl Region {
         self.cells.get(worker * SLOTS + slot.index())
     }
 
+    /// Makes all workers' counters for a slot zero. Only while no worker writes them: nobody holds the slot.
+    pub fn clear_cells(&self, slot: Slot) {
+        for worker in 0..self.cell_workers() {
+            self.cell(worker, slot).clear();
+        }
+    }
+
     /// A worker's line.
     ///
     /// # Panics

@@ -20,7 +20,7 @@ const ERROR_US: f64 = 1e5;
 pub(super) const LEAST_US: f64 = 50.0;
 
 /// A latency in microseconds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Ewma {
     average_us: Cell<f64>,
     /// Of the last sample; 0 before the first.

@@ -9,12 +9,13 @@
 //! - `outlier` (with `window`): outcomes of requests, and how many backends they may take out.
 //! - `trial`: the one request that decides over a backend in probation.
 //! - `sticky`: the token of a backend in a cookie.
-//! - [`identity`]: what outlives indices.
+//! - [`identity`]: what outlives indices; `kept`: what a service takes over from its former configuration.
 
 mod available;
 mod consistent;
 mod ewma;
 pub mod identity;
+mod kept;
 mod outlier;
 mod random;
 mod round_robin;
@@ -29,19 +30,32 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
-use steerage_common::health::{Policy, State};
+use serde::{Deserialize, Serialize};
+use steerage_common::health::{EPOCH_MASK, Policy, State};
 
-use crate::config::model::{self, Balance};
+use crate::config::model::{self, Balance, Model};
 use crate::region::{self, Group, Region, Tenant};
 
 use available::Available;
 use consistent::Ring;
 use ewma::Ewma;
+use kept::Kept;
 pub use random::Random;
 use window::Window;
 
 /// How often a pick is made again because a backend warms up.
 const WARMING_ATTEMPTS: u32 = 8;
+
+/// A configuration, and where all that it names sits in the shared region.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Placed {
+    /// The configuration.
+    pub model: Model,
+    /// Parallel to the model's services and their backends.
+    pub tenants: Vec<Vec<Tenant>>,
+    /// Parallel to the model's services: their lines.
+    pub lines: Vec<u16>,
+}
 
 /// One backend of a service, as a worker sees it.
 #[derive(Clone, Copy, Debug)]
@@ -78,12 +92,12 @@ pub struct Service {
     /// Whether a backend warms up.
     is_warming: Cell<bool>,
     has_limits: bool,
-    /// This worker's requests in flight.
-    in_flight: Cell<u32>,
+    /// This worker's requests in flight; those of the service's former configurations too.
+    in_flight: Rc<Cell<u32>>,
     /// Parallel to `backends`, for `peak_ewma`.
     latencies: Vec<Ewma>,
     median_us: Cell<f64>,
-    ring: Option<Ring>,
+    ring: Option<Rc<Ring>>,
     tokens: Vec<u64>,
     random: Random,
 }
@@ -125,6 +139,30 @@ impl Service {
         region: Rc<Region>,
         seed: u64,
     ) -> Self {
+        Self::after(None, model, tenants, line, worker, region, seed)
+    }
+
+    /// The same service under another configuration: what is known of backends that stay is kept.
+    #[must_use]
+    pub fn succeed(
+        &self,
+        model: &model::Service,
+        tenants: &[Tenant],
+        line: u16,
+        seed: u64,
+    ) -> Self {
+        Self::after(Some(self), model, tenants, line, self.worker, self.region.clone(), seed)
+    }
+
+    fn after(
+        former: Option<&Self>,
+        model: &model::Service,
+        tenants: &[Tenant],
+        line: u16,
+        worker: usize,
+        region: Rc<Region>,
+        seed: u64,
+    ) -> Self {
         let backends: Vec<Backend> = model
             .backends
             .iter()
@@ -139,7 +177,7 @@ impl Service {
             })
             .collect();
         let key = [0, 1].map(|half: usize| region.control().hash_key[half].load(Ordering::Relaxed));
-        let is_maglev = model.balance == Balance::Maglev;
+        let kept = Kept::of(former, &backends);
         Self {
             group: Group::new(model, tenants, line),
             worker,
@@ -152,11 +190,11 @@ impl Service {
             trial: Cell::new(None),
             is_warming: Cell::new(false),
             has_limits: backends.iter().any(|backend| backend.limit.is_some()),
-            in_flight: Cell::new(0),
-            latencies: backends.iter().map(|_| Ewma::default()).collect(),
-            median_us: Cell::new(ewma::LEAST_US),
-            ring: is_maglev.then(|| Ring::new(&backends, key)),
-            tokens: backends.iter().map(|backend| sticky::token(key, backend.identity)).collect(),
+            in_flight: former.map(|former| former.in_flight.clone()).unwrap_or_default(),
+            latencies: kept.latencies(),
+            median_us: Cell::new(former.map_or(ewma::LEAST_US, |former| former.median_us.get())),
+            ring: (model.balance == Balance::Maglev).then(|| kept.ring(key)),
+            tokens: if model.sticky_cookie.is_some() { kept.tokens(key) } else { Vec::new() },
             backends,
             random: Random::new(seed),
         }
@@ -166,6 +204,12 @@ impl Service {
     #[must_use]
     pub fn name(&self) -> &str {
         self.group.name()
+    }
+
+    /// The index of a tenant among its backends.
+    #[must_use]
+    pub fn index_of(&self, tenant: Tenant) -> Option<usize> {
+        self.backends.iter().position(|backend| backend.tenant == tenant)
     }
 
     /// Its backends, in the order of the configuration.
@@ -183,7 +227,9 @@ impl Service {
     /// Whether an operator has taken the backend out, together with what it has begun.
     #[must_use]
     pub fn is_put_out(&self, backend: usize) -> bool {
-        self.region.word(self.backends[backend].tenant.slot()).state() == State::Maintenance
+        let tenant = self.backends[backend].tenant;
+        let word = self.region.word(tenant.slot());
+        word.state() == State::Maintenance || word.epoch() != tenant.epoch & EPOCH_MASK
     }
 
     /// Whether a backend that was put out has tunnels of this worker left.
@@ -280,6 +326,12 @@ impl Service {
 
     fn active_here(&self, backend: usize) -> &AtomicU32 {
         &self.cell(backend).active
+    }
+
+    /// This worker's line in the region.
+    #[must_use]
+    pub fn worker_line(&self) -> &region::WorkerLine {
+        self.region.worker(self.worker)
     }
 
     /// This worker's counters for a backend.

@@ -391,7 +391,8 @@ fn a_backend_gets_no_more_requests_than_it_may_have() {
 
 #[test]
 fn a_client_comes_back_to_its_backend_while_that_lives() {
-    let service = &workers(&[1, 1, 1], Balance::RoundRobin, 1)[0];
+    let sticky = |model: &mut model::Service| model.sticky_cookie = Some("S".into());
+    let service = &workers_with(&[1, 1, 1], Balance::RoundRobin, 1, sticky)[0];
     let token = service.token(1);
     assert_eq!(token.len(), 16);
     assert_eq!(service.of_token(token.as_bytes()), Some(1));

@@ -95,6 +95,26 @@ pub enum Error {
         /// The backend.
         backend: SocketAddr,
     },
+    /// The file is wrong.
+    #[error(transparent)]
+    Config(#[from] crate::config::Error),
+    /// There are too many backends, with those that are leaving.
+    #[error(
+        "no slot is free for every backend: those that were removed keep theirs until their requests and \
+         flows have ended; reload again then"
+    )]
+    NoSlots,
+    /// A daemon without vips gets one.
+    #[error(
+        "vip {vip:?}: this daemon was started without any vip, so it has no tables for flows; restart it"
+    )]
+    FirstVip {
+        /// The vip's name.
+        vip: String,
+    },
+    /// The daemon ends.
+    #[error("the daemon is about to end")]
+    Ending,
     /// A worker died before it could serve.
     #[error("worker {worker} stopped before it could serve ({status}); its own message is above")]
     WorkerStart {

@@ -7,7 +7,6 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 
-use super::listeners::Sockets;
 use crate::region::{Fds, Region};
 use crate::sys::inherit;
 use crate::worker::Setup;
@@ -21,8 +20,8 @@ pub struct Numbers {
     pub control: RawFd,
     /// The region's tables, in the order of [`Fds::all`].
     pub region: Vec<RawFd>,
-    /// `listener:descriptor` each.
-    pub sockets: Vec<String>,
+    /// Listening sockets, in the order of the plan's.
+    pub sockets: Vec<RawFd>,
 }
 
 /// Everything a worker is given.
@@ -32,8 +31,8 @@ pub struct Inheritance {
     pub setup: Setup,
     /// The shared region.
     pub region: Region,
-    /// Its sockets, by the listener's index in the model.
-    pub sockets: Sockets,
+    /// Its sockets, parallel to the plan's.
+    pub sockets: Vec<TcpListener>,
     /// The way to the supervisor.
     pub control: UnixStream,
 }
@@ -52,13 +51,7 @@ pub fn take(numbers: &Numbers) -> io::Result<Inheritance> {
     let all = fds.try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let region = Region::map(&Fds::from_all(all), setup.cell_workers)?;
     let control = UnixStream::from(inherit(numbers.control)?);
-    let mut sockets = Sockets::new();
-    for socket in numbers.sockets.iter().filter(|socket| !socket.is_empty()) {
-        let (listener, number) =
-            socket.split_once(':').ok_or(io::Error::from(io::ErrorKind::InvalidInput))?;
-        let listener = listener.parse().map_err(io::Error::other)?;
-        let number = number.parse().map_err(io::Error::other)?;
-        sockets.push((listener, TcpListener::from(inherit(number)?)));
-    }
+    let sockets = numbers.sockets.iter().map(|number| Ok(TcpListener::from(inherit(*number)?)));
+    let sockets = sockets.collect::<io::Result<_>>()?;
     Ok(Inheritance { setup, region, sockets, control })
 }

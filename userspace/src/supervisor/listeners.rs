@@ -3,40 +3,156 @@
 //! A worker that dies leaves its sockets open here, with the connections that wait in them; its
 //! successor gets the same ones. `SO_REUSEPORT` lets a new supervisor bind beside the workers of a
 //! dead one.
+//!
+//! A socket goes by its number. An address that stays in the configuration keeps its sockets and their
+//! number, also when it passes to another listener: nobody who connects meanwhile sees anything of it.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Error;
 use crate::config::Model;
+use crate::worker;
 
 /// Connections that wait for a worker, per socket.
 const BACKLOG: i32 = 4096;
 
-/// One worker's sockets.
-pub type Sockets = Vec<(usize, TcpListener)>;
+/// All sockets of a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Listening {
+    /// In the order of the model's listeners and their addresses.
+    bound: Vec<(usize, Arc<Bound>)>,
+    next_number: u32,
+}
 
-/// Binds every listener of the model once for each worker.
-///
-/// # Errors
-/// Names the listener and address that could not be bound, and why.
-pub fn bind(model: &Model, workers: usize) -> Result<Vec<Sockets>, Error> {
-    let mut all: Vec<Sockets> = (0..workers).map(|_| Vec::new()).collect();
+/// One address.
+#[derive(Debug)]
+pub struct Bound {
+    number: u32,
+    /// Where it really listens: port 0 lets the system choose.
+    address: SocketAddr,
+    /// By worker; `None` once only the worker's own copy is to be left.
+    sockets: Vec<Mutex<Option<TcpListener>>>,
+}
+
+/// What makes two addresses of two configurations the same one.
+#[derive(PartialEq, Eq, Hash)]
+enum Place<'a> {
+    At(SocketAddr),
+    /// The nth address of this listener with a port of the system's choice.
+    Somewhere(&'a str, SocketAddr, usize),
+}
+
+fn places(model: &Model) -> Vec<(usize, SocketAddr, Place<'_>)> {
+    let mut places = Vec::new();
     for (index, listener) in model.listeners.iter().enumerate() {
-        for address in &listener.bind {
-            let failed =
-                |source| Error::Bind { listener: listener.name.clone(), address: *address, source };
-            let mut address = *address;
-            for sockets in &mut all {
-                let socket = bind_one(address).map_err(failed)?;
-                // Port 0 lets the system choose, but one port for all workers.
-                address = socket.local_addr().map_err(failed)?;
-                sockets.push((index, socket));
-            }
+        for (nth, address) in listener.bind.iter().enumerate() {
+            let place = match address.port() {
+                0 => Place::Somewhere(&listener.name, *address, nth),
+                _ => Place::At(*address),
+            };
+            places.push((index, *address, place));
         }
     }
-    Ok(all)
+    places
+}
+
+impl Listening {
+    /// Binds every address of `model` once for each worker; those that `former`, of the configuration
+    /// before, has are taken over.
+    ///
+    /// # Errors
+    /// Names the listener and address that could not be bound, and why.
+    pub fn open(
+        model: &Model,
+        workers: usize,
+        former: Option<(&Self, &Model)>,
+    ) -> Result<Self, Error> {
+        let mut known: HashMap<Place<'_>, &Arc<Bound>> = HashMap::new();
+        let mut all = Self::default();
+        if let Some((former, before)) = former {
+            all.next_number = former.next_number;
+            let bound = former.bound.iter().map(|(_, bound)| bound);
+            known.extend(places(before).into_iter().map(|(.., place)| place).zip(bound));
+        }
+        for (index, address, place) in places(model) {
+            let bound = match known.get(&place) {
+                Some(bound) => (*bound).clone(),
+                None => {
+                    let listener = model.listeners[index].name.clone();
+                    let number = all.next_number;
+                    all.next_number += 1;
+                    let bound = Bound::open(number, address, workers)
+                        .map_err(|source| Error::Bind { listener, address, source })?;
+                    Arc::new(bound)
+                }
+            };
+            all.bound.push((index, bound));
+        }
+        Ok(all)
+    }
+
+    /// The sockets' numbers and listeners, as workers are told.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<worker::Socket> {
+        let socket = |(listener, bound): &(usize, Arc<Bound>)| worker::Socket {
+            number: bound.number,
+            listener: *listener,
+        };
+        self.bound.iter().map(socket).collect()
+    }
+
+    /// Where each of `listeners` listeners really listens.
+    #[must_use]
+    pub fn addresses(&self, listeners: usize) -> Vec<Vec<SocketAddr>> {
+        let mut addresses = vec![Vec::new(); listeners];
+        for (listener, bound) in &self.bound {
+            addresses[*listener].push(bound.address);
+        }
+        addresses
+    }
+
+    /// One worker's copies of its sockets that `wanted` chooses by number.
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub fn of_worker(
+        &self,
+        worker: usize,
+        wanted: impl Fn(u32) -> bool,
+    ) -> std::io::Result<Vec<TcpListener>> {
+        let mut copies = Vec::new();
+        for (_, bound) in self.bound.iter().filter(|(_, bound)| wanted(bound.number)) {
+            let socket = bound.sockets[worker].lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(socket) = &*socket {
+                copies.push(socket.try_clone()?);
+            }
+        }
+        Ok(copies)
+    }
+
+    /// Leaves a worker's sockets to the worker: its copies are the last then.
+    pub fn leave(&self, worker: usize) {
+        for (_, bound) in &self.bound {
+            bound.sockets[worker].lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+    }
+}
+
+impl Bound {
+    fn open(number: u32, address: SocketAddr, workers: usize) -> std::io::Result<Self> {
+        let mut bound = Self { number, address, sockets: Vec::with_capacity(workers) };
+        for _ in 0..workers {
+            let socket = bind_one(bound.address)?;
+            // The system's choice of a port is one for all workers.
+            bound.address = socket.local_addr()?;
+            bound.sockets.push(Mutex::new(Some(socket)));
+        }
+        Ok(bound)
+    }
 }
 
 fn bind_one(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -58,27 +174,56 @@ fn bind_one(address: SocketAddr) -> std::io::Result<TcpListener> {
 mod tests {
     use super::*;
 
-    fn model(bind: &str) -> Model {
-        let text = format!(
-            "[[listener]]\nname = \"web\"\nbind = [\"{bind}\"]\nprotocol = \"http\"\n\
-             [[listener.route]]\nservice = \"a\"\n[[service]]\nname = \"a\"\n"
-        );
+    /// A model with these listeners and their addresses.
+    fn model(listeners: &[(&str, &[&str])]) -> Model {
+        let mut text = String::new();
+        for (name, bind) in listeners {
+            text += &format!("[[listener]]\nname = '{name}'\nbind = {bind:?}\nprotocol = 'http'\n");
+            text += "[[listener.route]]\nservice = 'a'\n";
+        }
+        text += "[[service]]\nname = 'a'\n";
         crate::config::parse(std::path::Path::new("test"), &text).unwrap()
+    }
+
+    fn numbers(listening: &Listening) -> Vec<(u32, usize)> {
+        listening.sockets().iter().map(|socket| (socket.number, socket.listener)).collect()
     }
 
     #[test]
     fn all_workers_share_one_address() {
-        let sockets = bind(&model("127.0.0.1:0"), 3).unwrap();
-        let addresses: Vec<_> = sockets.iter().map(|s| s[0].1.local_addr().unwrap()).collect();
-        assert_eq!(addresses.len(), 3);
-        assert!(addresses.iter().all(|address| *address == addresses[0] && address.port() != 0));
+        let listening = Listening::open(&model(&[("web", &["127.0.0.1:0"])]), 3, None).unwrap();
+        let address = listening.addresses(1)[0][0];
+        assert_ne!(address.port(), 0);
+        for worker in 0..3 {
+            let sockets = listening.of_worker(worker, |_| true).unwrap();
+            assert_eq!(sockets[0].local_addr().unwrap(), address);
+        }
+        listening.leave(1);
+        assert!(listening.of_worker(1, |_| true).unwrap().is_empty());
+        assert_eq!(listening.of_worker(0, |_| true).unwrap().len(), 1);
     }
 
     #[test]
     fn an_occupied_address_is_named() {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = other.local_addr().unwrap();
-        let message = bind(&model(&address.to_string()), 2).unwrap_err().to_string();
+        let model = model(&[("web", &[&address.to_string()])]);
+        let message = Listening::open(&model, 2, None).unwrap_err().to_string();
         assert!(message.contains("\"web\"") && message.contains(&address.to_string()), "{message}");
+    }
+
+    #[test]
+    fn an_address_keeps_its_sockets_whatever_its_listener() {
+        let free = Listening::open(&model(&[("x", &["127.0.0.1:0"])]), 1, None).unwrap();
+        let fixed = free.addresses(1)[0][0].to_string();
+        drop(free);
+        let before = model(&[("web", &[&fixed, "127.0.0.1:0"]), ("old", &["127.0.0.1:0"])]);
+        let first = Listening::open(&before, 2, None).unwrap();
+        assert_eq!(numbers(&first), [(0, 0), (1, 0), (2, 1)]);
+        let after = model(&[("new", &["127.0.0.1:0", &fixed]), ("old", &["127.0.0.1:0"])]);
+        let second = Listening::open(&after, 2, Some((&first, &before))).unwrap();
+        assert_eq!(numbers(&second), [(3, 0), (0, 0), (2, 1)]);
+        assert_eq!(second.addresses(2)[1], first.addresses(2)[1]);
+        assert_eq!(second.of_worker(0, |number| number > 2).unwrap().len(), 1);
     }
 }

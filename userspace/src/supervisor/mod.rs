@@ -7,26 +7,32 @@
 //! serve does this supervisor's epoch become the instance's: workers that a killed supervisor left
 //! behind see it and drain.
 //!
+//! While it runs, the steward ([`steward`]) puts other configurations in force.
+//!
 //! Stop: workers drain, sockets go, pins stay. L4 forwarding goes on until `steerage detach`.
 
 mod claim;
 mod error;
+mod file;
+mod front;
+mod handout;
 pub mod inherit;
+mod leavers;
 mod listeners;
 mod network;
 mod orders;
 mod plane;
 mod publish;
 mod slots;
+mod steward;
 mod view;
 mod workers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use steerage_common::abi::SCHEMA_VERSION;
@@ -36,26 +42,38 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use self::claim::Claim;
-use self::listeners::Sockets;
+use self::front::Front;
+use self::handout::Handout;
+use self::leavers::Leavers;
+use self::listeners::Listening;
 use self::plane::Plane;
-use self::view::View;
+use self::publish::{Publication, Rings};
+use self::steward::Steward;
+use self::view::{InForce, View};
 use self::workers::{Phase, Post};
-use crate::admin::server::{bind_admin, serve_admin, serve_metrics};
+use crate::admin::server::{serve_admin, serve_metrics};
+use crate::config;
 use crate::config::Model;
-use crate::health::{Prober, Subscriber, targets};
+use crate::health::{Prober, targets};
 use crate::kernel::{self, Kernel};
-use crate::region::Group;
+use crate::service::Placed;
 use crate::sys::{self, Account};
-use crate::worker::Setup;
+use crate::worker::Plan;
 
 pub use error::Error;
 pub use plane::instance_dir;
+
+/// Operators' wishes that wait while the configuration is changed.
+const WISHES_MAX: usize = 16;
 
 /// Runs the daemon until it is told to stop.
 ///
 /// # Errors
 /// If it could not start; nothing is left behind then.
-pub fn run(model: Model) -> Result<(), Error> {
+pub fn run(file: &Path) -> Result<(), Error> {
+    let text = config::read(file)?;
+    let model = config::parse(file, &text)?;
+    let origin = Origin { file: file.to_owned(), text };
     let started = Instant::now();
     let claim = Claim::take(&model.global.pid_file)?;
     if let Err(error) = sys::raise_open_files() {
@@ -64,7 +82,7 @@ pub fn run(model: Model) -> Result<(), Error> {
     let front = Front::open(&model)?;
     let instance = instance_dir(&model);
     let pins_are_ours = !instance.exists();
-    let outcome = serve(model, front, started);
+    let outcome = serve(model, origin, front, started);
     if outcome.is_err()
         && pins_are_ours
         && instance.exists()
@@ -76,35 +94,10 @@ pub fn run(model: Model) -> Result<(), Error> {
     outcome
 }
 
-/// What clients and operators connect to, and who serves them: all that can fail for reasons outside
-/// the kernel's tables.
-struct Front {
-    cpus: Vec<usize>,
-    workers: usize,
-    account: Option<Account>,
-    sockets: Vec<Sockets>,
-    metrics: Option<std::net::TcpListener>,
-    admin: std::os::unix::net::UnixListener,
-}
-
-impl Front {
-    fn open(model: &Model) -> Result<Self, Error> {
-        let cpus = sys::cpus().map_err(Error::system("cannot list this process's CPUs"))?;
-        let workers = model.global.workers.unwrap_or(cpus.len());
-        let account = account(model)?;
-        for vip in &model.vips {
-            if !network::link_exists(&vip.interface) {
-                let (vip, interface) = (vip.name.clone(), vip.interface.clone());
-                return Err(Error::NoInterface { vip, interface });
-            }
-        }
-        let sockets = listeners::bind(model, workers)?;
-        let metrics = model.global.metrics.map(bind_metrics).transpose()?;
-        let path = &model.global.admin;
-        let admin =
-            bind_admin(path).map_err(|source| Error::Admin { path: path.clone(), source })?;
-        Ok(Self { cpus, workers, account, sockets, metrics, admin })
-    }
+/// Where a configuration came from.
+struct Origin {
+    file: PathBuf,
+    text: String,
 }
 
 /// Removes the admin socket when the daemon ends.
@@ -116,66 +109,60 @@ impl Drop for AdminPath<'_> {
     }
 }
 
-/// Who workers run as; `None` if this process is not root and can't choose.
-fn account(model: &Model) -> Result<Option<Account>, Error> {
-    if !sys::is_root() {
-        return match &model.global.user {
-            Some(user) => Err(Error::UserNeedsRoot(user.clone())),
-            None => Ok(None),
-        };
-    }
-    let look_up = |name: &str| sys::account(name).map_err(Error::system("cannot look users up"));
-    match &model.global.user {
-        Some(user) => look_up(user)?.map(Some).ok_or_else(|| Error::NoUser(user.clone())),
-        None => match look_up("steerage")? {
-            Some(account) => Ok(Some(account)),
-            None => look_up("nobody")?.map(Some).ok_or_else(|| Error::NoUser("nobody".into())),
-        },
-    }
-}
-
-fn bind_metrics(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
-    let failed = |source| Error::Metrics { address, source };
-    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(listener)
-}
-
-fn serve(model: Model, front: Front, started: Instant) -> Result<(), Error> {
+fn serve(model: Model, origin: Origin, front: Front, started: Instant) -> Result<(), Error> {
     let admin_path = model.global.admin.clone();
     let _admin_path = AdminPath(&admin_path);
-    let worker_lines = 2 * front.workers;
-    let plane = Plane::open(&model, worker_lines)?;
-    let region = plane.region.clone();
+    let plane = Plane::open(&model, 2 * front.workers)?;
+    let (region, kernel) = (plane.region.clone(), plane.kernel.as_deref());
     region.control().schema_version.store(SCHEMA_VERSION, Ordering::Relaxed);
     region.control().supervisor_pid.store(std::process::id(), Ordering::Relaxed);
-    let published = publish::publish(&model, &region, plane.kernel.as_deref())?;
-    let prober = start_prober(&model, &published, &plane)?;
-    let links = attach(&published, plane.kernel.as_deref())?;
+    let mut rings = Rings::default();
+    let publication = Publication::begin(&model, &region, kernel)?;
+    let published = publication.commit(&mut rings)?;
+    let leavers = Leavers::default().next(publication.leaving(), None);
+    let interfaces = publication.interfaces();
+    drop(publication);
+    let addresses = front.listening.addresses(model.listeners.len());
+    let has_flow_tables = !model.vips.is_empty();
+    let mut in_force = InForce { model, published, addresses, links: BTreeMap::new() };
+    let prober = Prober::start(region.clone(), targets(in_force.subscribers()))
+        .map_err(Error::system("cannot start the prober's thread"))?;
+    in_force.links = attach(&interfaces, kernel)?;
 
     let epoch = region.control().supervisor_epoch.load(Ordering::Relaxed).wrapping_add(1);
-    let first_line = workers::free_lines(&region, front.workers);
-    let addresses = addresses(&model, &front.sockets);
-    let surfaces = (front.admin, front.metrics);
-    let crew = Crew { cpus: &front.cpus, account: front.account, first_line, epoch };
-    let posts = posts(&model, &published, &plane, &crew, front.sockets);
+    let forwards = !in_force.links.is_empty();
+    let handout = first_handout(&in_force, front.listening)?;
+    let (handouts, handed) = watch::channel(Arc::new(handout));
+    let crew = Crew { cpus: &front.cpus, workers: front.workers, account: front.account, epoch };
+    let (posts, served) = posts(&plane, &crew, &handed);
+    drop(handed);
+    let (wish, wishes) = mpsc::channel(WISHES_MAX);
     let view = Arc::new(View {
-        model,
-        published,
-        region: region.clone(),
+        in_force: RwLock::new(Arc::new(in_force)),
+        region,
         kernel: plane.kernel.clone(),
         prober,
-        addresses,
-        links,
         started,
         supervisor_epoch: epoch,
+        steward: wish,
     });
+    let steward = Steward {
+        view: view.clone(),
+        file: origin.file,
+        text: origin.text,
+        workers: front.workers,
+        handouts,
+        served,
+        rings,
+        leavers,
+        wishes,
+        has_flow_tables,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Error::system("cannot make the supervisor's event loop"))?;
-    let forwards = !view.links.is_empty();
-    runtime.block_on(supervise(view, posts, surfaces, plane.kernel))?;
+    runtime.block_on(supervise(view, posts, steward, (front.admin, front.metrics)))?;
     if forwards {
         info!("stopped; L4 forwarding goes on until `steerage detach`");
     } else {
@@ -184,38 +171,26 @@ fn serve(model: Model, front: Front, started: Instant) -> Result<(), Error> {
     Ok(())
 }
 
-fn start_prober(
-    model: &Model,
-    published: &publish::Published,
-    plane: &Plane,
-) -> Result<Arc<Prober>, Error> {
-    let services = model.services.iter().zip(&published.tenants).zip(&published.lines);
-    let backends = services.flat_map(|((service, tenants), line)| {
-        let group = Arc::new(Group::new(service, tenants, *line));
-        service.backends.iter().zip(tenants).map(move |(backend, tenant)| {
-            let subscriber = Subscriber {
-                group: group.clone(),
-                backend: backend.address,
-                tenant: *tenant,
-                policy: service.policy(),
-            };
-            (service.probe.as_ref().map(|probe| &probe.check), subscriber)
-        })
-    });
-    Prober::start(plane.region.clone(), targets(backends))
-        .map(Arc::new)
-        .map_err(Error::system("cannot start the prober's thread"))
+fn first_handout(in_force: &InForce, listening: Listening) -> Result<Handout, Error> {
+    let placed = Placed {
+        model: in_force.model.clone(),
+        tenants: in_force.published.tenants.clone(),
+        lines: in_force.published.lines.clone(),
+    };
+    let plan = Plan { placed, sockets: listening.sockets() };
+    Handout::new(1, plan, listening)
+        .map_err(Error::system("cannot write the configuration down for the workers"))
 }
 
-/// Puts the program on its links; gives the mode on each.
+/// Puts the program on links; gives the mode on each.
 fn attach(
-    published: &publish::Published,
+    interfaces: &BTreeSet<String>,
     kernel: Option<&Mutex<Kernel>>,
 ) -> Result<BTreeMap<String, String>, Error> {
     let mut links = BTreeMap::new();
     let Some(kernel) = kernel else { return Ok(links) };
     let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
-    for interface in &published.interfaces {
+    for interface in interfaces {
         let mode = kernel.attach(interface)?;
         info!(interface, %mode, "XDP program attached");
         links.insert(interface.clone(), mode.to_string());
@@ -223,68 +198,56 @@ fn attach(
     Ok(links)
 }
 
-fn addresses(model: &Model, sockets: &[Sockets]) -> Vec<Vec<SocketAddr>> {
-    let mut addresses = vec![Vec::new(); model.listeners.len()];
-    // All workers share the same addresses.
-    for (listener, socket) in sockets.iter().take(1).flatten() {
-        addresses[*listener].extend(socket.local_addr());
-    }
-    addresses
-}
-
 /// Who and where the workers are.
 struct Crew<'a> {
     cpus: &'a [usize],
+    workers: usize,
     account: Option<Account>,
-    first_line: usize,
     epoch: u32,
 }
 
-/// The workers' posts, one for each set of sockets.
+/// The workers' posts, and what each says that it serves.
 fn posts(
-    model: &Model,
-    published: &publish::Published,
     plane: &Plane,
     crew: &Crew<'_>,
-    sockets: Vec<Sockets>,
-) -> Vec<Post> {
-    let workers = sockets.len();
-    let post = |(number, sockets): (usize, Sockets)| {
-        let line = crew.first_line + number;
+    handouts: &watch::Receiver<Arc<Handout>>,
+) -> (Vec<Post>, Vec<watch::Receiver<u64>>) {
+    let first_line = workers::free_lines(&plane.region, crew.workers);
+    let post = |number: usize| {
+        let line = first_line + number;
         workers::clear_line(&plane.region, line);
-        Post {
+        let (served, is_served) = watch::channel(0);
+        let post = Post {
             number,
-            setup: Setup {
-                id: line,
-                workers,
-                cell_workers: plane.region.cell_workers(),
-                model: model.clone(),
-                tenants: published.tenants.clone(),
-                service_lines: published.lines.clone(),
-                supervisor_epoch: crew.epoch,
-            },
-            sockets,
+            line,
+            workers: crew.workers,
+            epoch: crew.epoch,
+            handouts: handouts.clone(),
+            served,
             fds: plane.fds.clone(),
             region: plane.region.clone(),
             account: crew.account,
             cpu: crew.cpus.get(number % crew.cpus.len().max(1)).copied(),
-            drain: model.global.drain,
-        }
+        };
+        (post, is_served)
     };
-    sockets.into_iter().enumerate().map(post).collect()
+    (0..crew.workers).map(post).unzip()
 }
 
 /// Starts the workers, then waits for signals.
 async fn supervise(
     view: Arc<View>,
     posts: Vec<Post>,
+    steward: Steward,
     (admin, metrics): (std::os::unix::net::UnixListener, Option<std::net::TcpListener>),
-    kernel: Option<Arc<Mutex<Kernel>>>,
 ) -> Result<(), Error> {
     let count = posts.len();
     let (phase, is_phase) = watch::channel(Phase::Running);
     let (ready, mut is_ready) = mpsc::channel(count.max(1));
     let mut interrupts = Signals::new().map_err(Error::system("cannot listen for signals"))?;
+    // Until the steward is at work they wait.
+    let hangups =
+        signal(SignalKind::hangup()).map_err(Error::system("cannot listen for signals"))?;
     let mut workers = JoinSet::new();
     for post in posts {
         workers.spawn(workers::keep(post, is_phase.clone(), ready.clone()));
@@ -300,7 +263,8 @@ async fn supervise(
             () = interrupts.next() => return drained(&phase, &mut workers, &mut interrupts).await,
         }
     }
-    let _servers = start_servers(&view, admin, metrics, kernel)?;
+    let mut servers = start_servers(&view, admin, metrics)?;
+    servers.spawn(steward.run(hangups));
     view.region.control().supervisor_epoch.store(view.supervisor_epoch, Ordering::Release);
     info!(workers = count, generation = view.region.generation(), "ready");
     loop {
@@ -319,7 +283,6 @@ fn start_servers(
     view: &Arc<View>,
     admin: std::os::unix::net::UnixListener,
     metrics: Option<std::net::TcpListener>,
-    kernel: Option<Arc<Mutex<Kernel>>>,
 ) -> Result<JoinSet<()>, Error> {
     let mut servers = JoinSet::new();
     let view = view.clone();
@@ -329,10 +292,10 @@ fn start_servers(
     if let Some(metrics) = metrics {
         let metrics = tokio::net::TcpListener::from_std(metrics)
             .map_err(Error::system("cannot serve metrics"))?;
-        servers.spawn(serve_metrics(metrics, view));
+        servers.spawn(serve_metrics(metrics, view.clone()));
     }
-    if let Some(kernel) = kernel {
-        let events = kernel::follow(&kernel)?;
+    if let Some(kernel) = &view.kernel {
+        let events = kernel::follow(kernel)?;
         servers.spawn(events);
     }
     Ok(servers)

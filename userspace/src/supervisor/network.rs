@@ -6,6 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use steerage_common::hash::key_from_seed;
 
+use super::Error;
+use crate::config::Model;
+use crate::config::model::Vip;
+
 /// Who this host is towards a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path {
@@ -15,13 +19,11 @@ pub struct Path {
     pub interface: String,
 }
 
-/// The way to `backend`; `None` without a route.
-///
-/// # Errors
-/// If the host's addresses can't be listed.
-pub fn path_to(backend: SocketAddr) -> io::Result<Option<Path>> {
-    let Some(source) = source_towards(backend) else { return Ok(None) };
-    Ok(links()?.remove(&source).map(|interface| Path { source, interface }))
+/// The way to `backend`, by what [`links`] gave; `None` without a route.
+#[must_use]
+pub fn path_to(backend: SocketAddr, links: &HashMap<IpAddr, String>) -> Option<Path> {
+    let source = source_towards(backend)?;
+    Some(Path { source, interface: links.get(&source)?.clone() })
 }
 
 /// The address that packets to `backend` would come from. Sends nothing: connecting a datagram
@@ -36,14 +38,26 @@ fn source_towards(backend: SocketAddr) -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
-/// Whether this host has a link of this name.
-#[must_use]
-pub fn link_exists(name: &str) -> bool {
-    nix::net::if_::if_nametoindex(name).is_ok()
+/// Looks for the links of the model's vips.
+///
+/// # Errors
+/// Names the first vip whose link this host has not.
+pub fn check_links(model: &Model) -> Result<(), Error> {
+    let is_missing = |vip: &&Vip| nix::net::if_::if_nametoindex(vip.interface.as_str()).is_err();
+    match model.vips.iter().find(is_missing) {
+        None => Ok(()),
+        Some(vip) => {
+            let (vip, interface) = (vip.name.clone(), vip.interface.clone());
+            Err(Error::NoInterface { vip, interface })
+        }
+    }
 }
 
 /// The links of this host by their addresses.
-fn links() -> io::Result<HashMap<IpAddr, String>> {
+///
+/// # Errors
+/// If the kernel refuses to tell.
+pub fn links() -> io::Result<HashMap<IpAddr, String>> {
     let mut links = HashMap::new();
     for entry in nix::ifaddrs::getifaddrs()? {
         let Some(address) = entry.address else { continue };
@@ -113,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_way_to_ourselves_is_the_loopback() {
-        let path = path_to("127.0.0.1:80".parse().unwrap()).unwrap().unwrap();
+        let path = path_to("127.0.0.1:80".parse().unwrap(), &links().unwrap()).unwrap();
         assert_eq!(path, Path { source: "127.0.0.1".parse().unwrap(), interface: "lo".into() });
     }
 

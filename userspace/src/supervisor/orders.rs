@@ -6,16 +6,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use steerage_common::health::{Event, State};
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::view::View;
-use crate::admin::order::{Action, Daemon, Refusal, Remaining, Terms};
+use super::Error;
+use super::steward::Wish;
+use super::view::{InForce, View};
+use crate::admin::order::{Action, Daemon, Later, Refusal, Reloaded, Remaining, Terms};
 use crate::config::model::Service;
+use crate::config::plan::Change;
 use crate::kernel::flows::Flows;
 use crate::region::{Region, Tenant};
 use crate::stats::status::Status;
 
-impl View {
+impl InForce {
     fn find(&self, service: &str, backend: SocketAddr) -> Result<(&Service, Tenant), Refusal> {
         let unknown = || Refusal::Unknown { service: service.to_owned(), backend };
         let services = self.model.services.iter().zip(&self.published.tenants);
@@ -39,7 +43,8 @@ impl Daemon for View {
         action: Action,
         terms: Terms,
     ) -> Result<(), Refusal> {
-        let (service, tenant) = self.find(service, backend)?;
+        let now = self.in_force();
+        let (service, tenant) = now.find(service, backend)?;
         let event = match action {
             Action::Drain => Event::Drain,
             Action::Maintenance => Event::Maintain,
@@ -52,7 +57,8 @@ impl Daemon for View {
             let (region, name) = (self.region.clone(), service.name.clone());
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
-                // An operator may have thought better of it meanwhile.
+                // An operator may have thought better of it meanwhile; of another tenant of the slot the
+                // order is not.
                 if region.word(tenant.slot()).state() == State::Draining {
                     region.apply(tenant, Event::Maintain, &policy);
                     warn!(service = name, %backend, "drain deadline: the backend is out");
@@ -63,18 +69,47 @@ impl Daemon for View {
     }
 
     fn remaining(&self, service: &str, backend: SocketAddr) -> Result<Remaining, Refusal> {
-        let (service, tenant) = self.find(service, backend)?;
-        let index = self.model.services.iter().position(|known| known.name == service.name);
-        let has_vip = self.model.vips.iter().any(|vip| Some(vip.service) == index);
+        let now = self.in_force();
+        let (service, tenant) = now.find(service, backend)?;
+        let index = now.model.services.iter().position(|known| known.name == service.name);
+        let has_vip = now.model.vips.iter().any(|vip| Some(vip.service) == index);
         let flows = match has_vip && self.kernel.is_some() {
             false => None,
             true => {
                 let failed = |error: crate::kernel::Error| Refusal::Flows(error.to_string());
-                let table = Flows::open(&super::instance_dir(&self.model)).map_err(failed)?;
+                let table = Flows::open(&super::instance_dir(&now.model)).map_err(failed)?;
                 Some(table.live().get(&tenant.slot()).copied().unwrap_or(0))
             }
         };
         Ok(in_hand(&self.region, tenant, flows))
+    }
+
+    fn reload(&self) -> Later<'_, Result<Reloaded, Refusal>> {
+        Box::pin(self.ask(Wish::Reload))
+    }
+
+    fn diff(&self) -> Later<'_, Result<Vec<Change>, Refusal>> {
+        Box::pin(self.ask(Wish::Diff))
+    }
+
+    fn config(&self) -> serde_json::Value {
+        // The workers are handed it in the same way.
+        serde_json::to_value(&self.in_force().model).unwrap_or_default()
+    }
+}
+
+impl View {
+    /// Asks the steward.
+    async fn ask<T>(
+        &self,
+        wish: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Wish,
+    ) -> Result<T, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let outcome = match self.steward.send(wish(answer)).await {
+            Ok(()) => answered.await.unwrap_or(Err(Error::Ending)),
+            Err(_) => Err(Error::Ending),
+        };
+        outcome.map_err(|error| Refusal::Config(error.to_string()))
     }
 }
 

@@ -3,14 +3,19 @@
 //! Order matters to those who read meanwhile: new slots get their state before any table names them,
 //! everything of the new generation is written to the inactive halves, one store puts it in force,
 //! and only then do vips appear that need it.
+//!
+//! A backend that leaves the configuration keeps its slot and its entry, without weight and without a
+//! service, until it has nothing left to do: its flows go on. Who may free the slot is
+//! [`super::leavers`]'s to say.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use steerage_common::abi::{self, active_half};
-use steerage_common::health::{Event, Policy};
+use steerage_common::health::{EPOCH_MASK, Event, Policy};
 use steerage_common::limits::{RING_ENTRIES, SERVICES, SLOTS, VIPS};
 use steerage_common::maglev::{self, Cursor, Member};
 use steerage_common::slot::Slot;
@@ -20,7 +25,7 @@ use super::Error;
 use super::network::{self, Path};
 use super::slots::{Seats, seat};
 use crate::config::Model;
-use crate::config::model::{Service, Vip, table_address};
+use crate::config::model::{Service, Vip, address_of, table_address};
 use crate::kernel::Kernel;
 use crate::region::{Region, Tenant};
 use crate::service::identity::{backend_identity, service_identity};
@@ -32,57 +37,202 @@ pub struct Published {
     pub lines: Vec<u16>,
     /// Parallel to the model's services and their backends.
     pub tenants: Vec<Vec<Tenant>>,
-    /// Links that need the program.
-    pub interfaces: BTreeSet<String>,
     /// The vips' counters, parallel to the model's vips.
     pub vip_indices: Vec<u16>,
+    /// From the first word that readers can see to the store that puts the generation in force.
+    pub took: Duration,
 }
 
-/// Seats everybody and writes the region; vips and rings too if there is a kernel half.
-///
-/// # Errors
-/// If the network can't be asked, or the kernel refuses an entry.
-pub fn publish(
-    model: &Model,
-    region: &Region,
-    kernel: Option<&Mutex<Kernel>>,
-) -> Result<Published, Error> {
-    let paths = paths(model)?;
-    let seats = seat(model, &former_slots(region), &former_lines(region));
-    let tenants = settle(model, region, &seats);
-    let entries = entries(model, &seats, &tenants, &paths);
-    region.write_backends(&entries);
-    let key = network::hash_key(model.global.hash_seed.as_deref())
-        .map_err(Error::system("cannot read the host's boot id"))?;
-    let (first, count) =
-        network::nat_ports().map_err(Error::system("cannot read the port range"))?;
-    let control = region.control();
-    control.nat_port_first.store(first, Ordering::Relaxed);
-    control.nat_port_count.store(count, Ordering::Relaxed);
-    control.hash_key[0].store(key[0], Ordering::Relaxed);
-    control.hash_key[1].store(key[1], Ordering::Relaxed);
-    let mut vip_indices = Vec::new();
-    match kernel {
-        None => {
-            region.publish_generation();
+/// A backend that is in no configuration any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// Its hold on its slot.
+    pub tenant: Tenant,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether a vip led to it: it may have flows.
+    pub has_flows: bool,
+}
+
+/// What the two halves of each service's ring were filled with.
+#[derive(Debug, Default)]
+pub struct Rings(HashMap<u16, [Option<Vec<Filled>>; 2]>);
+
+type Filled = (u64, u16, u16);
+
+/// A configuration on its way into the region. What [`Publication::begin`] does nobody sees but the
+/// prober; [`Publication::commit`] shows the whole to everybody.
+#[derive(Debug)]
+pub struct Publication<'a> {
+    model: &'a Model,
+    region: &'a Region,
+    kernel: Option<&'a Mutex<Kernel>>,
+    paths: HashMap<SocketAddr, Path>,
+    seats: Seats,
+    /// Parallel to the model's services and their backends.
+    pub tenants: Vec<Vec<Tenant>>,
+    /// Those who had no slot before.
+    fresh: Vec<Tenant>,
+    /// Those who were leaving.
+    back: Vec<Tenant>,
+    leaving: Vec<(Leaving, abi::Backend)>,
+    /// Links on which packets of their flows come back.
+    ways_of_leaving: BTreeSet<String>,
+    key: [u64; 2],
+    nat_ports: (u16, u16),
+}
+
+impl<'a> Publication<'a> {
+    /// Seats everybody: new backends get their slots and their first state.
+    ///
+    /// # Errors
+    /// If there are not slots enough, a backend of a vip can't be served, or the network can't be asked.
+    pub fn begin(
+        model: &'a Model,
+        region: &'a Region,
+        kernel: Option<&'a Mutex<Kernel>>,
+    ) -> Result<Self, Error> {
+        let links = network::links().map_err(Error::system("cannot list the host's addresses"))?;
+        let paths = paths(model, &links)?;
+        let key = network::hash_key(model.global.hash_seed.as_deref())
+            .map_err(Error::system("cannot read the host's boot id"))?;
+        let nat_ports =
+            network::nat_ports().map_err(Error::system("cannot read the port range"))?;
+        let former = former(region);
+        let identities = former.iter().map(|(slot, entry)| (*slot, entry.identity)).collect();
+        let seats = seat(model, &identities, &former_lines(region)).ok_or(Error::NoSlots)?;
+        let mut publication = Self {
+            model,
+            region,
+            kernel,
+            paths,
+            tenants: Vec::new(),
+            fresh: Vec::new(),
+            back: Vec::new(),
+            leaving: Vec::new(),
+            ways_of_leaving: BTreeSet::new(),
+            seats,
+            key,
+            nat_ports,
+        };
+        publication.settle(&former, &links);
+        Ok(publication)
+    }
+
+    /// Gives slots and lines to their holders.
+    fn settle(&mut self, former: &HashMap<Slot, abi::Backend>, links: &HashMap<IpAddr, String>) {
+        let region = self.region;
+        for slot in &self.seats.freed {
+            let entry = former[slot];
+            let Some(ip) = address_of(&entry.address, entry.family) else { continue };
+            let leaving = Leaving {
+                tenant: Tenant::new(*slot, entry.epoch),
+                address: SocketAddr::new(ip, u16::from_be(entry.port_be)),
+                has_flows: entry.source != [0; 16],
+            };
+            if leaving.has_flows
+                && let Some(path) = network::path_to(leaving.address, links)
+            {
+                self.ways_of_leaving.insert(path.interface);
+            }
+            let entry = abi::Backend { weight: 0, service: abi::SERVICE_NONE, ..entry };
+            self.leaving.push((leaving, entry));
         }
-        Some(kernel) => {
-            let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
-            let half = active_half(region.generation() + 1);
-            write_rings(model, &seats, &paths, key, half, &mut kernel)?;
-            let generation = region.publish_generation();
-            vip_indices = write_vips(model, &seats, generation, &mut kernel)?;
+        let services = self.model.services.iter().zip(&self.seats.slots).zip(&self.seats.lines);
+        for ((service, slots), line) in services {
+            let (line, identity) = (region.service(*line), service_identity(&service.name));
+            if line.identity.swap(identity, Ordering::Relaxed) != identity {
+                line.position.store(0, Ordering::Relaxed);
+                line.panicking.store(0, Ordering::Relaxed);
+            }
+            let policy = service.policy();
+            let mut seated = Vec::with_capacity(slots.len());
+            for slot in slots {
+                let tenant = Tenant::new(*slot, region.word(*slot).epoch());
+                if former.get(slot).is_some_and(|entry| entry.service == abi::SERVICE_NONE) {
+                    // It was leaving, and is wanted again.
+                    region.apply(tenant, Event::Enable, &policy);
+                    self.back.push(tenant);
+                }
+                region.apply(tenant, Event::Assigned, &policy);
+                if !former.contains_key(slot) {
+                    self.fresh.push(tenant);
+                }
+                seated.push(tenant);
+            }
+            self.tenants.push(seated);
         }
     }
-    let interfaces = interfaces(model, &paths);
-    Ok(Published { lines: seats.lines, tenants, interfaces, vip_indices })
+
+    /// Backends that are in no configuration any more.
+    pub fn leaving(&self) -> impl Iterator<Item = Leaving> {
+        self.leaving.iter().map(|(leaving, _)| *leaving)
+    }
+
+    /// Links that need the program.
+    #[must_use]
+    pub fn interfaces(&self) -> BTreeSet<String> {
+        let mut all = interfaces(self.model, &self.paths);
+        all.extend(self.ways_of_leaving.iter().cloned());
+        all
+    }
+
+    /// Takes back what [`Publication::begin`] gave.
+    pub fn undo(self) {
+        for tenant in self.fresh {
+            self.region.apply(tenant, Event::Removed, &Policy::DEFAULT);
+        }
+        for tenant in self.back {
+            self.region.apply(tenant, Event::Drain, &Policy::DEFAULT);
+        }
+    }
+
+    /// Writes the tables, vips and rings too if there is a kernel half, and puts them in force.
+    ///
+    /// # Errors
+    /// If the kernel refuses an entry.
+    pub fn commit(&self, rings: &mut Rings) -> Result<Published, Error> {
+        let Self { model, region, paths, seats, tenants, leaving, key, nat_ports, .. } = self;
+        let lock =
+            |kernel: &'a Mutex<Kernel>| kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kernel = self.kernel.map(lock);
+        if let Some(kernel) = &mut kernel {
+            let half = active_half(region.generation() + 1);
+            write_rings(model, seats, paths, *key, half, kernel, rings)?;
+        }
+        let mut entries = entries(model, seats, tenants, paths);
+        entries.extend(leaving.iter().map(|(leaving, entry)| (leaving.tenant.slot(), *entry)));
+        let began = Instant::now();
+        region.write_backends(&entries);
+        let control = region.control();
+        control.nat_port_first.store(nat_ports.0, Ordering::Relaxed);
+        control.nat_port_count.store(nat_ports.1, Ordering::Relaxed);
+        control.hash_key[0].store(key[0], Ordering::Relaxed);
+        control.hash_key[1].store(key[1], Ordering::Relaxed);
+        let generation = region.publish_generation();
+        let took = began.elapsed();
+        let vip_indices = match &mut kernel {
+            None => Vec::new(),
+            Some(kernel) => write_vips(model, seats, generation, kernel)?,
+        };
+        let (lines, tenants) = (seats.lines.clone(), tenants.clone());
+        Ok(Published { lines, tenants, vip_indices, took })
+    }
+
+    /// Parallel to the model's services: their lines.
+    #[must_use]
+    pub fn lines(&self) -> &[u16] {
+        &self.seats.lines
+    }
 }
 
-/// The identities at the slots, as an earlier daemon left them.
-fn former_slots(region: &Region) -> HashMap<Slot, u64> {
+/// The entries of all slots that somebody holds. Of one that was freed since the last publication the
+/// entry is left over: its word is of another tenancy.
+fn former(region: &Region) -> HashMap<Slot, abi::Backend> {
     (0..SLOTS as u16)
         .filter_map(Slot::new)
-        .filter_map(|slot| Some((slot, region.backend(slot)?.identity)))
+        .filter_map(|slot| Some((slot, region.backend(slot)?)))
+        .filter(|(slot, entry)| region.word(*slot).epoch() == entry.epoch & EPOCH_MASK)
         .collect()
 }
 
@@ -93,34 +243,15 @@ fn former_lines(region: &Region) -> HashMap<u16, u64> {
         .collect()
 }
 
-/// Gives slots and lines to their holders.
-fn settle(model: &Model, region: &Region, seats: &Seats) -> Vec<Vec<Tenant>> {
-    for slot in &seats.freed {
-        let tenant = Tenant::new(*slot, region.word(*slot).epoch());
-        region.apply(tenant, Event::Removed, &Policy::DEFAULT);
-    }
-    let mut tenants = Vec::with_capacity(model.services.len());
-    for ((service, slots), line) in model.services.iter().zip(&seats.slots).zip(&seats.lines) {
-        region.service(*line).identity.store(service_identity(&service.name), Ordering::Relaxed);
-        let policy = service.policy();
-        let seated = slots.iter().map(|slot| {
-            let tenant = Tenant::new(*slot, region.word(*slot).epoch());
-            region.apply(tenant, Event::Assigned, &policy);
-            tenant
-        });
-        tenants.push(seated.collect());
-    }
-    tenants
-}
-
 /// The ways to the backends of vips.
-fn paths(model: &Model) -> Result<HashMap<SocketAddr, Path>, Error> {
+fn paths(
+    model: &Model,
+    links: &HashMap<IpAddr, String>,
+) -> Result<HashMap<SocketAddr, Path>, Error> {
     let mut paths = HashMap::new();
     for vip in &model.vips {
         for backend in &model.services[vip.service].backends {
-            let path = network::path_to(backend.address)
-                .map_err(Error::system("cannot list the host's addresses"))?;
-            match path {
+            match network::path_to(backend.address, links) {
                 Some(path) if path.source == backend.address.ip() || path.source.is_loopback() => {
                     let (vip, backend) = (vip.name.clone(), backend.address);
                     return Err(Error::LocalBackend { vip, backend });
@@ -131,7 +262,7 @@ fn paths(model: &Model) -> Result<HashMap<SocketAddr, Path>, Error> {
                 None => warn!(
                     vip = vip.name,
                     backend = %backend.address,
-                    "no route to the backend: it gets no flows of this vip; add a route and restart"
+                    "no route to the backend: it gets no flows of this vip; add a route and reload"
                 ),
             }
         }
@@ -175,11 +306,20 @@ fn write_rings(
     key: [u64; 2],
     half: u32,
     kernel: &mut Kernel,
+    rings: &mut Rings,
 ) -> Result<(), Error> {
     let used: BTreeSet<usize> = model.vips.iter().map(|vip| vip.service).collect();
     let mut ring = vec![0; RING_ENTRIES];
     for service in used {
+        let line = seats.lines[service];
         let mut members = members(&model.services[service], &seats.slots[service], paths);
+        let filled_with = |member: &Member| (member.identity, member.slot.raw(), member.weight);
+        let wanted: Vec<Filled> = members.iter().map(filled_with).collect();
+        let halves = rings.0.entry(line).or_default();
+        if halves[half as usize].as_ref() == Some(&wanted) {
+            continue;
+        }
+        halves[half as usize] = None;
         let mut cursors = vec![Cursor::default(); members.len()];
         let filled = maglev::populate(key, &mut members, &mut cursors, &mut ring);
         if !filled {
@@ -190,7 +330,8 @@ fn write_rings(
         }
         let slots: Vec<Slot> = members.iter().map(|member| member.slot).collect();
         let entries: &[u16] = if filled { &ring } else { &[] };
-        kernel.set_ring(seats.lines[service], half, entries, &slots)?;
+        kernel.set_ring(line, half, entries, &slots)?;
+        halves[half as usize] = Some(wanted);
     }
     Ok(())
 }

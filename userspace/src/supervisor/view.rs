@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use steerage_common::abi::{FailureClass, PoolClose, Reason, Traffic};
@@ -12,7 +12,10 @@ use steerage_common::health::{Cause, State, Word};
 use steerage_common::limits::WORKERS;
 use steerage_common::replay::{Refusal, Rule};
 
+use tokio::sync::mpsc;
+
 use super::publish::Published;
+use super::steward::Wish;
 use crate::clock;
 use crate::config::Model;
 use crate::config::model;
@@ -21,30 +24,45 @@ use crate::kernel::Kernel;
 use crate::region::{Region, Tenant};
 use crate::stats::status::{self, Count, L4, L7, Status};
 
-/// Everything that a snapshot is taken from.
+/// A configuration in force, and what was made of it.
 #[derive(Debug)]
-pub struct View {
-    /// The configuration in force.
+pub struct InForce {
+    /// The configuration.
     pub model: Model,
     /// Its seats.
     pub published: Published,
+    /// Where each listener really listens.
+    pub addresses: Vec<Vec<SocketAddr>>,
+    /// The links that carry the program, with its mode.
+    pub links: BTreeMap<String, String>,
+}
+
+/// Everything that a snapshot is taken from, and that orders are given to.
+#[derive(Debug)]
+pub struct View {
+    /// What is in force.
+    pub in_force: RwLock<Arc<InForce>>,
     /// The shared words.
     pub region: Arc<Region>,
     /// The kernel half.
     pub kernel: Option<Arc<Mutex<Kernel>>>,
     /// What probes said.
-    pub prober: Arc<Prober>,
-    /// Where each listener really listens.
-    pub addresses: Vec<Vec<SocketAddr>>,
-    /// The links that carry the program, with its mode.
-    pub links: BTreeMap<String, String>,
+    pub prober: Prober,
     /// When the supervisor started.
     pub started: Instant,
     /// The epoch of this supervisor's workers.
     pub supervisor_epoch: u32,
+    /// Who changes the configuration.
+    pub steward: mpsc::Sender<Wish>,
 }
 
 impl View {
+    /// What is in force now.
+    #[must_use]
+    pub fn in_force(&self) -> Arc<InForce> {
+        self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Takes a snapshot.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -53,30 +71,21 @@ impl View {
             .as_ref()
             .map(|kernel| kernel.lock().unwrap_or_else(PoisonError::into_inner));
         let kernel = kernel.as_deref();
+        let now = self.in_force();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
-            instance: self.model.global.instance.clone(),
+            instance: now.model.global.instance.clone(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             generation: self.region.generation(),
             plane: if kernel.is_some() { "ebpf" } else { "memory" }.into(),
             probe_lag: lag(&self.prober.lag()),
-            listeners: self.listeners(),
+            listeners: now.listeners(),
             workers: self.workers(),
-            services: self.services(kernel),
-            vips: self.vips(kernel),
+            services: self.services(&now, kernel),
+            vips: now.vips(kernel),
             l4_reasons: reasons(kernel),
         }
-    }
-
-    fn listeners(&self) -> Vec<status::Listener> {
-        let listeners = self.model.listeners.iter().zip(&self.addresses);
-        listeners
-            .map(|(listener, addresses)| status::Listener {
-                name: listener.name.clone(),
-                addresses: addresses.clone(),
-            })
-            .collect()
     }
 
     fn workers(&self) -> Vec<status::Worker> {
@@ -105,10 +114,10 @@ impl View {
             .collect()
     }
 
-    fn services(&self, kernel: Option<&Kernel>) -> Vec<status::Service> {
-        let services = self.model.services.iter().zip(&self.published.tenants);
+    fn services(&self, now: &InForce, kernel: Option<&Kernel>) -> Vec<status::Service> {
+        let services = now.model.services.iter().zip(&now.published.tenants);
         services
-            .zip(&self.published.lines)
+            .zip(&now.published.lines)
             .map(|((service, tenants), line)| {
                 let backends = service.backends.iter().zip(tenants);
                 let backends: Vec<_> = backends
@@ -194,6 +203,18 @@ impl View {
             l7.ejections += get(&cell.ejections);
         }
         l7
+    }
+}
+
+impl InForce {
+    fn listeners(&self) -> Vec<status::Listener> {
+        let listeners = self.model.listeners.iter().zip(&self.addresses);
+        listeners
+            .map(|(listener, addresses)| status::Listener {
+                name: listener.name.clone(),
+                addresses: addresses.clone(),
+            })
+            .collect()
     }
 
     fn vips(&self, kernel: Option<&Kernel>) -> Vec<status::Vip> {

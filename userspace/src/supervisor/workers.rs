@@ -1,9 +1,7 @@
 //! The worker processes: started, watched, started again, drained.
 
-use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitStatus};
@@ -19,9 +17,9 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::Error;
-use super::listeners::Sockets;
+use super::handout::{Given, Handout};
 use crate::region::{Fds, Region};
-use crate::sys::{Account, confine};
+use crate::sys::{Account, confine, sealed_memory};
 use crate::worker::Setup;
 
 /// A worker that lives at least this long did not die of its start.
@@ -41,15 +39,21 @@ pub enum Phase {
     Killing,
 }
 
-/// What one worker process needs, kept for its successors.
+/// One worker's place, kept for its successors.
 #[derive(Debug)]
 pub struct Post {
     /// The worker's number, from 0.
     pub number: usize,
-    /// What it is told; its `id` is its line in the region.
-    pub setup: Setup,
-    /// Its sockets.
-    pub sockets: Sockets,
+    /// Its line in the region.
+    pub line: usize,
+    /// How many workers there are.
+    pub workers: usize,
+    /// The supervisor's epoch.
+    pub epoch: u32,
+    /// What it is to serve.
+    pub handouts: watch::Receiver<Arc<Handout>>,
+    /// The latest that it said it serves.
+    pub served: watch::Sender<u64>,
     /// The region.
     pub fds: Arc<Fds>,
     /// The region, to clear the line of a dead worker.
@@ -58,8 +62,6 @@ pub struct Post {
     pub account: Option<Account>,
     /// Where it runs.
     pub cpu: Option<usize>,
-    /// How long it may take to drain.
-    pub drain: Duration,
 }
 
 /// Keeps one post filled until the phase says otherwise. Sends the number when its worker serves for
@@ -76,19 +78,32 @@ pub async fn keep(
     let mut early_deaths = 0;
     loop {
         let started = Instant::now();
-        let failed = |source| Error::Spawn { worker: post.number, source };
-        let (mut child, mut control) = spawn(&post).map_err(failed)?;
-        let ended = tokio::select! {
-            status = child.wait() => Some(status.map_err(failed)?),
-            never = serve(&mut control, &mut ready, post.number) => match never {},
-            _ = phase.wait_for(|phase| *phase > Phase::Running) => None,
+        let number = post.number;
+        let failed = |source| Error::Spawn { worker: number, source };
+        let handout = post.handouts.borrow_and_update().clone();
+        let (mut child, mut control) = spawn(&post, &handout).map_err(failed)?;
+        let given = Given::at_start(post.number, &handout);
+        // A configuration that is replaced must not hold its sockets open.
+        drop(handout);
+        let end = tokio::select! {
+            status = child.wait() => End::Death(status.map_err(failed)?),
+            () = serve(&mut control, &mut ready, &mut post, given) => End::Useless,
+            _ = phase.wait_for(|phase| *phase > Phase::Running) => End::Phase,
         };
-        let Some(status) = ended else {
-            // The worker's copies are the last then: it empties their queues and closes them.
-            post.sockets.clear();
-            stop(&mut child, &mut control, &post, &mut phase).await;
-            vacate(&post);
-            return Ok(());
+        let status = match end {
+            End::Death(status) => status,
+            End::Useless => {
+                // It would serve what nobody wants any more; its successor starts with the latest.
+                let _ = child.start_kill();
+                child.wait().await.map_err(failed)?
+            }
+            End::Phase => {
+                // The worker's copies are the last then: it empties their queues and closes them.
+                post.handouts.borrow().listening.leave(post.number);
+                stop(&mut child, &mut control, &post, &mut phase).await;
+                vacate(&post);
+                return Ok(());
+            }
         };
         vacate(&post);
         if ready.is_some() {
@@ -113,28 +128,53 @@ pub async fn keep(
     }
 }
 
+/// Why a worker is served no longer.
+enum End {
+    Death(ExitStatus),
+    /// It can't be given its configuration.
+    Useless,
+    Phase,
+}
+
 fn report_death(post: &Post, status: ExitStatus) {
     warn!(worker = post.number, %status, "worker died: its successor takes its sockets over");
 }
 
-/// Waits for the worker's sign that it serves, then for ever.
+/// Hears the worker and hands it each new configuration, until that is impossible.
 async fn serve(
     control: &mut tokio::net::UnixStream,
     ready: &mut Option<mpsc::Sender<usize>>,
-    number: usize,
-) -> Infallible {
+    post: &mut Post,
+    mut given: Given,
+) {
     let mut byte = [0; 1];
-    while let Ok(1) = control.read(&mut byte).await {
-        if byte[0] == crate::worker::READY {
-            info!(worker = number, "worker serves");
-            if let Some(ready) = ready.take() {
-                // The receiver is gone only when the daemon stops.
-                let _ = ready.send(number).await;
+    loop {
+        tokio::select! {
+            heard = control.read(&mut byte) => {
+                if !matches!(heard, Ok(1)) {
+                    // The end of the control socket is followed by the process's own end.
+                    return std::future::pending().await;
+                }
+                if let Some(number) = given.answered() {
+                    post.served.send_replace(number);
+                }
+                if byte[0] == crate::worker::READY {
+                    info!(worker = post.number, "worker serves");
+                    if let Some(ready) = ready.take() {
+                        // The receiver is gone only when the daemon stops.
+                        let _ = ready.send(post.number).await;
+                    }
+                }
+            }
+            Ok(()) = post.handouts.changed() => {
+                let handout = post.handouts.borrow_and_update().clone();
+                if let Err(error) = given.give(control, &handout).await {
+                    error!(worker = post.number, %error, "worker cannot be given its configuration");
+                    return;
+                }
             }
         }
     }
-    // The end of the control socket is followed by the process's own end.
-    std::future::pending().await
 }
 
 async fn stop(
@@ -145,7 +185,8 @@ async fn stop(
 ) {
     let _ = control.write_all(&[crate::worker::DRAIN]).await;
     // The worker keeps the time itself; this is for one that hangs.
-    let patience = post.drain + Duration::from_secs(1);
+    let drain = post.handouts.borrow().plan.placed.model.global.drain;
+    let patience = drain + Duration::from_secs(1);
     tokio::select! {
         _ = child.wait() => return,
         () = tokio::time::sleep(patience) => {
@@ -158,7 +199,7 @@ async fn stop(
 
 /// Clears what a dead worker left in its line: it has no connections and no requests any more.
 fn vacate(post: &Post) {
-    clear_line(&post.region, post.setup.id);
+    clear_line(&post.region, post.line);
 }
 
 /// Clears a worker's line and gauges; counters stay.
@@ -172,6 +213,8 @@ pub fn clear_line(region: &Region, line: usize) {
         let cell = region.cell(line, slot);
         cell.active.store(0, Ordering::Relaxed);
         cell.idle.store(0, Ordering::Relaxed);
+        cell.connections.store(0, Ordering::Relaxed);
+        cell.tunnels.store(0, Ordering::Relaxed);
     }
 }
 
@@ -187,40 +230,36 @@ pub fn free_lines(region: &Region, count: usize) -> usize {
 }
 
 /// Starts one worker process.
-fn spawn(post: &Post) -> io::Result<(Child, tokio::net::UnixStream)> {
+fn spawn(post: &Post, handout: &Handout) -> io::Result<(Child, tokio::net::UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
-    let setup = setup_memory(&post.setup)?;
+    let setup = Setup {
+        id: post.line,
+        workers: post.workers,
+        cell_workers: post.region.cell_workers(),
+        plan: handout.plan.clone(),
+        supervisor_epoch: post.epoch,
+    };
+    let setup = sealed_memory("steerage-setup", &serde_json::to_vec(&setup)?)?;
+    let sockets = handout.listening.of_worker(post.number, |_| true)?;
     let mut keep: Vec<BorrowedFd<'_>> = vec![setup.as_fd(), theirs.as_fd()];
     keep.extend(post.fds.all());
-    keep.extend(post.sockets.iter().map(|(_, socket)| socket.as_fd()));
+    keep.extend(sockets.iter().map(AsFd::as_fd));
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0(format!("steerage worker {}", post.number))
         .arg("worker")
         .arg(format!("--setup={}", setup.as_raw_fd()))
         .arg(format!("--control={}", theirs.as_raw_fd()))
-        .arg(format!("--region={}", joined(post.fds.all().iter().map(AsRawFd::as_raw_fd))))
-        .arg(format!("--sockets={}", joined(post.sockets.iter().map(socket_argument))));
+        .arg(format!("--region={}", joined(post.fds.all().iter().map(AsRawFd::as_raw_fd))));
+    if !sockets.is_empty() {
+        command.arg(format!("--sockets={}", joined(sockets.iter().map(AsRawFd::as_raw_fd))));
+    }
     confine(&mut command, post.account, post.cpu, &keep);
     let child = tokio::process::Command::from(command).kill_on_drop(false).spawn()?;
     Ok((child, tokio::net::UnixStream::from_std(ours)?))
 }
 
-/// `listener:descriptor`.
-fn socket_argument((listener, socket): &(usize, TcpListener)) -> String {
-    format!("{listener}:{}", socket.as_raw_fd())
-}
-
 fn joined(items: impl Iterator<Item = impl ToString>) -> String {
     items.map(|item| item.to_string()).collect::<Vec<_>>().join(",")
-}
-
-/// The setup as JSON in memory that the child inherits.
-fn setup_memory(setup: &Setup) -> io::Result<OwnedFd> {
-    let json = serde_json::to_vec(setup)?;
-    let fd = crate::sys::shared_memory("steerage-setup", json.len())?;
-    let file = std::fs::File::from(fd);
-    std::os::unix::fs::FileExt::write_all_at(&file, &json, 0)?;
-    Ok(file.into())
 }

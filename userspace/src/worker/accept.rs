@@ -1,5 +1,6 @@
 //! Accepting connections.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -8,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::permit::{Permit, Permits};
-use crate::l7::{self, Proxy};
+use crate::l7::{self, Door, House};
 use crate::net::{self, Listener, Stream};
 use crate::region::add;
 
@@ -20,9 +21,9 @@ const QUEUE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Accepts the connections of one listening socket.
 pub(super) struct Acceptor {
-    pub(super) proxy: Rc<Proxy>,
-    /// Index of the listener in the configuration.
-    pub(super) front: usize,
+    pub(super) house: Rc<House>,
+    /// Where its connections come in; another one when the address passes to another listener.
+    pub(super) door: RefCell<Rc<Door>>,
     pub(super) listener: Listener,
     pub(super) permits: Permits,
 }
@@ -63,11 +64,11 @@ impl Acceptor {
     }
 
     fn serve(&self, stream: Stream, peer: SocketAddr, permit: Permit) {
-        add(&self.proxy.line().accepted, 1);
-        let guard = Guard::new(self.proxy.clone(), permit);
-        let (proxy, front) = (self.proxy.clone(), self.front);
+        self.house.with_line(|line| add(&line.accepted, 1));
+        let guard = Guard::new(self.house.clone(), permit);
+        let door = self.door.borrow().clone();
         net::spawn(async move {
-            l7::serve(proxy, front, stream, peer).await;
+            l7::serve(door, stream, peer).await;
             drop(guard);
         });
     }
@@ -85,22 +86,25 @@ impl Acceptor {
 
 /// An open connection, as the worker's line counts it.
 struct Guard {
-    proxy: Rc<Proxy>,
+    house: Rc<House>,
     _permit: Permit,
 }
 
 impl Guard {
-    fn new(proxy: Rc<Proxy>, permit: Permit) -> Self {
-        let connections = &proxy.line().connections;
-        connections.store(connections.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        Self { proxy, _permit: permit }
+    fn new(house: Rc<House>, permit: Permit) -> Self {
+        house.with_line(|line| {
+            let connections = line.connections.load(Ordering::Relaxed);
+            line.connections.store(connections + 1, Ordering::Relaxed);
+        });
+        Self { house, _permit: permit }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let connections = &self.proxy.line().connections;
-        let left = connections.load(Ordering::Relaxed).saturating_sub(1);
-        connections.store(left, Ordering::Relaxed);
+        self.house.with_line(|line| {
+            let left = line.connections.load(Ordering::Relaxed).saturating_sub(1);
+            line.connections.store(left, Ordering::Relaxed);
+        });
     }
 }

@@ -11,9 +11,17 @@ pub(super) struct Permits(Rc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    limit: usize,
+    limit: Cell<usize>,
     taken: Cell<usize>,
     waiting: RefCell<Vec<Waker>>,
+}
+
+impl Shared {
+    fn wake(&self) {
+        for waker in self.waiting.borrow_mut().drain(..) {
+            waker.wake();
+        }
+    }
 }
 
 /// The right to one connection, given back when dropped.
@@ -24,10 +32,16 @@ impl Permits {
     /// `limit` permits, at least one.
     pub(super) fn new(limit: usize) -> Self {
         Self(Rc::new(Shared {
-            limit: limit.max(1),
+            limit: Cell::new(limit.max(1)),
             taken: Cell::new(0),
             waiting: RefCell::new(Vec::new()),
         }))
+    }
+
+    /// Gives out no more than `limit` from now on, at least one.
+    pub(super) fn limit(&self, limit: usize) {
+        self.0.limit.set(limit.max(1));
+        self.0.wake();
     }
 
     /// How many are taken.
@@ -43,7 +57,7 @@ impl Permits {
         mut pause: impl FnMut(),
     ) -> (Permit, T) {
         poll_fn(|cx| {
-            if self.poll_until(cx, |taken| taken < self.0.limit).is_pending() {
+            if self.poll_until(cx, |taken| taken < self.0.limit.get()).is_pending() {
                 pause();
                 return Poll::Pending;
             }
@@ -76,9 +90,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let shared = &self.0.0;
         shared.taken.set(shared.taken.get() - 1);
-        for waker in shared.waiting.borrow_mut().drain(..) {
-            waker.wake();
-        }
+        shared.wake();
     }
 }
 

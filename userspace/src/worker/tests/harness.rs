@@ -12,9 +12,10 @@ use steerage_common::error::ErrorClass;
 use steerage_common::health::Event;
 use steerage_common::slot::Slot;
 
-use super::super::{DRAIN, Setup, serve};
+use super::super::{DRAIN, Plan, Setup, Socket, serve};
 use crate::config::{self, model::Model};
 use crate::region::{Cell, Fds, Region, Tenant};
+use crate::service::Placed;
 
 /// How long a test waits for what must come, before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -68,9 +69,14 @@ impl Worker {
             id: 0,
             workers: 1,
             cell_workers: 1,
-            model: model.clone(),
-            tenants: vec![tenants.clone()],
-            service_lines: vec![0],
+            plan: Plan {
+                placed: Placed {
+                    model: model.clone(),
+                    tenants: vec![tenants.clone()],
+                    lines: vec![0],
+                },
+                sockets: vec![Socket { number: 0, listener: 0 }],
+            },
             supervisor_epoch: 1,
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -78,7 +84,7 @@ impl Worker {
         let (control, theirs) = UnixStream::pair().unwrap();
         let thread = std::thread::spawn(move || {
             let region = Region::map(&fds, 1).unwrap();
-            serve(setup, region, vec![(0, listener)], theirs)
+            serve(setup, region, vec![listener], theirs)
         });
         (&control).read_exact(&mut [0]).unwrap();
         Self { address, region, model, tenants, control: Some(control), thread: Some(thread) }

@@ -1,0 +1,139 @@
+//! What outlives a configuration: the doors where clients come in, and what becomes of them.
+//!
+//! A worker has one [`House`]. The configuration in force is one [`Proxy`], which nothing changes; a new
+//! one is made beside it and put in its place by one store. What both have in common they share: rules
+//! of listeners and services that are the same, connections to backends that stay, requests that wait.
+//!
+//! A connection knows its [`Door`] and asks it at each request which rules hold: so the next request of
+//! every connection is under the new configuration, and the one under way stays under its own, which
+//! lives for as long as anybody is at it. What is settled when a connection begins stays for its life:
+//! `timeouts`, `limits` and `http2` of its listener, and whether its peer is trusted.
+//!
+//! A door whose listener is gone drains, as all of them do when the worker ends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+
+use super::Proxy;
+use crate::net;
+use crate::region::{Region, WorkerLine};
+use crate::service::Placed;
+
+/// All that a worker's clients meet.
+#[derive(Debug)]
+pub struct House {
+    proxy: RefCell<Rc<Proxy>>,
+    /// By the listener's name.
+    doors: RefCell<HashMap<String, Rc<Door>>>,
+    latest: Rc<Latest>,
+}
+
+/// The configuration in force, for those that keep another one.
+#[derive(Debug, Default)]
+pub(super) struct Latest(RefCell<Weak<Proxy>>);
+
+impl Latest {
+    pub(super) fn proxy(&self) -> Option<Rc<Proxy>> {
+        self.0.borrow().upgrade()
+    }
+}
+
+/// A listener, as its connections know it.
+#[derive(Debug)]
+pub struct Door {
+    /// The rules that hold for the next request, and which of them are this listener's.
+    inside: RefCell<(Rc<Proxy>, usize)>,
+    is_draining: Cell<bool>,
+}
+
+impl Door {
+    /// The rules that hold now, and the index of the listener in them.
+    #[inline]
+    pub(super) fn inside(&self) -> (Rc<Proxy>, usize) {
+        self.inside.borrow().clone()
+    }
+
+    /// Whether connections end with the request that they are at.
+    #[inline]
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.get()
+    }
+}
+
+impl House {
+    /// The house of worker `worker` of `workers`.
+    #[must_use]
+    pub fn new(placed: Placed, worker: usize, workers: usize, region: Rc<Region>) -> Self {
+        let latest = Rc::new(Latest::default());
+        let proxy = Rc::new(Proxy::new(placed, worker, workers, region, latest.clone()));
+        let house = Self { proxy: RefCell::new(proxy.clone()), doors: RefCell::default(), latest };
+        house.open(&proxy);
+        house
+    }
+
+    /// Puts another configuration in force. Doors of listeners that it has not begin to drain.
+    pub fn take(&self, placed: Placed) {
+        let former = self.proxy();
+        let proxy = Rc::new(former.succeed(placed));
+        self.proxy.replace(proxy.clone());
+        self.open(&proxy);
+        former.retire(&proxy);
+        net::wake_all();
+    }
+
+    /// Makes the doors those of this configuration.
+    fn open(&self, proxy: &Rc<Proxy>) {
+        self.latest.0.replace(Rc::downgrade(proxy));
+        let mut doors = self.doors.borrow_mut();
+        let mut former = std::mem::take(&mut *doors);
+        for (front, listener) in proxy.model().listeners.iter().enumerate() {
+            let inside = (proxy.clone(), front);
+            let door = match former.remove(&listener.name) {
+                Some(door) => {
+                    door.inside.replace(inside);
+                    door
+                }
+                None => {
+                    Rc::new(Door { inside: RefCell::new(inside), is_draining: Cell::new(false) })
+                }
+            };
+            doors.insert(listener.name.clone(), door);
+        }
+        for door in former.into_values() {
+            door.is_draining.set(true);
+        }
+    }
+
+    /// The door of a listener of the configuration in force.
+    #[must_use]
+    pub fn door(&self, listener: usize) -> Option<Rc<Door>> {
+        let proxy = self.proxy();
+        let listener = proxy.model().listeners.get(listener)?;
+        self.doors.borrow().get(&listener.name).cloned()
+    }
+
+    /// Lets every connection end with the request that it is at, idle ones at once.
+    pub fn drain(&self) {
+        for door in self.doors.borrow().values() {
+            door.is_draining.set(true);
+        }
+        net::wake_all();
+    }
+
+    /// Work that time brings, to be called every [`net::TICK`].
+    pub fn tick(&self) {
+        self.proxy().tick();
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn proxy(&self) -> Rc<Proxy> {
+        self.proxy.borrow().clone()
+    }
+
+    /// Shows this worker's line in the region to `look`.
+    pub fn with_line<T>(&self, look: impl FnOnce(&WorkerLine) -> T) -> T {
+        look(self.proxy.borrow().line())
+    }
+}

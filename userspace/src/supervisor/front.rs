@@ -1,0 +1,70 @@
+//! What a start opens outside the kernel's tables.
+
+use std::net::SocketAddr;
+
+use super::listeners::Listening;
+use super::{Error, network};
+use crate::admin::server::bind_admin;
+use crate::config::Model;
+use crate::sys::{self, Account};
+
+/// What clients and operators connect to, and who serves them: all that can fail for reasons outside
+/// the kernel's tables.
+pub struct Front {
+    /// Where workers run.
+    pub cpus: Vec<usize>,
+    /// How many there are.
+    pub workers: usize,
+    /// Who they run as.
+    pub account: Option<Account>,
+    /// Where clients connect.
+    pub listening: Listening,
+    /// Where Prometheus does.
+    pub metrics: Option<std::net::TcpListener>,
+    /// Where operators do.
+    pub admin: std::os::unix::net::UnixListener,
+}
+
+impl Front {
+    /// Opens and looks up all of it.
+    ///
+    /// # Errors
+    /// Names what the host refuses.
+    pub fn open(model: &Model) -> Result<Self, Error> {
+        let cpus = sys::cpus().map_err(Error::system("cannot list this process's CPUs"))?;
+        let workers = model.global.workers.unwrap_or(cpus.len());
+        let account = account(model)?;
+        network::check_links(model)?;
+        let listening = Listening::open(model, workers, None)?;
+        let metrics = model.global.metrics.map(bind_metrics).transpose()?;
+        let path = &model.global.admin;
+        let admin =
+            bind_admin(path).map_err(|source| Error::Admin { path: path.clone(), source })?;
+        Ok(Self { cpus, workers, account, listening, metrics, admin })
+    }
+}
+
+/// Who workers run as; `None` if this process is not root and can't choose.
+fn account(model: &Model) -> Result<Option<Account>, Error> {
+    if !sys::is_root() {
+        return match &model.global.user {
+            Some(user) => Err(Error::UserNeedsRoot(user.clone())),
+            None => Ok(None),
+        };
+    }
+    let look_up = |name: &str| sys::account(name).map_err(Error::system("cannot look users up"));
+    match &model.global.user {
+        Some(user) => look_up(user)?.map(Some).ok_or_else(|| Error::NoUser(user.clone())),
+        None => match look_up("steerage")? {
+            Some(account) => Ok(Some(account)),
+            None => look_up("nobody")?.map(Some).ok_or_else(|| Error::NoUser("nobody".into())),
+        },
+    }
+}
+
+fn bind_metrics(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
+    let failed = |source| Error::Metrics { address, source };
+    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}

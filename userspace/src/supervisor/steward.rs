@@ -1,0 +1,365 @@
+//! Another configuration in a running daemon: from the file to every worker, without a restart.
+//!
+//! One reload at a time, in this order, so that no request and no flow finds nobody:
+//!
+//! 1. Read, parse, validate; nothing is touched if that fails.
+//! 2. Bind new addresses, find slots, ways and links: all that can fail for the host's reasons. What was
+//!    begun is taken back then.
+//! 3. New backends are probed once, while nobody knows of them: what begins to serve begins with what is
+//!    known, and a change of all backends at once leaves no gap.
+//! 4. One store puts tables, rings and vips in force for packets; workers are handed the configuration
+//!    and say when they serve it.
+//! 5. Only then do removed backends take no new work: until then a worker might still have picked them.
+//!    They keep their slots until they are idle ([`super::leavers`]).
+//!
+//! What holds for the life of the process stays as it is, and is told ([`plan::applicable`]).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use steerage_common::slot::Slot;
+use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info, warn};
+
+use super::Error;
+use super::file::FileWatch;
+use super::handout::Handout;
+use super::leavers::Leavers;
+use super::listeners::Listening;
+use super::publish::{Publication, Published, Rings};
+use super::view::{InForce, View};
+use super::{instance_dir, network};
+use crate::admin::order::Reloaded;
+use crate::config::model::Check;
+use crate::config::plan::{self, Change};
+use crate::config::{self, Model};
+use crate::health::{Subscriber, targets};
+use crate::kernel::flows::Flows;
+use crate::region::{Group, Tenant};
+use crate::service::Placed;
+use crate::worker::Plan;
+
+/// How long workers may take to serve another configuration before that is an error.
+const SERVED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Between two looks at backends that leave.
+const LEAVERS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Looks at backends that leave from one walk over the flow table to the next: five seconds.
+const LOOKS_PER_WALK: u32 = 20;
+
+/// Changes that are logged one by one.
+const LOGGED_MAX: usize = 100;
+
+/// What the steward is asked for.
+#[derive(Debug)]
+pub enum Wish {
+    /// To take the file anew.
+    Reload(oneshot::Sender<Result<Reloaded, Error>>),
+    /// To say what that would change.
+    Diff(oneshot::Sender<Result<Vec<Change>, Error>>),
+}
+
+/// Who changes the configuration.
+#[derive(Debug)]
+pub struct Steward {
+    /// What all others see.
+    pub view: Arc<View>,
+    /// The configuration file.
+    pub file: PathBuf,
+    /// What it held when it was last read.
+    pub text: String,
+    /// Worker processes.
+    pub workers: usize,
+    /// To the workers.
+    pub handouts: watch::Sender<Arc<Handout>>,
+    /// From them: the latest handout that each serves.
+    pub served: Vec<watch::Receiver<u64>>,
+    /// The rings in the kernel.
+    pub rings: Rings,
+    /// Backends that leave.
+    pub leavers: Leavers,
+    /// What it is asked for.
+    pub wishes: mpsc::Receiver<Wish>,
+    /// Whether the flow tables were made for more than nothing.
+    pub has_flow_tables: bool,
+}
+
+impl Steward {
+    /// Serves for ever.
+    pub async fn run(mut self, mut hangups: Signal) {
+        self.leavers.drain(&self.view.region);
+        let mut file = FileWatch::new(&self.file);
+        let mut looks = tokio::time::interval(LEAVERS_INTERVAL);
+        let mut look = 0_u32;
+        loop {
+            tokio::select! {
+                Some(wish) = self.wishes.recv() => match wish {
+                    // Who asked may have gone.
+                    Wish::Reload(answer) => drop(answer.send(self.reload("by an operator").await)),
+                    Wish::Diff(answer) => drop(answer.send(self.diff())),
+                },
+                _ = hangups.recv() => drop(self.reload("SIGHUP").await),
+                () = file.changed() => self.look_at_file().await,
+                _ = looks.tick(), if !self.leavers.is_empty() => {
+                    look = look.wrapping_add(1);
+                    self.free_idle(look.is_multiple_of(LOOKS_PER_WALK)).await;
+                }
+            }
+        }
+    }
+
+    /// Takes the file if it holds something else than when it was last read.
+    async fn look_at_file(&mut self) {
+        if !self.view.in_force().model.global.watch {
+            return;
+        }
+        match std::fs::read_to_string(&self.file) {
+            Ok(text) if text == self.text => {}
+            // It may be in the middle of being replaced: its coming is another change.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            _ => drop(self.reload("the file changed").await),
+        }
+    }
+
+    fn diff(&self) -> Result<Vec<Change>, Error> {
+        Ok(plan::diff(&self.view.in_force().model, &config::load(&self.file)?))
+    }
+
+    /// Takes the file anew, and logs what came of it.
+    async fn reload(&mut self, why: &str) -> Result<Reloaded, Error> {
+        info!(why, file = %self.file.display(), "reload");
+        let outcome = match self.read() {
+            Ok(model) => self.take(model).await,
+            Err(error) => Err(error.into()),
+        };
+        match &outcome {
+            Ok(reloaded) => log(reloaded),
+            Err(error) => {
+                error!(%error, "the configuration is not taken: the one in force stays");
+            }
+        }
+        outcome
+    }
+
+    fn read(&mut self) -> Result<Model, config::Error> {
+        self.text = config::read(&self.file)?;
+        config::parse(&self.file, &self.text)
+    }
+
+    /// Puts another configuration in force.
+    async fn take(&mut self, asked: Model) -> Result<Reloaded, Error> {
+        let began = Instant::now();
+        let view = self.view.clone();
+        let now = view.in_force();
+        let changes = plan::diff(&now.model, &asked);
+        let model = plan::applicable(&now.model, &asked);
+        let mut publish = Duration::ZERO;
+        if model != now.model {
+            publish = self.put_in_force(&view, &now, model).await?;
+        }
+        Ok(Reloaded {
+            changes,
+            generation: view.region.generation(),
+            took_ms: began.elapsed().as_secs_f64() * 1e3,
+            publish_us: publish.as_secs_f64() * 1e6,
+        })
+    }
+
+    async fn put_in_force(
+        &mut self,
+        view: &View,
+        now: &InForce,
+        model: Model,
+    ) -> Result<Duration, Error> {
+        self.check_vips(&model)?;
+        let former = self.handouts.borrow().clone();
+        let open = Some((&former.listening, &now.model));
+        let listening = Listening::open(&model, self.workers, open)?;
+        let publication = Publication::begin(&model, &view.region, view.kernel.as_deref())?;
+        let leavers = self.leavers.next(publication.leaving(), Some(now));
+        self.probe_fresh(now, &model, &publication.tenants).await;
+        let number = former.number + 1;
+        drop(former);
+        let committed = self.commit(now, &model, &publication, number, &listening);
+        let (published, links, handout) = match committed {
+            Ok(committed) => committed,
+            Err(error) => {
+                publication.undo();
+                self.probe(now, &self.leavers);
+                return Err(error);
+            }
+        };
+        let took = published.took;
+        let addresses = listening.addresses(model.listeners.len());
+        let next = Arc::new(InForce { model, published, addresses, links });
+        *view.in_force.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
+        self.handouts.send_replace(Arc::new(handout));
+        self.wait_until_served(number).await;
+        self.leavers = leavers;
+        self.leavers.drain(&view.region);
+        self.probe(&next, &self.leavers);
+        self.detach(now, &next);
+        Ok(took)
+    }
+
+    /// All that can fail for the kernel's reasons, and the store that puts the generation in force.
+    fn commit(
+        &mut self,
+        now: &InForce,
+        model: &Model,
+        publication: &Publication<'_>,
+        number: u64,
+        listening: &Listening,
+    ) -> Result<(Published, BTreeMap<String, String>, Handout), Error> {
+        let kernel = self.view.kernel.as_deref();
+        let missing: BTreeSet<String> = publication
+            .interfaces()
+            .into_iter()
+            .filter(|interface| !now.links.contains_key(interface))
+            .collect();
+        let mut links = super::attach(&missing, kernel)?;
+        links.extend(now.links.clone());
+        links.retain(|link, _| publication.interfaces().contains(link));
+        let placed = Placed {
+            model: model.clone(),
+            tenants: publication.tenants.clone(),
+            lines: publication.lines().to_vec(),
+        };
+        let plan = Plan { placed, sockets: listening.sockets() };
+        let handout = Handout::new(number, plan, listening.clone())
+            .map_err(Error::system("cannot write the configuration down for the workers"))?;
+        let published = publication.commit(&mut self.rings)?;
+        Ok((published, links, handout))
+    }
+
+    /// What of vips can't come into a running daemon.
+    fn check_vips(&self, model: &Model) -> Result<(), Error> {
+        network::check_links(model)?;
+        match model.vips.first() {
+            Some(vip) if !self.has_flow_tables || self.view.kernel.is_none() => {
+                Err(Error::FirstVip { vip: vip.name.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Has backends that are new probed once, beside all that are probed already.
+    async fn probe_fresh(&self, now: &InForce, model: &Model, tenants: &[Vec<Tenant>]) {
+        let known: HashSet<Tenant> = now.published.tenants.iter().flatten().copied().collect();
+        let all = subscribers(model, tenants, None);
+        let fresh = all.filter(|(_, subscriber)| !known.contains(&subscriber.tenant));
+        let old = now.subscribers().chain(self.leavers.subscribers());
+        let round = self.view.prober.update(targets(old.chain(fresh)));
+        // A panic there is the prober's, and seen at its own end.
+        let _ = tokio::task::spawn_blocking(move || round.wait()).await;
+    }
+
+    fn probe(&self, of: &InForce, leavers: &Leavers) {
+        // Those that are new to it are few, and nobody waits for them.
+        drop(self.view.prober.update(targets(of.subscribers().chain(leavers.subscribers()))));
+    }
+
+    /// Waits until every worker serves this handout.
+    async fn wait_until_served(&mut self, number: u64) {
+        let all = async {
+            for served in &mut self.served {
+                // A post that was given up serves nothing.
+                let _ = served.wait_for(|served| *served >= number).await;
+            }
+        };
+        if tokio::time::timeout(SERVED_WITHIN, all).await.is_err() {
+            error!(
+                "a worker does not take the configuration: it serves the former one until it does"
+            );
+        }
+    }
+
+    fn is_served(&self) -> bool {
+        let number = self.handouts.borrow().number;
+        self.served.iter().all(|served| *served.borrow() >= number || served.has_changed().is_err())
+    }
+
+    /// Takes the program off links that no vip needs any more.
+    fn detach(&self, former: &InForce, next: &InForce) {
+        let Some(kernel) = &self.view.kernel else { return };
+        let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        for link in former.links.keys().filter(|link| !next.links.contains_key(*link)) {
+            match kernel.detach_from(link) {
+                Ok(()) => info!(interface = link, "XDP program taken off"),
+                Err(error) => warn!(interface = link, %error, "the XDP program stays"),
+            }
+        }
+    }
+
+    /// Frees the slots of removed backends that have finished. Flows are looked for when `walks`.
+    async fn free_idle(&mut self, walks: bool) {
+        if !self.is_served() {
+            return;
+        }
+        let mut flows: Option<HashMap<Slot, u64>> = None;
+        if walks && self.leavers.may_have_flows() {
+            let instance = instance_dir(&self.view.in_force().model);
+            let walk = move || Flows::open(&instance).map(|table| table.live());
+            match tokio::task::spawn_blocking(walk).await {
+                Ok(Ok(live)) => flows = Some(live),
+                Ok(Err(error)) => warn!(%error, "the flow table cannot be read"),
+                Err(_) => {}
+            }
+        }
+        let (region, kernel) = (&self.view.region, self.view.kernel.as_deref());
+        if self.leavers.free_idle(region, kernel, flows.as_ref()) {
+            self.probe(&self.view.in_force(), &self.leavers);
+        }
+    }
+}
+
+fn log(reloaded: &Reloaded) {
+    for change in reloaded.changes.iter().take(LOGGED_MAX) {
+        match change.needs_restart {
+            true => warn!(%change, "reload: not in force"),
+            false => info!(%change, "reload"),
+        }
+    }
+    if let Some(more) = reloaded.changes.len().checked_sub(LOGGED_MAX).filter(|more| *more > 0) {
+        info!(more, "reload: further changes");
+    }
+    info!(
+        generation = reloaded.generation,
+        took_ms = reloaded.took_ms,
+        publish_us = reloaded.publish_us,
+        "configuration in force"
+    );
+}
+
+impl InForce {
+    /// How all backends are probed.
+    pub(super) fn subscribers(&self) -> impl Iterator<Item = (Option<&Check>, Subscriber)> {
+        subscribers(&self.model, &self.published.tenants, Some(&self.published.lines))
+    }
+}
+
+/// How a model's backends are probed. Without `lines` its services have no say over them yet.
+fn subscribers<'a>(
+    model: &'a Model,
+    tenants: &[Vec<Tenant>],
+    lines: Option<&[u16]>,
+) -> impl Iterator<Item = (Option<&'a Check>, Subscriber)> + use<'a> {
+    let mut all = Vec::new();
+    for (at, (service, tenants)) in model.services.iter().zip(tenants).enumerate() {
+        let group = Arc::new(match lines {
+            Some(lines) => Group::new(service, tenants, lines[at]),
+            None => Group::aside(&service.name),
+        });
+        let policy = service.policy();
+        for (backend, tenant) in service.backends.iter().zip(tenants) {
+            let (group, backend, tenant) = (group.clone(), backend.address, *tenant);
+            let subscriber = Subscriber { group, backend, tenant, policy };
+            all.push((service.probe.as_ref().map(|probe| &probe.check), subscriber));
+        }
+    }
+    all.into_iter()
+}
