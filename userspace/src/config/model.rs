@@ -3,6 +3,7 @@
 //! Serializable, because the supervisor hands it to its workers.
 
 mod action;
+mod discover;
 mod forwarding;
 mod probe;
 mod route;
@@ -19,6 +20,7 @@ use steerage_common::replay;
 use crate::net::Io;
 
 pub use action::{Action, HeaderRules, HostHeader, Piece, Redirect, Rewrite, Template};
+pub use discover::{Discover, Records};
 pub use forwarding::{Forwarding, RequestId, Via};
 pub use probe::{
     Authorities, Check, CheckKind, GrpcCheck, HttpCheck, PROBE_BODY_MAX, Probe, ProbeMethod,
@@ -257,6 +259,8 @@ pub struct Service {
     pub stale_replay: StaleReplay,
     /// Further attempts of a request.
     pub retry: Retry,
+    /// Where more backends are found; `None` for nowhere.
+    pub discover: Option<Discover>,
     /// In the order of the file.
     pub backends: Vec<Backend>,
 }

@@ -1,6 +1,7 @@
 //! From the file as written to the model: references, limits, contradictions.
 
 mod action;
+mod discover;
 mod forwarding;
 mod pages;
 mod probe;
@@ -157,6 +158,7 @@ impl Resolver<'_> {
         let sticky_cookie = service.sticky.map(|sticky| self.cookie(sticky));
         model::Service {
             probe: service.probe.map(|probe| self.probe(probe)),
+            discover: service.discover.map(|discover| self.discover(discover)),
             backends: self.backends(service.name.get_ref(), service.backend),
             name: service.name.into_inner(),
             balance: service.balance,

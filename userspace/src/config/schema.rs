@@ -1,6 +1,7 @@
 //! The configuration file as written: names, types and defaults.
 
 mod action;
+mod discover;
 mod forwarding;
 mod probe;
 mod route;
@@ -19,6 +20,7 @@ use super::model::{Balance, LogFormat, LogLevel, Protocol, StaleReplay};
 use crate::net::Io;
 
 pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
+pub use discover::Discover;
 pub use forwarding::{Forwarding, Traceparent};
 pub use probe::{Expect, Probe, ProbeKind, Tls};
 pub use route::{Route, ValueMatch};
@@ -280,6 +282,7 @@ pub struct Service {
     pub stale_replay: StaleReplay,
     #[serde(default)]
     pub retry: Retry,
+    pub discover: Option<Spanned<Discover>>,
     #[serde(default)]
     pub backend: Vec<Backend>,
 }

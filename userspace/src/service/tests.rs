@@ -31,6 +31,7 @@ fn workers_with(
         balance,
         hash_key: model::HashKey::Source,
         sticky_cookie: None,
+        discover: None,
         slow_start: Duration::ZERO,
         panic_percent: 0,
         queue_timeout: Duration::from_secs(1),

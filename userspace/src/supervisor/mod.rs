@@ -12,6 +12,7 @@
 //! Stop: workers drain, sockets go, pins stay. L4 forwarding goes on until `steerage detach`.
 
 mod claim;
+mod discovery;
 mod error;
 mod file;
 mod front;
@@ -42,6 +43,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use self::claim::Claim;
+use self::discovery::Answers;
 use self::front::Front;
 use self::handout::Handout;
 use self::leavers::Leavers;
@@ -109,9 +111,16 @@ impl Drop for AdminPath<'_> {
     }
 }
 
-fn serve(model: Model, origin: Origin, front: Front, started: Instant) -> Result<(), Error> {
-    let admin_path = model.global.admin.clone();
+fn serve(asked: Model, origin: Origin, front: Front, started: Instant) -> Result<(), Error> {
+    let admin_path = asked.global.admin.clone();
     let _admin_path = AdminPath(&admin_path);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::system("cannot make the supervisor's event loop"))?;
+    let mut answers = Answers::new();
+    runtime.block_on(discovery::ask_first(&asked, &mut answers));
+    let model = discovery::with_found(&asked, &answers);
     let plane = Plane::open(&model, 2 * front.workers)?;
     let (region, kernel) = (plane.region.clone(), plane.kernel.as_deref());
     region.control().schema_version.store(SCHEMA_VERSION, Ordering::Relaxed);
@@ -157,11 +166,9 @@ fn serve(model: Model, origin: Origin, front: Front, started: Instant) -> Result
         leavers,
         wishes,
         has_flow_tables,
+        asked,
+        answers,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::system("cannot make the supervisor's event loop"))?;
     runtime.block_on(supervise(view, posts, steward, (front.admin, front.metrics)))?;
     if forwards {
         info!("stopped; L4 forwarding goes on until `steerage detach`");

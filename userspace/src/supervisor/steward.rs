@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::Error;
+use super::discovery::{self, Answers, Discovery, Found};
 use super::file::FileWatch;
 use super::handout::Handout;
 use super::leavers::Leavers;
@@ -86,6 +87,10 @@ pub struct Steward {
     pub wishes: mpsc::Receiver<Wish>,
     /// Whether the flow tables were made for more than nothing.
     pub has_flow_tables: bool,
+    /// What the file says: the configuration in force without the backends that DNS names.
+    pub asked: Model,
+    /// What DNS said last.
+    pub answers: Answers,
 }
 
 impl Steward {
@@ -93,10 +98,14 @@ impl Steward {
     pub async fn run(mut self, mut hangups: Signal) {
         self.leavers.drain(&self.view.region);
         let mut file = FileWatch::new(&self.file);
+        let (mut discovery, mut found) = Discovery::new();
         let mut looks = tokio::time::interval(LEAVERS_INTERVAL);
         let mut look = 0_u32;
         loop {
+            // What is asked of DNS follows from what is in force.
+            discovery.turn_to(&self.asked, &self.answers);
             tokio::select! {
+                Some(found) = found.recv() => self.take_found(found).await,
                 Some(wish) = self.wishes.recv() => match wish {
                     // Who asked may have gone.
                     Wish::Reload(answer) => drop(answer.send(self.reload("by an operator").await)),
@@ -126,23 +135,41 @@ impl Steward {
     }
 
     fn diff(&self) -> Result<Vec<Change>, Error> {
-        Ok(plan::diff(&self.view.in_force().model, &config::load(&self.file)?))
+        let asked = discovery::with_found(&config::load(&self.file)?, &self.answers);
+        Ok(plan::diff(&self.view.in_force().model, &asked))
     }
 
     /// Takes the file anew, and logs what came of it.
     async fn reload(&mut self, why: &str) -> Result<Reloaded, Error> {
         info!(why, file = %self.file.display(), "reload");
         let outcome = match self.read() {
-            Ok(model) => self.take(model).await,
+            Ok(model) => self.take_file(model).await,
             Err(error) => Err(error.into()),
         };
-        match &outcome {
-            Ok(reloaded) => log(reloaded),
-            Err(error) => {
-                error!(%error, "the configuration is not taken: the one in force stays");
-            }
-        }
+        log(&outcome);
         outcome
+    }
+
+    async fn take_file(&mut self, model: Model) -> Result<Reloaded, Error> {
+        // What begins to serve has somebody to serve it.
+        discovery::ask_first(&model, &mut self.answers).await;
+        let reloaded = self.take(discovery::with_found(&model, &self.answers)).await?;
+        self.answers.retain(|question, _| discovery::questions(&model).any(|q| q == *question));
+        self.asked = model;
+        Ok(reloaded)
+    }
+
+    /// Takes other backends that DNS names.
+    async fn take_found(&mut self, found: Found) {
+        let Found { question, backends } = found;
+        if !discovery::questions(&self.asked).any(|asked| asked == question) {
+            return;
+        }
+        let (service, discover) = &question;
+        info!(service, name = discover.name, backends = backends.len(), "DNS has another answer");
+        self.answers.insert(question, backends);
+        let model = discovery::with_found(&self.asked, &self.answers);
+        log(&self.take(model).await);
     }
 
     fn read(&mut self) -> Result<Model, config::Error> {
@@ -317,7 +344,14 @@ impl Steward {
     }
 }
 
-fn log(reloaded: &Reloaded) {
+fn log(outcome: &Result<Reloaded, Error>) {
+    let reloaded = match outcome {
+        Ok(reloaded) => reloaded,
+        Err(error) => {
+            error!(%error, "the configuration is not taken: the one in force stays");
+            return;
+        }
+    };
     for change in reloaded.changes.iter().take(LOGGED_MAX) {
         match change.needs_restart {
             true => warn!(%change, "reload: not in force"),
