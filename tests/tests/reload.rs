@@ -309,6 +309,55 @@ fn what_can_not_be_changed_in_a_running_daemon_is_said_and_the_rest_is_done() {
 }
 
 #[test]
+fn vips_come_and_go_and_the_others_notice_nothing() {
+    let stand = stand();
+    let second = SocketAddr::from((std::net::Ipv4Addr::new(192, 0, 2, 11), 80));
+    let with = Wanted::default().text(&stand)
+        + &format!(
+            "[[vip]]\nname = \"second\"\naddress = \"{second}\"\nprotocol = \"tcp\"\n\
+             mode = \"nat\"\ninterface = \"{CLIENT_LINK}\"\nservice = \"app\"\n"
+        );
+    let flow = Poller::start(&stand.topology.client, l4(), Reuse::KeepAlive).unwrap();
+    let new = Poller::start(&stand.topology.client, l4(), Reuse::Never).unwrap();
+    let answers = |address| {
+        let client = &stand.topology.client;
+        let open = || Connection::open_here(address, Duration::from_millis(500));
+        client.enter(|| open().and_then(|mut open| open.get("/"))).unwrap().is_ok()
+    };
+    for _ in 0..3 {
+        assert!(!answers(second));
+        stand.reconfigure(&with).unwrap();
+        for _ in 0..10 {
+            assert!(answers(second));
+        }
+        stand.reconfigure(&Wanted::default().text(&stand)).unwrap();
+    }
+    // Other backends for the rings of both halves.
+    for backends in [vec![(3, 1)], vec![(3, 1), (4, 1)], vec![(1, 3), (4, 1)]] {
+        let wanted = Wanted { backends: backends.clone(), ..Wanted::default() };
+        stand.reconfigure(&wanted.text(&stand)).unwrap();
+        let names: Vec<String> = backends.iter().map(|(number, _)| name(*number)).collect();
+        for _ in 0..20 {
+            let answer = stand.connect(l4()).unwrap().get("/").unwrap().text();
+            assert!(names.contains(&answer.trim().to_owned()), "{answer} is none of {names:?}");
+        }
+    }
+    for poller in [flow, new] {
+        let samples = poller.stop();
+        assert!(failed(&samples).is_empty(), "{:?}", failed(&samples));
+    }
+}
+
+#[test]
+fn a_daemon_without_vips_says_that_its_first_one_needs_a_restart() {
+    let choices = Choices { weights: vec![1, 1], ..Choices::default() };
+    let stand = Stand::start(&choices).unwrap();
+    let said = stand.reconfigure(&Wanted::default().text(&stand)).unwrap_err().to_string();
+    assert!(said.contains("\"app-tcp\"") && said.contains("restart it"), "{said}");
+    assert_eq!(stand.curl("/who", &[]).unwrap().status, 200, "nothing was changed");
+}
+
+#[test]
 fn the_file_is_followed_however_it_is_changed() {
     let stand = stand();
     let text = |route: &'static str| {

@@ -42,6 +42,7 @@ mod redirect;
 mod reply;
 mod rewrite;
 pub mod route;
+mod succession;
 mod ttl;
 mod tunnel;
 mod upgrade;
@@ -51,19 +52,15 @@ mod via;
 mod watch;
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use steerage_common::error::ErrorClass;
 use steerage_common::replay;
 
-use crate::config::model::{
-    self, Balance, Http2, Listener, ListenerTimeouts, Model, UpstreamProtocol,
-};
-use crate::region::{Region, Tenant, WorkerLine, add};
+use crate::config::model::{Http2, ListenerTimeouts, Model};
+use crate::region::{Region, WorkerLine, add};
 use crate::service::{Placed, Random, Service};
 
 use affinity::Affinity;
@@ -135,195 +132,6 @@ struct Target {
 }
 
 impl Proxy {
-    fn new(
-        placed: Placed,
-        worker: usize,
-        workers: usize,
-        region: Rc<Region>,
-        latest: Rc<Latest>,
-    ) -> Self {
-        let nothing = Model {
-            global: placed.model.global.clone(),
-            listeners: Vec::new(),
-            vips: Vec::new(),
-            services: Vec::new(),
-        };
-        let first = Self {
-            placed: Placed { model: nothing, tenants: Vec::new(), lines: Vec::new() },
-            worker,
-            workers,
-            region,
-            fronts: Vec::new(),
-            targets: Vec::new(),
-            random: Random::new(Random::fresh_seed()),
-            latest,
-        };
-        first.succeed(placed)
-    }
-
-    /// The next configuration's; what is the same in both is shared.
-    fn succeed(&self, placed: Placed) -> Self {
-        let targets = self.next_targets(&placed);
-        let fronts = self.next_fronts(&placed.model);
-        Self {
-            placed,
-            worker: self.worker,
-            workers: self.workers,
-            region: self.region.clone(),
-            fronts,
-            targets,
-            random: Random::new(self.random.next()),
-            latest: self.latest.clone(),
-        }
-    }
-
-    fn next_fronts(&self, model: &Model) -> Vec<Rc<Front>> {
-        let former = &self.placed.model;
-        // Routes name services by index.
-        let names = |model: &Model| -> Vec<String> {
-            model.services.iter().map(|service| service.name.clone()).collect()
-        };
-        let is_same_order = names(former) == names(model);
-        let host = headers::Host::here();
-        let next = |listener: &Listener| {
-            let at = former.listeners.iter().position(|before| before.name == listener.name);
-            match at {
-                Some(at) if is_same_order && former.listeners[at] == *listener => {
-                    self.fronts[at].clone()
-                }
-                at => {
-                    let crowd = at.map(|at| self.fronts[at].crowd.clone());
-                    Rc::new(self.front(listener, &model.global.instance, &host, crowd))
-                }
-            }
-        };
-        model.listeners.iter().map(next).collect()
-    }
-
-    fn front(
-        &self,
-        listener: &Listener,
-        instance: &str,
-        host: &headers::Host,
-        crowd: Option<Rc<Crowd>>,
-    ) -> Front {
-        let crowd = crowd.unwrap_or_default();
-        crowd.limit(listener.limits.connections_per_address, self.workers);
-        Front {
-            timeouts: listener.timeouts,
-            limits: listener.limits.into(),
-            body_rate: listener.limits.body_rate,
-            crowd,
-            http2: listener.http2,
-            routes: route::Table::new(&listener.routes),
-            marks: headers::Marks::new(listener, instance, host),
-            replies: reply::Replies::new(listener),
-        }
-    }
-
-    fn next_targets(&self, placed: &Placed) -> Vec<Rc<Target>> {
-        let before = &self.placed;
-        let is_same = |former: usize, at: usize| {
-            before.model.services[former] == placed.model.services[at]
-                && before.tenants[former] == placed.tenants[at]
-                && before.lines[former] == placed.lines[at]
-        };
-        let places: HashMap<&str, usize> = self.places();
-        let next = |(at, model): (usize, &model::Service)| {
-            let former = places.get(model.name.as_str()).copied();
-            match former {
-                Some(former) if is_same(former, at) => self.targets[former].clone(),
-                former => {
-                    let former = former.map(|former| &*self.targets[former]);
-                    Rc::new(self.target(former, model, &placed.tenants[at], placed.lines[at]))
-                }
-            }
-        };
-        placed.model.services.iter().enumerate().map(next).collect()
-    }
-
-    fn places(&self) -> HashMap<&str, usize> {
-        let services = self.placed.model.services.iter().enumerate();
-        services.map(|(at, service)| (service.name.as_str(), at)).collect()
-    }
-
-    fn target(
-        &self,
-        former: Option<&Target>,
-        model: &model::Service,
-        tenants: &[Tenant],
-        line: u16,
-    ) -> Target {
-        let (worker, region, random) = (self.worker, &self.region, &self.random);
-        let seed = random.next();
-        let service = match former {
-            Some(former) => former.service.succeed(model, tenants, line, seed),
-            None => Service::new(model, tenants, line, worker, region.clone(), seed),
-        };
-        let known = former.map(Target::connections).unwrap_or_default();
-        let pool = |tenant: &Tenant| match known.get(tenant) {
-            Some((pool, _)) => {
-                pool.limit(model.pool);
-                pool.clone()
-            }
-            None => {
-                let slot = tenant.slot();
-                Rc::new(Pool::new(model.pool, region.clone(), worker, slot, random.next()))
-            }
-        };
-        let pools: Vec<Rc<Pool>> = tenants.iter().map(pool).collect();
-        let multiplex = |(tenant, pool): (&Tenant, &Rc<Pool>)| match known.get(tenant) {
-            Some((_, Some(multiplex))) => {
-                multiplex.limit(model.upstream, model.pool);
-                multiplex.clone()
-            }
-            _ => {
-                let seed = random.next();
-                Rc::new(Multiplex::new(model.upstream, model.pool, pool.meter(), seed))
-            }
-        };
-        let is_http2 = model.upstream.protocol == UpstreamProtocol::Http2;
-        let half = |half: usize| region.control().hash_key[half].load(Ordering::Relaxed);
-        Target {
-            service,
-            multiplexes: is_http2.then(|| tenants.iter().zip(&pools).map(multiplex).collect()),
-            pools,
-            replay: model.replay_policy(),
-            budget: Budget::new(model.retry.budget_percent.into()),
-            queue: former.map(|former| former.queue.clone()).unwrap_or_default(),
-            queue_timeout: model.queue_timeout,
-            affinity: Affinity::new(
-                (model.balance == Balance::Maglev).then_some(&model.hash_key),
-                [half(0), half(1)],
-                model.sticky_cookie.clone(),
-            ),
-            server_errors: model.ejection.server_errors,
-            is_retired: Cell::new(false),
-        }
-    }
-
-    /// Ends what this configuration has and `next` has not.
-    fn retire(&self, next: &Self) {
-        let places = next.places();
-        for target in &self.targets {
-            let successor = places.get(target.service.name()).map(|at| &next.targets[*at]);
-            if successor.is_some_and(|successor| Rc::ptr_eq(successor, target)) {
-                continue;
-            }
-            target.is_retired.set(true);
-            // Those that wait look for a backend in the new configuration.
-            target.queue.call();
-            target.leave(successor.map(|successor| &**successor));
-        }
-    }
-
-    /// A service of the configuration in force.
-    fn in_force(&self, service: &str) -> Option<Rc<Target>> {
-        let proxy = self.latest.proxy()?;
-        let at = proxy.placed.model.services.iter().position(|known| known.name == service)?;
-        Some(proxy.targets[at].clone())
-    }
-
     /// What it is made of.
     #[must_use]
     pub fn model(&self) -> &Model {
@@ -361,31 +169,5 @@ impl Proxy {
 
     fn trusts(&self, peer: IpAddr) -> bool {
         self.model().global.trusted_proxies.iter().any(|net| net.contains(&peer))
-    }
-}
-
-impl Target {
-    /// The connections to each backend.
-    fn connections(&self) -> HashMap<Tenant, (Rc<Pool>, Option<Rc<Multiplex>>)> {
-        let backends = self.service.backends().iter().enumerate();
-        let of = |at: usize| {
-            let multiplex = self.multiplexes.as_ref().map(|multiplexes| multiplexes[at].clone());
-            (self.pools[at].clone(), multiplex)
-        };
-        backends.map(|(at, backend)| (backend.tenant, of(at))).collect()
-    }
-
-    /// Lets go of idle connections that `successor` has no use for.
-    fn leave(&self, successor: Option<&Self>) {
-        let kept = successor.map(Self::connections).unwrap_or_default();
-        for (tenant, (pool, multiplex)) in self.connections() {
-            let keeps = kept.get(&tenant);
-            if keeps.is_none() {
-                pool.retire();
-            }
-            if let Some(multiplex) = multiplex.filter(|_| keeps.is_none_or(|(_, m)| m.is_none())) {
-                multiplex.retire();
-            }
-        }
     }
 }

@@ -8,6 +8,7 @@ mod harness;
 mod hostile;
 mod http2;
 mod life;
+mod reload;
 mod replay;
 mod requests;
 mod routing;

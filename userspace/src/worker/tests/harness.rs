@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,8 +13,9 @@ use steerage_common::error::ErrorClass;
 use steerage_common::health::Event;
 use steerage_common::slot::Slot;
 
-use super::super::{DRAIN, Plan, Setup, Socket, serve};
+use super::super::{DRAIN, PLAN, Plan, Setup, Socket, TAKEN, serve};
 use crate::config::{self, model::Model};
+use crate::net::pass;
 use crate::region::{Cell, Fds, Region, Tenant};
 use crate::service::Placed;
 
@@ -113,6 +115,24 @@ impl Worker {
         let mut client = self.client();
         client.send(&format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n"));
         client.response()
+    }
+
+    /// Puts another configuration in force; its backends sit at `tenants`.
+    pub(super) fn take(&mut self, model: Model, tenants: Vec<Tenant>) {
+        for tenant in &tenants {
+            self.region.apply(*tenant, Event::Assigned, &model.services[0].policy());
+        }
+        let placed =
+            Placed { model: model.clone(), tenants: vec![tenants.clone()], lines: vec![0] };
+        let plan = Plan { placed, sockets: vec![Socket { number: 0, listener: 0 }] };
+        let json = serde_json::to_vec(&plan).unwrap();
+        let memory = crate::sys::sealed_memory("test-plan", &json).unwrap();
+        let mut control = self.control.as_ref().unwrap();
+        pass::send(control.as_fd(), PLAN, &[memory.as_fd()]).unwrap();
+        let mut answer = [0];
+        control.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, [TAKEN]);
+        (self.model, self.tenants) = (model, tenants);
     }
 
     pub(super) fn order_drain(&self) {
