@@ -310,6 +310,9 @@ impl Attempt {
             // The client waits to send a body that nobody will read: that ends the connection.
             head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        if !self.is_uploaded() {
+            via.leave();
+        }
         head.version = Version::HTTP_11;
         // Of a former hop: hyper's notes on the connection to the backend.
         head.extensions.clear();
@@ -379,7 +382,7 @@ impl Attempt {
         if !self.is_judged {
             self.target().service.succeeded(self.backend);
         }
-        if self.upload.as_ref().is_none_or(|upload| upload.stage() == Stage::Done) {
+        if self.is_uploaded() {
             via.give_back(&self.target().pools[self.backend]);
         }
     }
@@ -389,6 +392,11 @@ impl Attempt {
         if !self.is_judged && !self.is_broken_by_client() {
             self.failed(class);
         }
+    }
+
+    /// Whether the whole request has been passed on.
+    fn is_uploaded(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.stage() == Stage::Done)
     }
 
     fn is_broken_by_client(&self) -> bool {

@@ -4,7 +4,7 @@
 //! into the pool; when it breaks the backend failed; when the client loses interest nobody did.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
@@ -68,7 +68,7 @@ impl ResponseBody {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let Poll::Ready(polled) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+        let Poll::Ready(polled) = self.poll_incoming(cx) else {
             return self.poll_stalled(cx).map(|()| Some(Err(Broken::Stalled)));
         };
         self.stall = None;
@@ -90,6 +90,27 @@ impl ResponseBody {
             None => self.finish(),
         }
         Poll::Ready(polled.map(|frame| frame.map_err(Broken::ByBackend)))
+    }
+
+    fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let incoming = Pin::new(&mut self.incoming);
+        match &self.open {
+            // What comes, comes by driving: nothing else has to wake this task.
+            Some(Open { via, .. }) if via.is_driven_by_holder() => {
+                let unheard = &mut Context::from_waker(Waker::noop());
+                // Asked first: nothing is read that nobody wants.
+                let polled = incoming.poll_frame(unheard);
+                if polled.is_ready() {
+                    return polled;
+                }
+                via.drive(cx);
+                Pin::new(&mut self.incoming).poll_frame(unheard)
+            }
+            _ => incoming.poll_frame(cx),
+        }
     }
 
     /// Ready when the backend has let too much time pass.

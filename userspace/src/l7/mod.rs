@@ -21,6 +21,7 @@ mod body;
 mod budget;
 mod connection;
 mod crowd;
+mod driver;
 mod exchange;
 mod expect;
 pub mod explain;

@@ -17,13 +17,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::client::conn::http1::{self, Parts, SendRequest};
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use steerage_common::abi::PoolClose;
 use steerage_common::slot::Slot;
 use tokio::task::JoinHandle;
 
 use super::RESPONSE_BUFFER_BYTES_MAX;
+use super::driver::Driver;
 use super::ttl::IdleLimit;
 use super::upload::RequestBody;
 use super::watch::{Watch, Watched};
@@ -87,8 +88,10 @@ pub(super) struct Connection {
     meter: Rc<Meter>,
     /// What came over it.
     pub(super) watch: Rc<Watch>,
-    /// Gives the stream back, with what was read of it, when HTTP has ended on it.
-    task: JoinHandle<Option<Parts<TokioIo<Watched>>>>,
+    /// Who drives it: whoever holds it, unless it is idle.
+    pub(super) driver: Rc<Driver>,
+    /// Drives it while it is idle.
+    task: JoinHandle<()>,
     id: u64,
     expires_ms: u64,
     requests_left: u64,
@@ -107,7 +110,8 @@ impl Connection {
     /// The stream under it, once a response has ended HTTP on it; and what was read after that response.
     pub(super) async fn take_stream(&mut self) -> Option<(Stream, Bytes)> {
         self.close = PoolClose::Tunnel;
-        let parts = (&mut self.task).await.ok()??;
+        self.driver.take();
+        let parts = self.driver.end().await?;
         Some((parts.io.into_inner().into_stream(), parts.read_buf))
     }
 
@@ -189,6 +193,7 @@ impl Pool {
                 idle.remove(at).close(reason);
             } else if idle[at].connection.sender.is_ready() {
                 let Idle { since_ms, mut connection } = idle.remove(at);
+                connection.driver.take();
                 connection.idle_since_ms = Some(since_ms);
                 lent = Some(connection);
                 break;
@@ -211,6 +216,7 @@ impl Pool {
     /// Takes a connection back after a whole response.
     pub(super) fn take_back(&self, mut connection: Connection) {
         connection.requests_left = connection.requests_left.saturating_sub(1);
+        connection.driver.leave();
         let now = net::clock::now_ms();
         let mut idle = self.idle.borrow_mut();
         let in_use = self.in_use(idle.len());
@@ -338,14 +344,12 @@ impl Pool {
             .await?;
         let id = self.next_id.get();
         self.next_id.set(id + 1);
-        let pool = self.clone();
+        let driver = Driver::new(connection);
+        driver.take();
+        let (pool, idle) = (self.clone(), driver.clone());
         let task = net::spawn(async move {
-            let outcome = connection.without_shutdown().await;
-            if let Err(error) = &outcome {
-                tracing::debug!(%error, "connection to backend broke");
-            }
+            idle.run().await;
             pool.evict(id);
-            outcome.ok()
         });
         add(&self.cell().connections_created, 1);
         self.meter.count(1);
@@ -354,6 +358,7 @@ impl Pool {
             progress,
             watch,
             meter: self.meter.clone(),
+            driver,
             task,
             id,
             expires_ms: net::clock::now_ms() + self.random.spread(ms(self.limits.get().max_age)),

@@ -1,5 +1,7 @@
 //! What carries one request to a backend: a connection for itself, or a lane of a shared one.
 
+use std::task::Context;
+
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -70,7 +72,8 @@ impl Via {
         match self {
             Self::Connection(connection) => {
                 connection.watch.ask(&request);
-                connection.sender.try_send_request(request).await
+                let response = connection.sender.try_send_request(request);
+                connection.driver.until(response).await
             }
             Self::Lane(lane) => {
                 let response = lane.sender().try_send_request(request).await?;
@@ -125,6 +128,25 @@ impl Via {
             }
         };
         if is_malformed { FailureClass::Protocol } else { FailureClass::Reset }
+    }
+
+    /// Whether a response comes only while its reader drives the connection.
+    pub(super) fn is_driven_by_holder(&self) -> bool {
+        matches!(self, Self::Connection(connection) if connection.driver.is_taken())
+    }
+
+    /// Moves the connection on.
+    pub(super) fn drive(&self, cx: &mut Context<'_>) {
+        if let Self::Connection(connection) = self {
+            let _ = connection.driver.poll(cx);
+        }
+    }
+
+    /// Has the connection drive itself: the request's body goes on whether the response is read or not.
+    pub(super) fn leave(&self) {
+        if let Self::Connection(connection) = self {
+            connection.driver.leave();
+        }
     }
 
     /// Gives the carrier back after a whole exchange.
