@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
@@ -300,7 +300,12 @@ impl Attempt {
             target.service.succeeded(self.backend);
         }
         self.is_answered = true;
-        let has_body = !incoming.is_end_stream();
+        let past_hyper = via.body_left();
+        if past_hyper != 0 {
+            // hyper was told of none.
+            head.headers.insert(CONTENT_LENGTH, past_hyper.into());
+        }
+        let has_body = past_hyper != 0 || !incoming.is_end_stream();
         if forward::is_last(head.version, &head.headers, has_body) {
             via.is_announced_to_close();
         }

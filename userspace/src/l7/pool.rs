@@ -112,7 +112,7 @@ impl Connection {
         self.close = PoolClose::Tunnel;
         self.driver.take();
         let parts = self.driver.end().await?;
-        Some((parts.io.into_inner().into_stream(), parts.read_buf))
+        Some((parts.io.into_inner().into_stream()?, parts.read_buf))
     }
 
     /// Notes that the backend had closed it before the request that was sent on it.

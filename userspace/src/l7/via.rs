@@ -1,7 +1,9 @@
 //! What carries one request to a backend: a connection for itself, or a lane of a shared one.
 
-use std::task::Context;
+use std::io;
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -128,6 +130,22 @@ impl Via {
             }
         };
         if is_malformed { FailureClass::Protocol } else { FailureClass::Reset }
+    }
+
+    /// Bytes of the response's body that have not been taken, if they come by [`Self::poll_body`].
+    pub(super) fn body_left(&self) -> u64 {
+        match self {
+            Self::Connection(connection) => connection.watch.body_left(),
+            Self::Lane(_) => 0,
+        }
+    }
+
+    /// The next piece of a body that goes past hyper.
+    pub(super) fn poll_body(&self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        match self {
+            Self::Connection(connection) => connection.watch.poll_body(cx),
+            Self::Lane(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
     }
 
     /// Whether a response comes only while its reader drives the connection.

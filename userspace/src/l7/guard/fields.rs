@@ -90,6 +90,8 @@ pub(super) struct Fields {
     left: u16,
     name: Word,
     number: u64,
+    /// Where the value of `Content-Length` ended, in the bytes in which it did.
+    length_end: usize,
     framing: Framing,
 }
 
@@ -105,6 +107,7 @@ impl Fields {
             left: max,
             name: Word::default(),
             number: 0,
+            length_end: 0,
             framing: Framing::default(),
         }
     }
@@ -116,6 +119,10 @@ impl Fields {
 
     pub(super) fn framing(&self) -> Framing {
         self.framing
+    }
+
+    pub(super) fn length_end(&self) -> usize {
+        self.length_end
     }
 
     pub(super) fn follow(&mut self, bytes: &[u8]) -> Outcome {
@@ -148,7 +155,10 @@ impl Fields {
                     let run = scan::text(&bytes[at..]);
                     match self.kind {
                         Kind::Plain => {}
-                        Kind::Length => self.read_length(&bytes[at..at + run])?,
+                        Kind::Length => {
+                            self.read_length(&bytes[at..at + run])?;
+                            self.length_end = at + run;
+                        }
                         Kind::Coding => self.read_coding(&bytes[at..at + run])?,
                     }
                     at += run;

@@ -33,7 +33,7 @@ mod response;
 mod scan;
 
 pub use request::{Place, RequestGuard, Verdict};
-pub use response::{Asked, Opinion, ResponseGuard};
+pub use response::{Asked, Measured, Opinion, ResponseGuard};
 
 use steerage_common::error::ErrorClass;
 

@@ -34,12 +34,25 @@ pub enum Opinion {
     Excess(usize),
 }
 
+/// A final response's head, whole, whose body has a known length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// Bytes of the head: the body begins behind them.
+    pub head_bytes: usize,
+    /// Bytes of the body, more than none.
+    pub body_bytes: u64,
+    /// Where in the head the value of `Content-Length` ends.
+    pub length_end: usize,
+}
+
 /// Follows the responses of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseGuard {
     limits: Limits,
     asked: Asked,
     interim_left: u8,
+    /// Where the value of `Content-Length` ended, in the bytes in which the last head did.
+    length_end: usize,
     state: State,
 }
 
@@ -62,7 +75,13 @@ impl ResponseGuard {
     /// The guard of a new connection, which has not been asked anything yet.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, asked: Asked::Plain, interim_left: INTERIM_MAX, state: State::Idle }
+        Self {
+            limits,
+            asked: Asked::Plain,
+            interim_left: INTERIM_MAX,
+            length_end: 0,
+            state: State::Idle,
+        }
     }
 
     /// Announces the next request; the former's response is whole.
@@ -86,24 +105,47 @@ impl ResponseGuard {
         matches!(self.state, State::Poisoned)
     }
 
+    /// Whether the next byte begins a response that has no framing of its own kind.
+    #[must_use]
+    pub fn is_at_plain_beginning(&self) -> bool {
+        self.asked == Asked::Plain && matches!(self.state, State::Head { bytes: 0, .. })
+    }
+
     /// Follows the next bytes of the connection.
     pub fn inspect(&mut self, bytes: &[u8]) -> Opinion {
+        self.inspect_and_measure(bytes).0
+    }
+
+    /// Follows the next bytes of the connection; says how long the response is that they begin, if its
+    /// head is whole in them and says so.
+    pub fn inspect_and_measure(&mut self, bytes: &[u8]) -> (Opinion, Option<Measured>) {
+        let begins = matches!(self.state, State::Head { bytes: 0, .. });
+        let mut measured = None;
         let mut at = 0;
         while at < bytes.len() {
             match self.step(&bytes[at..]) {
-                Ok(Step::More) => return Opinion::Pass,
+                Ok(Step::More) => break,
                 Ok(Step::Done(0)) => {
                     self.state = State::Poisoned;
-                    return Opinion::Excess(at);
+                    return (Opinion::Excess(at), measured);
                 }
-                Ok(Step::Done(used)) => at += used,
+                Ok(Step::Done(used)) => {
+                    if at == 0
+                        && begins
+                        && let State::Length(body_bytes) = self.state
+                    {
+                        let length_end = self.length_end;
+                        measured = Some(Measured { head_bytes: used, body_bytes, length_end });
+                    }
+                    at += used;
+                }
                 Err(_) => {
                     self.state = State::Malformed;
-                    return Opinion::Malformed;
+                    return (Opinion::Malformed, None);
                 }
             }
         }
-        Opinion::Pass
+        (Opinion::Pass, measured)
     }
 
     /// Done with nothing if nothing is to come.
@@ -115,6 +157,7 @@ impl ResponseGuard {
                 let part = &bytes[..bytes.len().min(room)];
                 match head.follow(part)? {
                     Step::Done(used) => {
+                        self.length_end = head.fields_at + head.fields.length_end();
                         self.state =
                             head.after(self.asked, &mut self.interim_left, &self.limits)?;
                         Ok(Step::Done(used))
@@ -160,6 +203,8 @@ struct Head {
     place: Place,
     version: Version,
     status: u16,
+    /// Where the fields began in the bytes that came last.
+    fields_at: usize,
     fields: Fields,
 }
 
@@ -180,6 +225,7 @@ impl Head {
             place: Place::Version,
             version: Version::default(),
             status: 0,
+            fields_at: 0,
             fields: Fields::of_head(limits.fields),
         }
     }
@@ -228,6 +274,7 @@ impl Head {
                 }
                 Place::LineFeed => return MALFORMED,
                 Place::Fields => {
+                    self.fields_at = at;
                     return Ok(match self.fields.follow(&bytes[at..])? {
                         Step::Done(used) => Step::Done(at + used),
                         Step::More => Step::More,
