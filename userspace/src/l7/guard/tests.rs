@@ -208,6 +208,37 @@ fn what_comes_unasked_is_poison() {
     assert!(guard.is_poisoned(), "it stays so");
 }
 
+#[test]
+fn a_response_is_measured_if_its_head_is_whole_and_says_how_long_it_is() {
+    let measured = |bytes: &[u8]| {
+        let mut guard = ResponseGuard::new(Limits::DEFAULT);
+        guard.ask(Asked::Plain);
+        guard.inspect_and_measure(bytes)
+    };
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\t\r\nX: y\r\n\r\n";
+    let whole = Measured { head_bytes: head.len(), body_bytes: 5, length_end: 35 };
+    assert_eq!(head[..whole.length_end].last(), Some(&b'\t'));
+    assert_eq!(measured(head), (Opinion::Pass, Some(whole)));
+    let more = [head.as_slice(), b"hello"].concat();
+    assert_eq!(measured(&more), (Opinion::Pass, Some(whole)));
+    let excess = [head.as_slice(), b"hello!"].concat();
+    assert_eq!(measured(&excess), (Opinion::Excess(more.len()), Some(whole)));
+    assert_eq!(measured(&head[..head.len() - 1]), (Opinion::Pass, None), "not whole");
+    for other in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\nto the end",
+        "HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    ] {
+        assert_eq!(measured(other.as_bytes()), (Opinion::Pass, None), "{other}");
+    }
+    let mut guard = ResponseGuard::new(Limits::DEFAULT);
+    guard.ask(Asked::Plain);
+    assert_eq!(guard.inspect(&head[..9]), Opinion::Pass);
+    assert_eq!(guard.inspect_and_measure(&head[9..]), (Opinion::Pass, None), "began before");
+}
+
 /// A request with mistakes that are more interesting than random bytes.
 fn requests() -> impl Strategy<Value = Vec<u8>> {
     let line = prop::sample::select(vec![

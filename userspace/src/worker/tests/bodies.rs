@@ -1,6 +1,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
+use steerage_common::abi::{FailureClass, PoolClose};
+
 use super::harness::*;
 use super::value;
 
@@ -64,6 +66,85 @@ fn large_downloads_pass_whole_with_a_length_and_in_chunks() {
     assert!(client.get("/length").body == pattern(LARGE));
     assert!(client.get("/chunks").body == pattern(LARGE));
     assert_eq!(value(&worker.cell(0).response_body_bytes), 2 * LARGE as u64);
+}
+
+#[test]
+fn a_sized_response_passes_whole_however_it_is_cut() {
+    // Several sizes around those from which on pieces are not copied, or need more than one read.
+    const SIZES: [usize; 7] = [1, 127, 16_383, 16_384, 65_536, 131_072, 400_000];
+    // The last one's digits are not the shortest: the client gets them as they are.
+    let head =
+        |bytes: usize| format!("HTTP/1.1 200 OK\r\nA: b\r\ncontent-length: \t{bytes:03} \r\n\r\n");
+    let worker = Worker::start(&[backend(move |mut stream| {
+        stream.set_nodelay(true).unwrap();
+        loop {
+            let request = read_head(&mut stream);
+            let Some((bytes, cut)) = request
+                .strip_prefix("get /")
+                .and_then(|rest| rest.split_once(' ')?.0.split_once('/'))
+            else {
+                return;
+            };
+            let (bytes, cut): (usize, usize) = (bytes.parse().unwrap(), cut.parse().unwrap());
+            let mut all = head(bytes).into_bytes();
+            all.extend_from_slice(&pattern(bytes));
+            let (first, second) = all.split_at(cut.min(all.len()));
+            stream.write_all(first).unwrap();
+            // Two reads, mostly: whether they are makes no difference.
+            std::thread::yield_now();
+            stream.write_all(second).unwrap();
+        }
+    })]);
+    let mut client = worker.client();
+    let mut requests = 0;
+    for bytes in SIZES {
+        let length = head(bytes).len();
+        for cut in [0, 1, 30, length - 3, length, length + 1, length + bytes - 1] {
+            let response = client.get(&format!("/{bytes}/{cut}"));
+            assert_eq!(response.status, 200);
+            let told = header(&response.head, "content-length").unwrap().trim();
+            assert_eq!(told, format!("{bytes:03}"), "cut at {cut}");
+            assert_eq!(header(&response.head, "a"), Some("b"));
+            assert!(response.body == pattern(bytes), "{bytes} cut at {cut}");
+            requests += 1;
+        }
+    }
+    let cell = worker.cell(0);
+    assert_eq!(value(&cell.connections_created), 1, "each response left it usable");
+    assert_eq!(value(&cell.connections_reused), requests - 1);
+    let bytes = 7 * SIZES.iter().sum::<usize>() as u64;
+    assert_eq!(value(&cell.response_body_bytes), bytes);
+}
+
+#[test]
+fn what_follows_a_sized_response_reaches_nobody() {
+    let worker = Worker::start(&[backend(|mut stream| {
+        read_head(&mut stream);
+        let second = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+        stream.write_all(format!("{}{second}", ok("good")).as_bytes()).unwrap();
+        // Closed by the other side.
+        while stream.read(&mut [0; 64]).is_ok_and(|count| count != 0) {}
+    })]);
+    let mut client = worker.client();
+    for _ in 0..2 {
+        assert_eq!(client.get("/").text(), "good");
+    }
+    let cell = worker.cell(0);
+    eventually("both are closed", || value(&cell.pool_closed[PoolClose::Poison as usize]) == 2);
+}
+
+#[test]
+fn what_came_of_a_sized_response_that_breaks_off_is_delivered() {
+    let worker = Worker::start(&[backend(|mut stream| {
+        read_head(&mut stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf").unwrap();
+    })]);
+    let mut client = worker.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let all = client.rest();
+    assert!(all.ends_with("\r\n\r\nhalf"), "{all}");
+    let failures = &worker.cell(0).failures[FailureClass::Reset as usize];
+    eventually("it counts", || value(failures) == 1);
 }
 
 #[test]
