@@ -81,8 +81,8 @@ use queue::Queue;
 /// 16 connections, 1 MiB of cache).
 const REQUEST_BUFFER_BYTES_MAX: usize = 56 * 1024;
 
-/// hyper's buffer of a backend's connection: a response of 64 KiB with its head is one read and one
-/// write.
+/// hyper's buffer of a backend's connection, for the bodies that it frames: those of a known length go
+/// past it ([`watch`]).
 const RESPONSE_BUFFER_BYTES_MAX: usize = 128 * 1024;
 
 /// What one configuration makes of requests. Nothing of it changes; see [`House`].
