@@ -10,6 +10,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::cut::CUTS_MAX;
 use crate::error::CLASSES_MAX;
 use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SLOTS};
 
@@ -135,8 +136,8 @@ pub struct WorkerLine {
     pub reserved: [u64; 3],
     /// Requests that Steerage answered itself, by [`crate::error::ErrorClass`].
     pub errors: [u64; CLASSES_MAX],
-    /// Zero.
-    pub reserved_too: [u64; 16],
+    /// Connections, streams and tunnels of clients that Steerage cut off, by [`crate::cut::Cut`].
+    pub cuts: [u64; CUTS_MAX],
 }
 
 /// Failure classes of an attempt at a backend: index into [`Cell::failures`].
@@ -155,6 +156,8 @@ pub enum FailureClass {
     Protocol = 4,
     /// The response was 502, 503 or 504.
     GatewayStatus = 5,
+    /// Within a body the backend took, or sent, nothing for too long.
+    Stall = 6,
 }
 
 /// Room for failure classes in a [`Cell`].
@@ -162,13 +165,14 @@ pub const FAILURES_MAX: usize = 8;
 
 impl FailureClass {
     /// All classes, in index order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Connect,
         Self::ConnectTimeout,
         Self::Reset,
         Self::FirstByteTimeout,
         Self::Protocol,
         Self::GatewayStatus,
+        Self::Stall,
     ];
 
     /// The class's name in metrics, logs and replies.
@@ -181,6 +185,7 @@ impl FailureClass {
             Self::FirstByteTimeout => "first_byte_timeout",
             Self::Protocol => "protocol",
             Self::GatewayStatus => "gateway_status",
+            Self::Stall => "stall_timeout",
         }
     }
 }

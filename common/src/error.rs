@@ -101,6 +101,8 @@ classes! {
     QueueTimeout = 24, 503, "queue_timeout", "every backend is busy";
     /// The request is for a tunnel (a WebSocket, say), and the backend has none over HTTP/2.
     NoTunnel = 25, 502, "no_tunnel", "the backend takes no tunnels";
+    /// The backend took nothing of the request's body for too long.
+    StallTimeout = 26, 504, "stall_timeout", "the backend stopped taking the request";
 }
 
 const _: () = assert!(ErrorClass::ALL.len() <= CLASSES_MAX);

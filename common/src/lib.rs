@@ -19,6 +19,7 @@
 pub mod abi;
 pub mod census;
 pub mod checksum;
+pub mod cut;
 pub mod error;
 pub mod hash;
 pub mod health;

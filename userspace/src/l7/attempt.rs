@@ -21,6 +21,7 @@ use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::TrySendError;
 use steerage_common::abi::FailureClass;
+use steerage_common::cut::Cut;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay::{End, Refusal, Stage as Reached};
 
@@ -173,9 +174,9 @@ impl Attempt {
             }
             Ok(Err(error)) => Err(self.lost(&mut via, mark, error)),
             Err(Stalled::Client) => Err(Failure::Final(ErrorClass::BodyTimeout)),
-            Err(Stalled::Backend) => {
-                self.failed(FailureClass::FirstByteTimeout);
-                Err(Failure::Final(ErrorClass::FirstByteTimeout))
+            Err(Stalled::Backend(class)) => {
+                self.failed(class);
+                Err(Failure::Final(of_failure(class)))
             }
         }
     }
@@ -240,11 +241,11 @@ impl Attempt {
         tracing::debug!(error = %error.error(), "connection to backend lost");
         let lost = via.lost(mark, error, &self.target().pools[self.backend]);
         tracing::debug!(stage = ?lost.stage, lost.is_reused, "evidence");
-        if self.upload.as_ref().is_some_and(|upload| upload.stage() == Stage::TooLong) {
-            return Failure::Final(ErrorClass::BodyTooLarge);
-        }
-        if self.is_broken_by_client() {
-            return Failure::Final(ErrorClass::Reset);
+        match self.upload.as_ref().map(|upload| upload.stage()) {
+            Some(Stage::TooLong) => return Failure::Final(ErrorClass::BodyTooLarge),
+            Some(Stage::TooSlow) => return Failure::Final(ErrorClass::BodyTimeout),
+            Some(Stage::Broken) => return Failure::Final(ErrorClass::Reset),
+            _ => {}
         }
         if lost.is_fault {
             self.failed(lost.class);
@@ -367,9 +368,17 @@ impl Attempt {
         }
     }
 
-    /// Whether an operator has taken the backend out, together with what it has begun.
-    pub(super) fn is_put_out(&self) -> bool {
-        self.target().service.is_put_out(self.backend)
+    /// Why what is under way must end now, if it must: the time to drain is over, or an operator has
+    /// taken the backend out together with what it has begun.
+    pub(super) fn cut(&self) -> Option<Cut> {
+        if self.client.door().is_over() {
+            return Some(Cut::Drained);
+        }
+        self.target().service.is_put_out(self.backend).then_some(Cut::BackendOut)
+    }
+
+    pub(super) fn count_cut(&self, cut: Cut) {
+        self.client.door().count_cut(cut);
     }
 
     /// How long nothing may come of a response that has begun.
@@ -394,6 +403,9 @@ impl Attempt {
 
     /// The response ended before it was whole.
     pub(super) fn broke(self, class: FailureClass) {
+        if self.upload.as_ref().is_some_and(|upload| upload.stage() == Stage::TooSlow) {
+            self.client.door().count_cut(Cut::BodyTimeout);
+        }
         if !self.is_judged && !self.is_broken_by_client() {
             self.failed(class);
         }
@@ -406,32 +418,50 @@ impl Attempt {
 
     fn is_broken_by_client(&self) -> bool {
         let stage = self.upload.as_ref().map(|upload| upload.stage());
-        matches!(stage, Some(Stage::Broken | Stage::TooLong))
+        matches!(stage, Some(Stage::Broken | Stage::TooLong | Stage::TooSlow))
     }
 
-    /// The response's head, if it comes in time. A request body under way moves the time.
+    /// The response's head, if it comes in time.
     async fn within_first_byte<F: Future>(&self, response: F) -> Result<F::Output, Stalled> {
-        let timeout_ms = self.destination.timeouts.first_byte.as_millis() as u64;
-        let deadline = Deadline::at_ms(self.deadline_ms);
+        let stall_ms = self.destination.timeouts.stall.as_millis() as u64;
+        // Who is waited for changes without notice while a body is under way.
+        let look = |until: u64| match &self.upload {
+            Some(_) => until.min(clock::now_ms().saturating_add(stall_ms)),
+            None => until,
+        };
+        let deadline = Deadline::at_ms(look(self.patience().0));
         let mut response = pin!(response);
         poll_fn(|cx| {
             if let Poll::Ready(output) = response.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
             while deadline.poll_reached(cx).is_ready() {
-                let Some(upload) = &self.upload else { return Poll::Ready(Err(Stalled::Backend)) };
-                let until = upload.progress_ms().saturating_add(timeout_ms);
-                if until > clock::now_ms() {
-                    deadline.set_at_ms(until);
-                } else if upload.stage() == Stage::Client {
-                    return Poll::Ready(Err(Stalled::Client));
-                } else {
-                    return Poll::Ready(Err(Stalled::Backend));
+                let (until, stalled) = self.patience();
+                if until <= clock::now_ms() {
+                    return Poll::Ready(Err(stalled));
                 }
+                deadline.set_at_ms(look(until));
             }
             Poll::Pending
         })
         .await
+    }
+
+    /// How long is to be waited, by [`clock::now_ms`], and who has stalled then. While a request body is
+    /// under way it is what is waited for; and a backend that takes it need not answer yet.
+    fn patience(&self) -> (u64, Stalled) {
+        let timeouts = &self.destination.timeouts;
+        let first_byte = Stalled::Backend(FailureClass::FirstByteTimeout);
+        let Some(upload) = &self.upload else { return (self.deadline_ms, first_byte) };
+        let until = |limit: Duration| upload.progress_ms().saturating_add(limit.as_millis() as u64);
+        let whole = until(timeouts.first_byte).max(self.deadline_ms);
+        match upload.stage() {
+            Stage::Client => (whole, Stalled::Client),
+            Stage::Backend if !upload.is_untouched() => {
+                (until(timeouts.stall), Stalled::Backend(FailureClass::Stall))
+            }
+            _ => (whole, first_byte),
+        }
     }
 }
 
@@ -457,7 +487,7 @@ impl Drop for Attempt {
 /// Who did not do its part in time.
 enum Stalled {
     Client,
-    Backend,
+    Backend(FailureClass),
 }
 
 /// There was no connection.

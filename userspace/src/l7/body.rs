@@ -184,7 +184,7 @@ impl ResponseBody {
         }
         tracing::debug!("response ended: nothing comes of it");
         if let Some(Open { attempt, .. }) = self.open.take() {
-            attempt.broke(FailureClass::FirstByteTimeout);
+            attempt.broke(FailureClass::Stall);
         }
         Poll::Ready(())
     }

@@ -34,6 +34,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use steerage_common::cut::Cut;
 use steerage_common::error::ErrorClass;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -196,6 +197,11 @@ impl Client {
         self.left_unread.set(true);
     }
 
+    /// Bytes that the client was sent.
+    pub(super) fn sent(&self) -> u64 {
+        self.progress.written()
+    }
+
     /// Ready when the client was without a request for too long.
     pub(super) fn poll_idle(&self, cx: &Context<'_>) -> Poll<()> {
         self.deadline.poll_reached(cx)
@@ -214,13 +220,12 @@ impl Client {
             let now = clock::now_ms();
             let until = self.progress.sent_ms() + self.timeouts.stall.as_millis() as u64;
             if !line.is_flushed() && until <= now {
-                tracing::debug!("client connection ended: the client takes nothing");
-                return Poll::Ready(End::Closed);
+                return Poll::Ready(End::Cut(Cut::ResponseStall));
             }
             let next = match (is_open, self.gate.place()) {
                 (true, Place::Body) if self.is_too_slow(now, was_waiting || line.is_waiting()) => {
                     return Poll::Ready(match self.is_answering.get() {
-                        true => End::Closed,
+                        true => End::Cut(Cut::BodyTimeout),
                         false => End::Told(ErrorClass::BodyTimeout),
                     });
                 }
@@ -239,12 +244,15 @@ impl Client {
         self.timeouts.body_grace.min(LOOK)
     }
 
+    /// How slow a body may come.
+    pub(super) fn least(&self) -> Least {
+        Least { rate: self.body_rate, window_ms: self.timeouts.body_grace.as_millis() as u64 }
+    }
+
     /// Whether the body that the client is waited for comes too slowly.
     fn is_too_slow(&self, now_ms: u64, is_waited_for: bool) -> bool {
-        let window_ms = self.timeouts.body_grace.as_millis() as u64;
-        let least = Least { rate: self.body_rate, window_ms };
-        let mut pace = self.pace.get();
-        let is_too_slow = pace.is_too_slow(now_ms, self.progress.received(), is_waited_for, least);
+        let (mut pace, received) = (self.pace.get(), self.progress.received());
+        let is_too_slow = pace.is_too_slow(now_ms, received, is_waited_for, self.least());
         self.pace.set(pace);
         is_too_slow
     }
@@ -274,6 +282,8 @@ enum End {
     Closed,
     /// By a mistake of the client, which is to be told.
     Told(ErrorClass),
+    /// By what the client did not do in time, and can't be told any more.
+    Cut(Cut),
     /// By a response that opened a tunnel.
     Tunnel(Box<Tunnel>),
     /// Not at all: hyper is not needed until the next request comes.
@@ -322,8 +332,10 @@ pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
         }
         end => end,
     };
-    if let End::Told(class) = end {
-        return tell(&door, stream, class).await;
+    match end {
+        End::Told(class) => return tell(&door, stream, class).await,
+        End::Cut(cut) => door.count_cut(cut),
+        _ => {}
     }
     if client.left_unread.get() {
         let _ = within(LINGER, linger(&mut stream)).await;
@@ -387,6 +399,9 @@ async fn serve_http1(client: &Rc<Client>, line: &Rc<Line>) -> End {
     let mut is_told = false;
     client.deadline.set(WARM);
     let end = poll_fn(|cx| {
+        if client.door.is_over() && client.open_requests.get() != 0 {
+            return Poll::Ready(End::Cut(Cut::Drained));
+        }
         let was_waiting = line.is_waiting();
         let mut pinned = Pin::new(&mut connection);
         if client.door.is_draining() && !is_told {

@@ -15,6 +15,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 
+use steerage_common::cut::Cut;
+
 use super::Proxy;
 use crate::net;
 use crate::region::{Region, WorkerLine};
@@ -31,11 +33,19 @@ pub struct House {
 
 /// The configuration in force, for those that keep another one.
 #[derive(Debug, Default)]
-pub(super) struct Latest(RefCell<Weak<Proxy>>);
+pub(super) struct Latest {
+    proxy: RefCell<Weak<Proxy>>,
+    is_over: Cell<bool>,
+}
 
 impl Latest {
     pub(super) fn proxy(&self) -> Option<Rc<Proxy>> {
-        self.0.borrow().upgrade()
+        self.proxy.borrow().upgrade()
+    }
+
+    /// Whether the time to drain is over: what is left is cut off.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.get()
     }
 }
 
@@ -58,6 +68,17 @@ impl Door {
     #[inline]
     pub(super) fn is_draining(&self) -> bool {
         self.is_draining.get()
+    }
+
+    /// Whether they end now.
+    #[inline]
+    pub(super) fn is_over(&self) -> bool {
+        self.is_draining() && self.inside.borrow().0.latest.is_over()
+    }
+
+    /// Notes that something of a client's was cut off.
+    pub(super) fn count_cut(&self, cut: Cut) {
+        self.inside.borrow().0.count_cut(cut);
     }
 }
 
@@ -84,7 +105,7 @@ impl House {
 
     /// Makes the doors those of this configuration.
     fn open(&self, proxy: &Rc<Proxy>) {
-        self.latest.0.replace(Rc::downgrade(proxy));
+        self.latest.proxy.replace(Rc::downgrade(proxy));
         let mut doors = self.doors.borrow_mut();
         let mut former = std::mem::take(&mut *doors);
         for (front, listener) in proxy.model().listeners.iter().enumerate() {
@@ -118,6 +139,12 @@ impl House {
         for door in self.doors.borrow().values() {
             door.is_draining.set(true);
         }
+        net::wake_all();
+    }
+
+    /// Cuts off what has not ended; to be called after [`House::drain`].
+    pub fn cut_off(&self) {
+        self.latest.is_over.set(true);
         net::wake_all();
     }
 

@@ -4,14 +4,16 @@
 //! windows of what it uploads, the length of a header list (and by it the number of CONTINUATION frames),
 //! streams that it resets before they were looked at, and its protocol errors.
 //!
-//! Every stream is a task of its own, made by our [`Executor`], and there stand the two limits that h2
-//! has not:
+//! Every stream is a task of its own, made by our [`Executor`], and there stand two limits that h2
+//! has not (a third are [`super::frames`]):
 //!
 //! - A client that asks and then takes nothing. A response passes in pieces of [`PIECE_BYTES`], and a
 //!   client has `stall` to take one: if it does not, its stream is reset. The time runs per piece, so
 //!   small `WINDOW_UPDATE`s do not wind it up again.
 //! - Rapid resets. A stream that was accepted and then reset before its response costs a backend's
 //!   work. After more than `resets` of those within [`RESETS_WINDOW`] the connection ends.
+//!
+//! Whatever of this ends a connection or a stream is counted with its cause ([`Cut`]).
 //!
 //! The end: when the worker drains, and after `idle` without a stream, the client gets a GOAWAY and open
 //! streams go on; a client that has none open is given [`GOAWAY_PATIENCE`] to close. A ping every
@@ -31,10 +33,12 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use steerage_common::cut::Cut;
 
 use super::body::{Body, Broken};
 use super::connection::Client;
 use super::exchange::respond;
+use super::house::Door;
 use super::lent::Line;
 use crate::config::model::Http2;
 use crate::net::{self, Deadline, clock};
@@ -61,7 +65,7 @@ pub(super) async fn serve(client: &Rc<Client>, line: &Rc<Line>) {
     drop(proxy);
     let resets = limits.resets as usize;
     client.may_idle(limits.idle);
-    let streams = Rc::new(Streams::new(limits));
+    let streams = Rc::new(Streams::new(client.door().clone(), limits));
     let service = service_fn(|request| answer(client, &streams, request));
     let connection = http2::Builder::new(Executor(streams.clone()))
         .timer(net::Timer)
@@ -78,7 +82,10 @@ pub(super) async fn serve(client: &Rc<Client>, line: &Rc<Line>) {
         .serve_connection(TokioIo::new(line.lend()), service);
     let mut connection = pin!(connection);
     let mut is_told = false;
-    poll_fn(|cx| {
+    let cut = poll_fn(|cx| {
+        if client.door().is_over() {
+            return Poll::Ready(Some(Cut::Drained));
+        }
         let is_idle = !is_told && client.poll_idle(cx).is_ready();
         if is_idle || (client.door().is_draining() && !is_told) {
             is_told = true;
@@ -86,18 +93,38 @@ pub(super) async fn serve(client: &Rc<Client>, line: &Rc<Line>) {
             client.may_idle(GOAWAY_PATIENCE);
         }
         if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
-            if let Err(error) = outcome {
+            let error = outcome.err();
+            if let Some(error) = &error {
                 tracing::debug!(%error, "client connection broke");
             }
-            return Poll::Ready(());
+            return Poll::Ready(error.and_then(|error| cut_of(&error, line)));
         }
-        if streams.is_flood.get() {
-            tracing::debug!("client connection ended: too many resets");
-            return Poll::Ready(());
+        let is_reset_flood = streams.is_flood.get().then_some(Cut::ResetFlood);
+        let flood = is_reset_flood.or_else(|| line.flood(client.sent()));
+        if flood.is_some() {
+            return Poll::Ready(flood);
         }
-        if is_told { client.poll_idle(cx) } else { Poll::Pending }
+        if is_told { client.poll_idle(cx).map(|()| None) } else { Poll::Pending }
     })
     .await;
+    if let Some(cut) = cut {
+        client.door().count_cut(cut);
+    }
+}
+
+/// The cause of a connection's end, if it is a mistake of the client's that h2 found.
+fn cut_of(error: &hyper::Error, line: &Line) -> Option<Cut> {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<h2::Error>() {
+            // Which of its limits it was h2 tells the client alone.
+            let is_flood = error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+            let flood = is_flood.then(|| line.worst_flood()).flatten();
+            return error.is_library().then(|| flood.unwrap_or(Cut::Http2Protocol));
+        }
+        source = cause.source();
+    }
+    None
 }
 
 /// One request, its response cut into pieces.
@@ -138,6 +165,7 @@ impl Drop for Waiting {
 /// What the streams of one connection share.
 #[derive(Debug)]
 struct Streams {
+    door: Rc<Door>,
     limits: Http2,
     /// The time limit of the request that was taken last, until its task is made.
     latest: RefCell<Option<Rc<Deadline>>>,
@@ -148,8 +176,9 @@ struct Streams {
 }
 
 impl Streams {
-    fn new(limits: Http2) -> Self {
+    fn new(door: Rc<Door>, limits: Http2) -> Self {
         Self {
+            door,
             limits,
             latest: RefCell::default(),
             cancelled: Cell::new(0),
@@ -185,12 +214,15 @@ where
             net::spawn(stream);
             return;
         };
+        let door = self.0.door.clone();
         net::spawn(async move {
             let mut stream = pin!(stream);
             // Dropped, the stream is reset.
             poll_fn(|cx| match stream.as_mut().poll(cx) {
                 Poll::Ready(()) => Poll::Ready(()),
-                Poll::Pending => stall.poll_reached(cx),
+                Poll::Pending => {
+                    stall.poll_reached(cx).map(|()| door.count_cut(Cut::ResponseStall))
+                }
             })
             .await;
         });

@@ -19,13 +19,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use steerage_common::cut::Cut;
 use steerage_common::error::ErrorClass;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::frames::Frames;
 use super::gate::Gate;
 use super::guard::Place;
 use super::preface::{self, Version};
-use crate::net::Stream;
+use crate::net::{Stream, clock};
 
 /// What is read at a time while hyper does not read.
 const READ_BYTES: usize = 4096;
@@ -60,6 +62,8 @@ pub(super) struct Line {
     is_flushed: Cell<bool>,
     /// Whether hyper waits for bytes that have not come.
     is_waiting: Cell<bool>,
+    /// Of HTTP/2, what passes.
+    frames: RefCell<Frames>,
 }
 
 impl Line {
@@ -72,6 +76,7 @@ impl Line {
             held: RefCell::default(),
             is_flushed: Cell::new(true),
             is_waiting: Cell::new(false),
+            frames: RefCell::new(Frames::new(clock::now_ms())),
         })
     }
 
@@ -93,6 +98,16 @@ impl Line {
     /// Whether hyper waits for the client.
     pub(super) fn is_waiting(&self) -> bool {
         self.is_waiting.get()
+    }
+
+    /// Whether an HTTP/2 client, which was sent so many bytes, floods.
+    pub(super) fn flood(&self, sent: u64) -> Option<Cut> {
+        self.frames.borrow_mut().flood(clock::now_ms(), sent)
+    }
+
+    /// Which flood an HTTP/2 client's is that h2 has ended.
+    pub(super) fn worst_flood(&self) -> Option<Cut> {
+        self.frames.borrow().worst()
     }
 
     /// Whether hyper has nothing left to write.
@@ -228,14 +243,19 @@ impl AsyncRead for Lent {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let is_http2 = self.0.version.get() == Version::Http2;
+        let before = buffer.filled().len();
         if !self.0.passed.borrow().is_empty() {
             give(&mut self.0.passed.borrow_mut(), buffer);
-            return Poll::Ready(Ok(()));
+        } else if is_http2 {
+            ready!(self.0.poll_read(cx, buffer))?;
+        } else {
+            return self.0.poll_gated(cx, buffer);
         }
-        match self.0.version.get() {
-            Version::Http2 => self.0.poll_read(cx, buffer),
-            Version::Http1 | Version::Unsure => self.0.poll_gated(cx, buffer),
+        if is_http2 {
+            self.0.frames.borrow_mut().note(&buffer.filled()[before..]);
         }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -26,6 +26,7 @@ mod exchange;
 mod expect;
 pub mod explain;
 pub mod forward;
+mod frames;
 mod gate;
 pub mod guard;
 mod headers;
@@ -57,6 +58,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use steerage_common::cut::Cut;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay;
 
@@ -166,6 +168,12 @@ impl Proxy {
     /// Notes that a request was answered here.
     fn count_error(&self, class: ErrorClass) {
         add(&self.line().errors[class as usize], 1);
+    }
+
+    /// Notes that something of a client's was cut off here.
+    fn count_cut(&self, cut: Cut) {
+        tracing::debug!(cause = cut.name(), "cut off");
+        add(&self.line().cuts[cut as usize], 1);
     }
 
     fn trusts(&self, peer: IpAddr) -> bool {

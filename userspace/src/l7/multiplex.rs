@@ -105,7 +105,7 @@ pub(super) enum Loss {
     Refused,
     /// The same, and it takes no others on this connection.
     GoneAway,
-    /// The backend reset its stream.
+    /// Its stream was reset.
     Reset,
     /// The connection ended.
     Connection,
@@ -138,6 +138,9 @@ impl Loss {
             Self::Reset
         } else if error.is_library() {
             Self::Protocol
+        } else if error.is_reset() {
+            // Ours: the request's body broke off.
+            Self::Reset
         } else {
             Self::Connection
         }

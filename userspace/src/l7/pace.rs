@@ -46,6 +46,43 @@ impl Pace {
     }
 }
 
+/// The pace of one body among others of a connection, which is asked for piece by piece.
+#[derive(Debug)]
+pub(super) struct Waited {
+    least: Least,
+    /// How long the client was waited for, in this window, and what came.
+    waited_ms: u64,
+    bytes: u64,
+    since_ms: Option<u64>,
+}
+
+impl Waited {
+    pub(super) fn new(least: Least) -> Self {
+        Self { least, waited_ms: 0, bytes: 0, since_ms: None }
+    }
+
+    /// Notes a piece of the body, or its end.
+    pub(super) fn came(&mut self, now_ms: u64, bytes: usize) {
+        if let Some(since_ms) = self.since_ms.take() {
+            self.waited_ms += now_ms.saturating_sub(since_ms);
+        }
+        self.bytes += bytes as u64;
+    }
+
+    /// Notes that there is nothing to be had; when to look again, unless the client is too slow.
+    pub(super) fn waits(&mut self, now_ms: u64) -> Option<u64> {
+        let since_ms = *self.since_ms.get_or_insert(now_ms);
+        let waited_ms = self.waited_ms + now_ms.saturating_sub(since_ms);
+        if waited_ms >= self.least.window_ms {
+            let due = u64::from(self.least.rate).saturating_mul(waited_ms) / 1000;
+            let is_too_slow = self.bytes < due;
+            *self = Self { since_ms: Some(now_ms), ..Self::new(self.least) };
+            return (!is_too_slow).then_some(now_ms + self.least.window_ms);
+        }
+        Some(now_ms + self.least.window_ms - waited_ms)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +116,39 @@ mod tests {
         let mut pace = Pace::new(0, 0);
         assert!(!pace.is_too_slow(10_000, 1_000_000, true, LEAST));
         assert!(pace.is_too_slow(20_000, 1_000_100, true, LEAST));
+    }
+
+    /// When a client that is waited for `waited` of each `of` milliseconds, and then sends `bytes`, is
+    /// found too slow.
+    fn found_by_pieces(bytes: usize, waited: u64, of: u64) -> Option<u64> {
+        let mut pace = Waited::new(LEAST);
+        (0..1000).map(|round| round * of).find(|now| {
+            if pace.waits(*now).is_none() || pace.waits(now + waited).is_none() {
+                return true;
+            }
+            pace.came(now + waited, bytes);
+            false
+        })
+    }
+
+    #[test]
+    fn only_the_time_counts_in_which_a_piece_is_waited_for() {
+        assert_eq!(found_by_pieces(499, 1000, 1000), Some(9000));
+        // The last piece of the first window comes in the moment in which it is over.
+        assert_eq!(found_by_pieces(556, 1000, 1000), None);
+        assert_eq!(found_by_pieces(49, 100, 1000), Some(99_000), "a tenth of the time");
+        assert_eq!(found_by_pieces(0, 0, 1000), None);
+        assert_eq!(found_by_pieces(1, 10, 10), Some(9_990), "a byte every hundredth");
+    }
+
+    #[test]
+    fn it_says_when_to_look_again() {
+        let mut pace = Waited::new(LEAST);
+        assert_eq!(pace.waits(5), Some(10_005));
+        pace.came(4005, 10_000);
+        assert_eq!(pace.waits(6000), Some(12_000));
+        assert_eq!(pace.waits(12_000), Some(22_000), "it was fast enough");
+        assert_eq!(pace.waits(22_000), None, "but a burst excuses nothing that follows");
     }
 
     #[test]

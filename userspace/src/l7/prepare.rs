@@ -71,7 +71,9 @@ pub(super) fn prepare(
     // HTTP/1.0 may have none, HTTP/1.1 must (RFC 9112, 3.2): an empty one says "no authority".
     head.headers.entry(HOST).or_insert(HeaderValue::from_static(""));
     plan.change_request(&mut head.headers);
-    let upload = Upload::new(body, plan.max_body);
+    // Of HTTP/1 the connection watches the pace.
+    let least = (version == Version::HTTP_2).then(|| client.least());
+    let upload = Upload::new(body, plan.max_body, least);
     let is_over_http2 = proxy.targets[destination.service].multiplexes.is_some();
     let wish = match wish {
         Some(wish) if is_over_http2 => wish.over_http2(&mut head, upload.is_some())?,

@@ -23,6 +23,7 @@ pub(super) const fn of_failure(class: FailureClass) -> ErrorClass {
         FailureClass::Reset => ErrorClass::Reset,
         FailureClass::FirstByteTimeout => ErrorClass::FirstByteTimeout,
         FailureClass::Protocol | FailureClass::GatewayStatus => ErrorClass::Protocol,
+        FailureClass::Stall => ErrorClass::StallTimeout,
     }
 }
 

@@ -5,7 +5,8 @@
 //! passed on as that, and the other way goes on; an error of one side resets the other.
 //!
 //! Time limits: `tunnel` runs while nothing moves at all, `half_closed` instead of it once one way has
-//! ended. While bytes wait for a side to take them, only `tunnel` runs: a slow reader is not idle.
+//! ended. While bytes wait for a side to take them, only `tunnel` runs: a slow reader is not idle. A drain
+//! waits for tunnels, and cuts them off at its deadline.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use steerage_common::cut::Cut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::attempt::Attempt;
@@ -96,7 +98,7 @@ impl Tunnel {
         let mut copy = Copy { client, backend, up: Way::new(early), down: Way::new(late) };
         let deadline = Deadline::after(self.timeouts.tunnel);
         let mut before = copy.state();
-        let outcome = poll_fn(|cx| {
+        let end = poll_fn(|cx| {
             let polled = copy.poll(cx);
             let now = copy.state();
             if now != before {
@@ -106,21 +108,35 @@ impl Tunnel {
                 before = now;
             }
             match polled {
-                // An operator took the backend out, or a drain's deadline did.
-                Poll::Pending if self.attempt.is_put_out() => {
-                    Poll::Ready(Err(io::Error::other("the backend is out of service")))
-                }
-                Poll::Pending => deadline.poll_reached(cx).map(Ok),
-                ended => ended,
+                Poll::Ready(ended) => Poll::Ready(ended.map_or_else(End::Broke, |()| End::Passed)),
+                Poll::Pending => match self.attempt.cut() {
+                    Some(cut) => Poll::Ready(End::Cut(cut)),
+                    None => deadline.poll_reached(cx).map(|()| End::Late(now.cause())),
+                },
             }
         })
         .await;
-        if let Err(error) = outcome {
-            tracing::debug!(%error, "tunnel broke");
+        match &end {
+            End::Passed => return,
+            End::Broke(error) => tracing::debug!(%error, "tunnel broke"),
+            End::Late(cut) | End::Cut(cut) => self.attempt.count_cut(*cut),
+        }
+        if !matches!(end, End::Late(_)) {
             copy.client.reset();
             copy.backend.reset();
         }
     }
+}
+
+/// How a tunnel ended.
+enum End {
+    /// Both ways have.
+    Passed,
+    Broke(io::Error),
+    /// By a time limit: whatever was sent has been passed on.
+    Late(Cut),
+    /// From outside.
+    Cut(Cut),
 }
 
 impl Drop for Tunnel {
@@ -149,7 +165,19 @@ struct State {
 
 impl State {
     fn limit(self, timeouts: &RouteTimeouts) -> Duration {
-        if self.is_half_closed && !self.is_waiting { timeouts.half_closed } else { timeouts.tunnel }
+        match self.cause() {
+            Cut::TunnelHalfClosed => timeouts.half_closed,
+            _ => timeouts.tunnel,
+        }
+    }
+
+    /// Which limit that is.
+    fn cause(self) -> Cut {
+        if self.is_half_closed && !self.is_waiting {
+            Cut::TunnelHalfClosed
+        } else {
+            Cut::TunnelIdle
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 //! once it has begun to pass; so one that says that it is longer is sent on a connection that is fresh or
 //! was in use just now ([`Upload::is_long`]).
 //!
-//! It also notes how far it is, so that a timeout is blamed on the side that stalls.
+//! It also notes how far it is, so that a timeout is blamed on the side that stalls; and how fast it comes,
+//! where its connection has others beside it (HTTP/1 looks at the connection's pace instead).
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -16,7 +17,8 @@ use http::HeaderMap;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 
 use super::expect::Gate;
-use crate::net::clock;
+use super::pace::{Least, Waited};
+use crate::net::{Deadline, clock};
 
 /// What is kept of a request body so that it can be sent again.
 const HELD_BYTES_MAX: usize = 64 * 1024;
@@ -34,6 +36,8 @@ pub(super) enum Stage {
     Broken,
     /// Nobody: it is longer than the route takes.
     TooLong,
+    /// Nobody: the client sent it too slowly.
+    TooSlow,
 }
 
 /// Why a request body has no end.
@@ -43,6 +47,8 @@ pub(super) enum Broken {
     ByClient(hyper::Error),
     #[error("the body is longer than the route takes")]
     TooLong,
+    #[error("the client sends the body too slowly")]
+    TooSlow,
 }
 
 /// A request whose body can be sent more than once; `None` for an empty one.
@@ -58,6 +64,8 @@ pub(super) struct Upload {
     bytes: Cell<u64>,
     /// Bytes that may still come.
     room: Cell<u64>,
+    /// With the time to look at it.
+    pace: Option<(RefCell<Waited>, Deadline)>,
     /// The attempt that the body belongs to now.
     attempt: Cell<u32>,
 }
@@ -79,8 +87,13 @@ struct Held {
 }
 
 impl Upload {
-    /// The body of a request; `None` for an empty one. It breaks off after `max` bytes.
-    pub(super) fn new(incoming: Incoming, max: Option<u64>) -> Option<Rc<Self>> {
+    /// The body of a request; `None` for an empty one. It breaks off after `max` bytes, and when it
+    /// comes more slowly than `least`.
+    pub(super) fn new(
+        incoming: Incoming,
+        max: Option<u64>,
+        least: Option<Least>,
+    ) -> Option<Rc<Self>> {
         (!incoming.is_end_stream()).then(|| {
             Rc::new(Self {
                 source: RefCell::new(Source { incoming, held: Some(Held::default()) }),
@@ -89,6 +102,7 @@ impl Upload {
                 progress_ms: Cell::new(clock::now_ms()),
                 bytes: Cell::new(0),
                 room: Cell::new(max.unwrap_or(u64::MAX)),
+                pace: least.map(|least| (RefCell::new(Waited::new(least)), Deadline::unset())),
                 attempt: Cell::new(0),
             })
         })
@@ -100,7 +114,7 @@ impl Upload {
 
     /// Whether the client has more to send than was read.
     pub(super) fn is_unread(&self) -> bool {
-        matches!(self.stage(), Stage::Backend | Stage::Client | Stage::TooLong)
+        !matches!(self.stage(), Stage::Done | Stage::Broken)
     }
 
     /// When bytes last came, by [`clock::now_ms`].
@@ -142,9 +156,22 @@ impl Upload {
     }
 
     fn note(&self, frame: &Frame<Bytes>) {
-        self.progress_ms.set(clock::now_ms());
+        let now = clock::now_ms();
+        self.progress_ms.set(now);
         let bytes = frame.data_ref().map_or(0, Bytes::len);
         self.bytes.set(self.bytes.get() + bytes as u64);
+        if let Some((pace, _)) = &self.pace {
+            pace.borrow_mut().came(now, bytes);
+        }
+    }
+
+    /// Whether the client, which is waited for, is too slow.
+    fn is_too_slow(&self, cx: &Context<'_>) -> bool {
+        let Some((pace, look)) = &self.pace else { return false };
+        let Some(at_ms) = pace.borrow_mut().waits(clock::now_ms()) else { return true };
+        look.set_at_ms(at_ms);
+        let _ = look.poll_reached(cx);
+        false
     }
 }
 
@@ -234,13 +261,17 @@ impl Pass {
             }
         }
         upload.is_touched.set(true);
-        let polled = Pin::new(&mut *incoming).poll_frame(cx).map(|frame| upload.limit(frame));
+        let mut polled = Pin::new(&mut *incoming).poll_frame(cx).map(|frame| upload.limit(frame));
+        if polled.is_pending() && upload.is_too_slow(cx) {
+            polled = Poll::Ready(Some(Err(Broken::TooSlow)));
+        }
         let is_end = incoming.is_end_stream();
         upload.stage.set(match &polled {
             Poll::Pending => Stage::Client,
             Poll::Ready(None) => Stage::Done,
             Poll::Ready(Some(Err(Broken::ByClient(_)))) => Stage::Broken,
             Poll::Ready(Some(Err(Broken::TooLong))) => Stage::TooLong,
+            Poll::Ready(Some(Err(Broken::TooSlow))) => Stage::TooSlow,
             Poll::Ready(Some(Ok(frame))) => {
                 upload.note(frame);
                 if is_end { Stage::Done } else { Stage::Backend }

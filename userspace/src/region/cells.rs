@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use steerage_common::abi;
+use steerage_common::cut::CUTS_MAX;
 use steerage_common::error::CLASSES_MAX;
 
 use super::segment::Shareable;
@@ -46,7 +47,7 @@ pub struct WorkerLine {
     pub heartbeat_ms: AtomicU64,
     reserved: [AtomicU64; 3],
     pub errors: [AtomicU64; CLASSES_MAX],
-    reserved_too: [AtomicU64; 16],
+    pub cuts: [AtomicU64; CUTS_MAX],
 }
 
 /// [`abi::ServiceLine`].
@@ -148,7 +149,7 @@ same_layout! {
         nat_port_count, hash_key, reserved;
     HealthWord: accepts_new, keeps_flows;
     WorkerLine: pid, supervisor_epoch, live, connections, active_requests, accepted, heartbeat_ms,
-        reserved, errors, reserved_too;
+        reserved, errors, cuts;
     ServiceLine: position, identity, panicking, ejection, reserved;
     Cell: responses, failures, pool_closed, replays, refusals, connections_created, connections_reused,
         request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, connections, tunnels, window, reserved;

@@ -56,12 +56,28 @@ fn workers(page: &mut Page, status: &Status) {
             page.sample(name, &[("worker", &worker.line.to_string())], read(worker));
         }
     }
-    let name = "steerage_worker_errors_total";
-    page.family(name, "counter", "Requests that Steerage answered itself, by class.");
-    for worker in &status.workers {
-        for error in &worker.errors {
-            let labels = [("worker", worker.line.to_string()), ("class", error.name.clone())];
-            page.sample(name, &labels.each_ref().map(|(k, v)| (*k, v.as_str())), error.count);
+    type Counts = fn(&super::status::Worker) -> &[Count];
+    let by_label: [(&str, &str, &str, Counts); 2] = [
+        (
+            "steerage_worker_errors_total",
+            "class",
+            "Requests that Steerage answered itself, by class.",
+            |w| &w.errors,
+        ),
+        (
+            "steerage_worker_cuts_total",
+            "cause",
+            "Clients' connections, streams and tunnels that were cut off, by cause.",
+            |w| &w.cuts,
+        ),
+    ];
+    for (name, label, help, counts) in by_label {
+        page.family(name, "counter", help);
+        for worker in &status.workers {
+            let line = worker.line.to_string();
+            for count in counts(worker) {
+                page.sample(name, &[("worker", &line), (label, &count.name)], count.count);
+            }
         }
     }
 }

@@ -83,6 +83,8 @@ pub struct Worker {
     pub heartbeat_age_ms: u64,
     /// Requests that it answered itself, by class.
     pub errors: Vec<Count>,
+    /// Connections, streams and tunnels of clients that it cut off, by cause.
+    pub cuts: Vec<Count>,
 }
 
 /// A service.

@@ -184,6 +184,7 @@ pub(crate) mod tests {
                 accepted: 9,
                 heartbeat_age_ms: 10,
                 errors: vec![count("no_route", 1)],
+                cuts: vec![count("drained", 1)],
             }],
             services: vec![Service {
                 name: "api".into(),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use steerage_common::abi::{FailureClass, PoolClose, Reason, Traffic};
+use steerage_common::cut::Cut;
 use steerage_common::error::ErrorClass;
 use steerage_common::health::{Cause, State, Word};
 use steerage_common::limits::WORKERS;
@@ -96,6 +97,7 @@ impl View {
                 let pid = worker.pid.load(Ordering::Relaxed);
                 let epoch = worker.supervisor_epoch.load(Ordering::Relaxed);
                 let errors = ErrorClass::ALL.iter().zip(&worker.errors);
+                let cuts = Cut::ALL.iter().zip(&worker.cuts);
                 (pid != 0).then(|| status::Worker {
                     line,
                     pid,
@@ -108,6 +110,9 @@ impl View {
                         .saturating_sub(worker.heartbeat_ms.load(Ordering::Relaxed)),
                     errors: errors
                         .map(|(class, n)| count(class.name(), n.load(Ordering::Relaxed)))
+                        .collect(),
+                    cuts: cuts
+                        .map(|(cut, n)| count(cut.name(), n.load(Ordering::Relaxed)))
                         .collect(),
                 })
             })

@@ -3,8 +3,8 @@
 //! What it is told comes from the supervisor: a [`Setup`] at its start, and afterwards orders over one
 //! control socket, a byte each. [`SOCKETS`] brings listening sockets (their descriptors come with it),
 //! [`PLAN`] a new configuration ([`Plan`], in memory whose descriptor comes with it), which the worker
-//! puts in force in its own process and answers with [`TAKEN`]. [`DRAIN`] ends it, after the requests it
-//! is at or `global.drain`. The socket's end means that the supervisor died: the worker goes on serving,
+//! puts in force in its own process and answers with [`TAKEN`]. [`DRAIN`] ends it, after the requests and
+//! tunnels it is at or `global.drain`. The socket's end means that the supervisor died: the worker goes on serving,
 //! until another supervisor's workers are ready, which it sees by the epoch in the control line.
 //!
 //! Accepting stops while all permits are taken (`global.max_connections`, split evenly over the

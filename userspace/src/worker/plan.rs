@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,9 @@ use crate::l7::House;
 use crate::net;
 use crate::region::Region;
 use crate::service::Placed;
+
+/// What cutting off what has not drained may take; the supervisor kills a worker that is a second late.
+const CUT_OFF: Duration = Duration::from_millis(500);
 
 /// A configuration as workers are told it; the same for all of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -132,6 +136,8 @@ impl Serving {
         let patience = house.proxy().model().global.drain;
         if net::within(patience, permits.all_returned()).await.is_err() {
             tracing::warn!(worker, connections = permits.taken(), "drain time is over");
+            house.cut_off();
+            let _ = net::within(CUT_OFF, permits.all_returned()).await;
         }
     }
 }

@@ -4,6 +4,7 @@ mod affinity;
 mod bodies;
 mod extended;
 mod failures;
+mod floods;
 mod harness;
 mod hostile;
 mod http2;

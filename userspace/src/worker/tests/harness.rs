@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use steerage_common::cut::Cut;
 use steerage_common::error::ErrorClass;
 use steerage_common::health::Event;
 use steerage_common::slot::Slot;
@@ -98,6 +99,10 @@ impl Worker {
 
     pub(super) fn errors(&self, class: ErrorClass) -> u64 {
         super::value(&self.region.worker(0).errors[class as usize])
+    }
+
+    pub(super) fn cuts(&self, cut: Cut) -> u64 {
+        super::value(&self.region.worker(0).cuts[cut as usize])
     }
 
     pub(super) fn apply(&self, backend: usize, event: Event) {

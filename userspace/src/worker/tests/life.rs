@@ -4,6 +4,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use steerage_common::abi::FailureClass;
+use steerage_common::cut::Cut;
 use steerage_common::error::ErrorClass;
 
 use super::harness::*;
@@ -175,6 +176,33 @@ fn a_client_that_takes_nothing_of_its_response_is_left() {
     });
     assert_eq!(gauge(&worker.cell(0).active), 0);
     assert_eq!(worker.cell(0).failures.iter().map(value).sum::<u64>(), 0);
+    assert_eq!(worker.cuts(Cut::ResponseStall), 1);
+}
+
+#[test]
+fn a_backend_that_takes_nothing_of_a_body_is_given_up() {
+    let worker = Worker::start_with(
+        &[backend(|mut stream| {
+            read_head(&mut stream);
+            std::thread::park_timeout(Duration::from_secs(20));
+        })],
+        |model| {
+            model.listeners[0].routes[0].max_body = None;
+            model.listeners[0].routes[0].timeouts.stall = Duration::from_millis(300);
+        },
+    );
+    let mut client = worker.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1073741824\r\n\r\n");
+    let mut sender = client.stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || while sender.write_all(&[0; 65536]).is_ok() {});
+    let response = client.response();
+    assert_eq!(
+        (response.status, header(&response.head, "x-steerage-error")),
+        (504, Some("stall_timeout"))
+    );
+    assert_eq!(value(&worker.cell(0).failures[FailureClass::Stall as usize]), 1);
+    drop(client);
+    sending.join().unwrap();
 }
 
 #[test]
@@ -194,7 +222,7 @@ fn a_backend_that_stalls_within_its_response_is_given_up() {
     let mut client = worker.client();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(client.rest().ends_with("\r\n\r\nhello"));
-    let class = FailureClass::FirstByteTimeout;
+    let class = FailureClass::Stall;
     eventually("it counts", || value(&worker.cell(0).failures[class as usize]) == 1);
 }
 

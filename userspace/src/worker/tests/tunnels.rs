@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use http::Request;
 use steerage_common::abi::PoolClose;
+use steerage_common::cut::Cut;
 use steerage_common::error::ErrorClass;
+use steerage_common::health::Event;
 
 use super::harness::*;
 use super::http2::{text, with_client};
@@ -133,6 +135,70 @@ fn a_reset_of_one_side_resets_the_other() {
 }
 
 #[test]
+fn a_drain_keeps_tunnels_until_its_deadline_and_cuts_them_then() {
+    let mut worker = Worker::start_with(&[switching(echo)], |model| {
+        model.global.drain = Duration::from_secs(2);
+    });
+    let mut client = tunnel(&worker);
+    worker.order_drain();
+    eventually("new work goes elsewhere", || TcpStream::connect(worker.address).is_err());
+    client.write_all(b"still here").unwrap();
+    let mut back = [0; 10];
+    client.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"still here");
+    assert_eq!(worker.cuts(Cut::Drained), 0);
+    let error = client.read(&mut back).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    worker.join();
+    assert_eq!(worker.cuts(Cut::Drained), 1);
+    assert_eq!(gauge(&worker.cell(0).tunnels), 0);
+}
+
+#[test]
+fn a_draining_backend_keeps_its_tunnels_and_one_that_is_out_loses_them() {
+    let other = answering(|_, _| ok("other"));
+    let worker = Worker::start(&[switching(echo), other]);
+    let mut client = tunnel(&worker);
+    worker.apply(0, Event::Drain);
+    for _ in 0..4 {
+        assert_eq!(worker.get("/").text(), "other");
+    }
+    client.write_all(b"still here").unwrap();
+    let mut back = [0; 10];
+    client.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"still here");
+    worker.apply(0, Event::Maintain);
+    let error = client.read(&mut back).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    eventually("it is counted", || worker.cuts(Cut::BackendOut) == 1);
+    assert_eq!(worker.get("/").text(), "other");
+}
+
+#[test]
+fn the_deadline_cuts_requests_and_streams_too() {
+    let silent = || backend(|mut stream| while stream.read(&mut [0; 64]).is_ok_and(|n| n != 0) {});
+    let mut worker = Worker::start_with(&[silent()], |model| {
+        model.global.drain = Duration::from_millis(500);
+    });
+    let mut waiting = worker.client();
+    waiting.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    with_client(&worker, async |mut sender| {
+        let request = Request::get("http://a.test/").body(()).unwrap();
+        let (response, _) = sender.send_request(request, true).unwrap();
+        while gauge(&worker.cell(0).active) != 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        worker.order_drain();
+        assert!(response.await.is_err());
+    });
+    let mut rest = Vec::new();
+    let _ = waiting.stream.read_to_end(&mut rest);
+    assert!(rest.is_empty());
+    worker.join();
+    assert_eq!(worker.cuts(Cut::Drained), 2);
+}
+
+#[test]
 fn idle_tunnels_end_and_half_closed_ones_sooner() {
     let silent =
         || switching(|mut stream| while stream.read(&mut [0; 64]).is_ok_and(|n| n != 0) {});
@@ -140,6 +206,7 @@ fn idle_tunnels_end_and_half_closed_ones_sooner() {
         model.listeners[0].routes[0].timeouts.tunnel = Duration::from_millis(300);
     });
     assert_eq!(tunnel(&idle).read(&mut [0; 8]).unwrap(), 0);
+    assert_eq!(idle.cuts(Cut::TunnelIdle), 1);
     // This backend does not end when its client does.
     let worker = Worker::start_with(
         &[switching(|mut stream| {
@@ -153,6 +220,7 @@ fn idle_tunnels_end_and_half_closed_ones_sooner() {
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
     eventually("it ended", || gauge(&worker.cell(0).tunnels) == 0);
+    assert_eq!(worker.cuts(Cut::TunnelHalfClosed), 1);
 }
 
 #[test]
