@@ -1,7 +1,7 @@
 //! Backends that are spoken to by HTTP/2.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -229,6 +229,7 @@ fn a_stream_that_the_backend_resets_is_not_sent_again_unless_that_does_no_harm()
     assert_eq!(value(&worker.cell(0).connections_created), 1);
 }
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -265,7 +266,6 @@ fn next_request(stream: &mut TcpStream) -> Option<u32> {
         stream.read_exact(&mut head).ok()?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         stream.read_exact(&mut vec![0; length as usize]).ok()?;
-        assert_ne!(head[3], RST_STREAM);
         if head[3] == HEADERS {
             return Some(u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
         }
@@ -346,6 +346,156 @@ fn a_connection_that_ends_loses_what_must_not_be_executed_twice() {
     assert_eq!(value(&cell.failures[FailureClass::Reset as usize]), 0, "nobody's fault");
     let ended = &cell.pool_closed[PoolClose::Peer as usize];
     eventually("the ends are counted", || value(ended) >= 2);
+}
+
+/// The beginning of a response: its head, and a piece of its body.
+fn begin(stream: &mut TcpStream, id: u32) {
+    send(stream, HEADERS, 4, id, &[0x88]);
+    send(stream, DATA, 0, id, b"hello");
+}
+
+/// What a backend does with its first request, and what it comes to.
+struct Case {
+    name: &'static str,
+    request: &'static str,
+    act: fn(&mut TcpStream, u32),
+    /// What the client gets: a whole response of this status, or `None` for the beginning of one.
+    status: Option<u16>,
+    error: Option<&'static str>,
+    failure: Option<FailureClass>,
+    /// How many connections this and the next request take.
+    connections: u64,
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+
+fn cases() -> Vec<Case> {
+    let broken = |name, act, failure, connections| {
+        let (request, failure) = (GET, Some(failure));
+        Case { name, request, act, status: None, error: None, failure, connections }
+    };
+    let refused = |name, act, error, failure, connections| {
+        let (request, status, error, failure) = (POST, Some(502), Some(error), Some(failure));
+        Case { name, request, act, status, error, failure, connections }
+    };
+    let right = |name, act| {
+        let (request, status) = (GET, Some(200));
+        Case { name, request, act, status, error: None, failure: None, connections: 1 }
+    };
+    vec![
+        broken(
+            "closes in the body",
+            |stream, id| {
+                begin(stream, id);
+                stream.shutdown(Shutdown::Both).unwrap();
+            },
+            FailureClass::Reset,
+            2,
+        ),
+        broken(
+            "resets the stream in the body",
+            |stream, id| {
+                begin(stream, id);
+                send(stream, RST_STREAM, 0, id, &[0, 0, 0, 2]);
+            },
+            FailureClass::Reset,
+            1,
+        ),
+        broken("stalls in the body", begin, FailureClass::Stall, 1),
+        refused(
+            "resets the stream, because it must not be tried again",
+            |stream, id| send(stream, RST_STREAM, 0, id, &[0, 0, 0, 11]),
+            "reset",
+            FailureClass::Reset,
+            1,
+        ),
+        refused(
+            "sends data of no stream",
+            |stream, _| send(stream, DATA, 0, 0, b"what"),
+            "protocol",
+            FailureClass::Protocol,
+            2,
+        ),
+        refused(
+            "sends a head that is none",
+            |stream, id| send(stream, HEADERS, 5, id, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+            "protocol",
+            FailureClass::Protocol,
+            2,
+        ),
+        right("answers by 103 before 200", |stream, id| {
+            send(stream, HEADERS, 4, id, b"\x08\x03103");
+            ok_frame(stream, id);
+        }),
+        right("is asked for a refused stream again", |stream, id| {
+            send(stream, RST_STREAM, 0, id, &[0, 0, 0, 7]);
+        }),
+    ]
+}
+
+#[test]
+fn each_misbehaviour_has_its_outcome_for_client_connection_and_health() {
+    for case in cases() {
+        let is_first = Arc::new(AtomicU64::new(0));
+        let act = case.act;
+        let backend = framing(move |mut stream, _| {
+            while let Some(id) = next_request(&mut stream) {
+                match is_first.fetch_add(1, Ordering::SeqCst) {
+                    0 => act(&mut stream, id),
+                    _ => ok_frame(&mut stream, id),
+                }
+            }
+        });
+        let worker = Worker::start_with(&[backend], |model| {
+            http2(model);
+            model.listeners[0].routes[0].timeouts.stall = Duration::from_millis(300);
+        });
+        let mut client = worker.client();
+        client.send(case.request);
+        let head = read_head(&mut client.stream);
+        let status = head.split(' ').nth(1).and_then(|status| status.parse::<u16>().ok());
+        assert_eq!(status, Some(case.status.unwrap_or(200)), "{}: {head}", case.name);
+        assert_eq!(header(&head, "x-steerage-error"), case.error, "{}", case.name);
+        if case.status.is_none() {
+            let mut rest = Vec::new();
+            let _ = client.stream.read_to_end(&mut rest);
+            assert_eq!(rest, b"5\r\nhello\r\n", "{}: no end of it", case.name);
+        }
+        let cell = worker.cell(0);
+        let failures = || -> Vec<FailureClass> {
+            let failed = |class: &FailureClass| value(&cell.failures[*class as usize]) != 0;
+            FailureClass::ALL.into_iter().filter(failed).collect()
+        };
+        let expected: Vec<FailureClass> = case.failure.into_iter().collect();
+        eventually(case.name, || failures() == expected);
+        assert_eq!(worker.get("/").status, 200, "{}", case.name);
+        assert_eq!(value(&cell.connections_created), case.connections, "{}", case.name);
+    }
+}
+
+#[test]
+fn a_backend_that_opens_no_window_stalls() {
+    let worker = Worker::start_with(
+        &[framing(|mut stream, _| while next_request(&mut stream).is_some() {})],
+        |model| {
+            http2(model);
+            model.listeners[0].routes[0].timeouts.stall = Duration::from_millis(300);
+        },
+    );
+    let mut client = worker.client();
+    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 10000000\r\n\r\n");
+    let mut sender = client.stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        let _ = sender.write_all(&[0; 10_000_000]);
+    });
+    let response = client.response();
+    assert_eq!(
+        (response.status, header(&response.head, "x-steerage-error")),
+        (504, Some("stall_timeout"))
+    );
+    assert_eq!(value(&worker.cell(0).failures[FailureClass::Stall as usize]), 1);
+    drop(client);
+    sending.join().unwrap();
 }
 
 #[test]
