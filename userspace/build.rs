@@ -12,8 +12,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
-/// Objects of the ebpf crate: the programs, and the wrapper that the benchmark measures them with.
+/// Objects of the ebpf crate: the balancer's programs, the backends' program, and the wrapper that the
+/// benchmark measures with.
 const PROGRAMS: &str = "steerage";
+const DECAP: &str = "decap";
 const BENCH: &str = "bench";
 
 fn main() {
@@ -26,13 +28,11 @@ fn main() {
         Some(path) => prebuilt(Path::new(&path)),
         None => build(&out),
     };
-    let embedded = out.join("steerage.o");
-    if let Err(error) = fs::copy(&objects.programs, &embedded) {
-        fail(&format!(
-            "cannot copy {} to {}: {error}",
-            objects.programs.display(),
-            embedded.display()
-        ));
+    for (object, name) in [(&objects.programs, "steerage.o"), (&objects.decap, "decap.o")] {
+        let embedded = out.join(name);
+        if let Err(error) = fs::copy(object, &embedded) {
+            fail(&format!("cannot copy {} to {}: {error}", object.display(), embedded.display()));
+        }
     }
     // For the build script of the benchmark (`DEP_STEERAGE_EBPF_BENCH_OBJECT`).
     println!("cargo:bench_object={}", objects.bench.display());
@@ -40,6 +40,7 @@ fn main() {
 
 struct Objects {
     programs: PathBuf,
+    decap: PathBuf,
     bench: PathBuf,
 }
 
@@ -48,7 +49,12 @@ fn prebuilt(path: &Path) -> Objects {
     if !path.is_file() {
         fail(&format!("STEERAGE_EBPF_OBJECT names no file: {}", path.display()));
     }
-    Objects { programs: path.to_owned(), bench: path.with_file_name(BENCH) }
+    let beside = |name| path.with_file_name(name);
+    let (decap, bench) = (beside(DECAP), beside(BENCH));
+    if !decap.is_file() {
+        fail(&format!("there is no {} beside the object", decap.display()));
+    }
+    Objects { programs: path.to_owned(), decap, bench }
 }
 
 fn build(out: &Path) -> Objects {
@@ -93,7 +99,7 @@ fn build(out: &Path) -> Objects {
         Err(error) => fail(&format!("cannot run {cargo:?}: {error}")),
     }
     let built = target_dir.join(target).join("release");
-    Objects { programs: built.join(PROGRAMS), bench: built.join(BENCH) }
+    Objects { programs: built.join(PROGRAMS), decap: built.join(DECAP), bench: built.join(BENCH) }
 }
 
 /// A compiler with the sources that `-Zbuild-std` needs.

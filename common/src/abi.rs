@@ -12,10 +12,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::cut::CUTS_MAX;
 use crate::error::CLASSES_MAX;
-use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SLOTS};
+use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SLOTS, VIPS};
 
 /// Version of every layout in this file.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// `service` of a backend that is in the configuration no more and finishes what it has.
 pub const SERVICE_NONE: u16 = u16::MAX;
@@ -29,6 +29,10 @@ pub const FAMILY_IPV6: u8 = 6;
 
 /// `mode` of a vip whose packets are rewritten both ways.
 pub const MODE_NAT: u8 = 1;
+/// `mode` of a vip whose packets are encapsulated, and answered by the backends themselves.
+pub const MODE_TUNNEL: u8 = 2;
+/// `mode` of a vip whose packets are passed on by link address, and answered by the backends themselves.
+pub const MODE_L2: u8 = 3;
 
 /// IP protocol number of TCP.
 pub const PROTOCOL_TCP: u8 = 6;
@@ -53,8 +57,13 @@ pub struct Control {
     pub nat_port_count: u16,
     /// Key of the packet hash, from `global.hash_seed`.
     pub hash_key: [u64; 2],
-    /// Zero.
-    pub reserved: [u64; 3],
+    /// Outer source of tunnels over IPv4: the prefix, in network order.
+    pub tunnel_source_v4: u32,
+    /// The bits of it that flows vary; 0 for the host's own address.
+    pub tunnel_hosts_v4: u32,
+    /// Outer source of tunnels over IPv6: a prefix of 96 bits, of which flows vary the rest; zero for
+    /// the host's own address.
+    pub tunnel_source_v6: [u8; 16],
 }
 
 /// The half of the double buffers that a generation uses.
@@ -112,6 +121,12 @@ pub struct HealthWord {
     pub accepts_new: u64,
     /// Slots whose existing flows stay.
     pub keeps_flows: u64,
+    /// Slots at home on a ring of which flows were sent elsewhere, and are remembered there. Set by
+    /// the programs; cleared by the supervisor, with `reviewed`, when no such flow is active.
+    pub strays: u64,
+    /// Slots whose `strays` the supervisor is about to clear: a program that sends a flow elsewhere
+    /// meanwhile sets that bit again.
+    pub reviewed: u64,
 }
 
 /// `WORKERS[worker]`: one worker process. Written by that worker alone.
@@ -337,17 +352,45 @@ pub struct VipKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Vip {
-    /// The generation that brought this vip: part of every flow's key, so that no flow outlives
-    /// its vip. (The low 32 bits.)
+    /// Which of all vips that ever were this is: part of every flow's key, so that no flow outlives
+    /// its vip ([`vip_generation`]).
     pub generation: u32,
     /// Index of the vip's counters.
     pub index: u16,
     /// Index of the service, and of its pair of rings.
     pub service: u16,
-    /// [`MODE_NAT`].
+    /// [`MODE_NAT`], [`MODE_TUNNEL`] or [`MODE_L2`].
     pub mode: u8,
+    /// [`VIP_REMEMBERS`], [`VIP_GUE`], [`VIP_ALL_PORTS`].
+    pub flags: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 6],
+}
+
+/// In [`Vip::flags`]: every flow goes through the flow table, whatever the ring says.
+pub const VIP_REMEMBERS: u8 = 1;
+
+/// In [`Vip::flags`]: tunnels are GUE, over UDP.
+pub const VIP_GUE: u8 = 2;
+/// In [`Vip::flags`]: every port of the address; `nat` leaves the port as it is.
+pub const VIP_ALL_PORTS: u8 = 4;
+
+/// [`Vip::generation`] of a vip at `index` that came with a generation of the tables.
+#[must_use]
+pub const fn vip_generation(generation: u64, index: u16) -> u32 {
+    (generation as u32) << VIPS.trailing_zeros() | index as u32
+}
+
+/// Words of `VIP_FILTER`: with the most vips one address in 64 that is none looks like one.
+pub const VIP_FILTER_WORDS: usize = VIPS;
+
+/// The bit of `VIP_FILTER` that an address has, given as two words of its bytes in memory.
+#[inline(always)]
+#[must_use]
+pub const fn filter_bit(first: u64, second: u64) -> u32 {
+    let folded = first ^ second.rotate_left(29);
+    let bits = (VIP_FILTER_WORDS * 64).trailing_zeros();
+    (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits)) as u32
 }
 
 /// Entries in one [`RingLine`].
@@ -356,14 +399,18 @@ pub const RING_LINE_ENTRIES: usize = 16;
 pub const RING_ENTRY_LINES: usize = RING_ENTRIES.div_ceil(RING_LINE_ENTRIES);
 /// Lines that hold the membership bitmap, after the entries.
 pub const RING_MEMBER_LINES: usize = SLOTS / 32 / RING_LINE_ENTRIES;
+/// The line that says whose ring it is, and of which generation: [`RingLine::words`] 0 and 1 are the
+/// service's identity, 2 and 3 the generation that the ring was written for, low halves first. For
+/// the supervisor: a successor builds on the ring in force only if it is what it should be.
+pub const RING_TITLE_LINE: usize = RING_ENTRY_LINES + RING_MEMBER_LINES;
 /// Lines of a whole ring map.
-pub const RING_LINES: usize = RING_ENTRY_LINES + RING_MEMBER_LINES;
+pub const RING_LINES: usize = RING_TITLE_LINE + 1;
 
 /// One cache line of a ring, an inner map of `RINGS[service * 2 + half]`.
 ///
 /// Lines 0 to [`RING_ENTRY_LINES`] hold the entries ([`crate::ring::Entry`]), the lines after them
 /// one bit a slot: the members that take new work if healthy, in one buffer with the entries so
-/// that both are always of one generation.
+/// that both are always of one generation. The last one is [`RING_TITLE_LINE`].
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct RingLine {
@@ -379,22 +426,32 @@ pub struct FlowKey {
     pub client: [u8; 16],
     /// [`Vip::generation`].
     pub vip_generation: u32,
-    /// [`Vip::index`].
-    pub vip: u16,
+    /// Port that the client talks to.
+    pub vip_port_be: u16,
     /// Port of the client.
     pub client_port_be: u16,
 }
 
-/// Value of `FLOWS`.
+/// Value of `FLOWS`: a flow whose backend the ring alone does not tell ([`crate::steer`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Flow {
-    /// The backend's tenancy of its slot when the flow began.
+    /// The backend's tenancy of its slot when the flow was sent there.
     pub epoch: u32,
+    /// [`crate::life::Life`]: whether the flow is active still.
+    pub life: u32,
+    /// The flow's position on the ring of `service`.
+    pub position: u32,
     /// The backend.
     pub slot: u16,
-    /// The port that the backend sees as the flow's source.
-    pub source_port_be: u16,
+    /// The slot that the ring named when the flow was sent to `slot`.
+    pub home: u16,
+    /// Index of the service.
+    pub service: u16,
+    /// [`PROTOCOL_TCP`] or [`PROTOCOL_UDP`].
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
 }
 
 /// Key of `NATS`: a flow as the backend sees it.
@@ -405,7 +462,7 @@ pub struct NatKey {
     pub backend: [u8; 16],
     /// Port of the backend.
     pub backend_port_be: u16,
-    /// [`Flow::source_port_be`], unique for the backend and protocol.
+    /// The port that the backend sees as the flow's source, unique for the backend and protocol.
     pub source_port_be: u16,
     /// [`PROTOCOL_TCP`] or [`PROTOCOL_UDP`].
     pub protocol: u8,
@@ -455,8 +512,10 @@ pub struct Traffic {
     pub out_packets: u64,
     /// Bytes from backends.
     pub out_bytes: u64,
-    /// Flows begun.
+    /// Flows begun, as far as a packet tells: connections opened, and in `nat` flows of datagrams.
     pub flows: u64,
+    /// Entries made in the flow table.
+    pub remembered: u64,
 }
 
 /// What became of a packet for other reasons than a plain forward: index into
@@ -468,7 +527,7 @@ pub enum Reason {
     NoBackend = 0,
     /// Dropped: no source port was free towards the backend.
     NoPort = 1,
-    /// Dropped: the flow table took no entry.
+    /// Not dropped: the flow table took no entry, so the flow may move when the ring changes again.
     TableFull = 2,
     /// Dropped: the time to live ran out.
     TtlExpired = 3,
@@ -482,11 +541,15 @@ pub enum Reason {
     Malformed = 7,
     /// A flow was moved because its backend died.
     Moved = 8,
+    /// Dropped: mode `l2`, and a router is between this host and the backend.
+    NotOnLink = 9,
+    /// Dropped: the driver leaves no room for outer headers.
+    NoRoom = 10,
 }
 
 impl Reason {
     /// All reasons, in index order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::NoBackend,
         Self::NoPort,
         Self::TableFull,
@@ -496,6 +559,8 @@ impl Reason {
         Self::TooBig,
         Self::Malformed,
         Self::Moved,
+        Self::NotOnLink,
+        Self::NoRoom,
     ];
 
     /// The reason's name in metrics.
@@ -511,6 +576,41 @@ impl Reason {
             Self::TooBig => "too_big",
             Self::Malformed => "malformed",
             Self::Moved => "moved",
+            Self::NotOnLink => "not_on_link",
+            Self::NoRoom => "no_room",
+        }
+    }
+}
+
+/// Service addresses that the decapsulator of a backend serves at most.
+pub const DECAP_SERVED: usize = 2 * VIPS;
+
+/// What the decapsulator of a backend did with a tunnel's packet: index into `DECAP_COUNTERS`, per CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Decap {
+    /// Taken out of IP in IP.
+    Plain = 0,
+    /// Taken out of GUE.
+    Gue = 1,
+    /// Passed untouched: the inner packet is for no address that is served.
+    Foreign = 2,
+    /// Dropped: no whole packet is inside.
+    Malformed = 3,
+}
+
+impl Decap {
+    /// All of them, in index order.
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Gue, Self::Foreign, Self::Malformed];
+
+    /// Its name in what `steerage decap` prints.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "ip",
+            Self::Gue => "gue",
+            Self::Foreign => "foreign",
+            Self::Malformed => "malformed",
         }
     }
 }
@@ -533,7 +633,7 @@ const _: () = {
     assert!(size_of::<Control>() == 64);
     assert!(size_of::<Backend>() == 64);
     assert!(size_of::<BackendTable>() == 64 + 64 * SLOTS);
-    assert!(size_of::<HealthWord>() == 16);
+    assert!(size_of::<HealthWord>() == 32);
     assert!(size_of::<WorkerLine>() == 512);
     assert!(size_of::<Cell>() == 512);
     assert!(size_of::<ServiceLine>() == 64);
@@ -541,12 +641,13 @@ const _: () = {
     assert!(size_of::<Vip>() == 16);
     assert!(size_of::<RingLine>() == 64);
     assert!(size_of::<FlowKey>() == 24);
-    assert!(size_of::<Flow>() == 8);
+    assert!(size_of::<Flow>() == 20);
     assert!(size_of::<NatKey>() == 24);
     assert!(size_of::<Nat>() == 64);
-    assert!(size_of::<Traffic>() == 40);
+    assert!(size_of::<Traffic>() == 48);
     assert!(size_of::<NeighborEvent>() == 24);
     assert!(HEALTH_WORDS * 64 == SLOTS);
+    assert!(VIPS.is_power_of_two());
 };
 
 #[cfg(test)]
@@ -563,6 +664,9 @@ mod tests {
         }
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
+        }
+        for (index, what) in Decap::ALL.into_iter().enumerate() {
+            assert_eq!(what as usize, index);
         }
     }
 

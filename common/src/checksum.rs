@@ -29,6 +29,13 @@ impl Delta {
         Self(self.0 + !from as u64 + to as u64)
     }
 
+    /// Adds the change of four fields of 16 bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn change64(self, from: u64, to: u64) -> Self {
+        self.change32(from as u32, to as u32).change32((from >> 32) as u32, (to >> 32) as u32)
+    }
+
     /// The checksum after the change.
     #[inline(always)]
     #[must_use]

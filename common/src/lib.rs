@@ -9,7 +9,8 @@
 //! - [`census`]: what a service's backends come to together: panic, and how many may be ejected.
 //! - [`publish`]: how a state change reaches the bitmap that XDP and the workers read.
 //! - [`maglev`] and [`ring`]: the consistent-hashing table, how it is filled and read.
-//! - [`life`]: when a flow of `nat` is over.
+//! - [`steer`]: which backend a packet goes to, and what is remembered of it.
+//! - [`life`]: when a flow is over.
 //! - [`error`]: why a request is answered by Steerage itself.
 //! - [`replay`]: whether a request may be sent again.
 //! - [`hash`], [`checksum`], [`slot`], [`limits`]: the small parts.
@@ -30,3 +31,4 @@ pub mod publish;
 pub mod replay;
 pub mod ring;
 pub mod slot;
+pub mod steer;

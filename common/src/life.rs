@@ -1,9 +1,10 @@
-//! When a flow of `nat` is over, so that its source port may serve another one.
+//! When a flow is over, so that its source port may serve another one, or its place on a ring settle.
 //!
-//! [`crate::abi::Nat::life`] holds a coarse time and what was seen of the flow's end. Nothing sweeps
-//! the table: a new flow that finds its candidate ports taken takes over one whose flow is over
-//! ([`Life::is_over`]). Updates race between CPUs without a lock; a lost one only delays a takeover
-//! or dates a flow a second too old, which no limit here is near enough to notice.
+//! [`crate::abi::Nat::life`] and [`crate::abi::Flow::life`] hold a coarse time and what was seen of the
+//! flow's end. Nothing sweeps the table of `nat`: a new flow that finds its candidate ports taken takes
+//! over one whose flow is over ([`Life::is_over`]). Updates race between CPUs without a lock; a lost one
+//! only delays a takeover or dates a flow a second too old, which no limit here is near enough to
+//! notice.
 
 use crate::abi::PROTOCOL_TCP;
 
@@ -12,10 +13,26 @@ const UNIT_SHIFT: u32 = 30;
 const TIME_BITS: u32 = 28;
 const TIME_MASK: u32 = (1 << TIME_BITS) - 1;
 
-/// A TCP flow without packets from the backend for this long is over (S7: 1 h).
-pub const TCP_IDLE: u32 = 3_352;
-/// A UDP flow without packets for this long is over (S7: 60 s).
-pub const UDP_IDLE: u32 = 56;
+/// How long a flow may be silent and live, in units of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdleLimits {
+    /// A TCP connection.
+    pub segments: u32,
+    /// A flow of UDP datagrams.
+    pub datagrams: u32,
+}
+
+impl IdleLimits {
+    /// One hour for TCP, one minute for UDP (S7).
+    pub const DEFAULT: Self = Self { segments: units(3_600), datagrams: units(60) };
+}
+
+/// Whole units of time that these seconds have.
+#[must_use]
+pub const fn units(seconds: u64) -> u32 {
+    (seconds.saturating_mul(1_000_000_000) >> UNIT_SHIFT) as u32
+}
+
 /// A TCP handshake that takes longer than this is over: what a SYN flood leaves behind.
 pub const HANDSHAKE: u32 = 5;
 
@@ -33,7 +50,7 @@ pub enum Sign {
     BackendFin = 1 << (TIME_BITS + 1),
     /// One side gave up.
     Reset = 1 << (TIME_BITS + 2),
-    /// The backend sent more than its part of the handshake.
+    /// The connection got further than its handshake.
     Established = 1 << (TIME_BITS + 3),
 }
 
@@ -73,24 +90,55 @@ impl Life {
         Self(self.0 | sign as u32)
     }
 
+    /// With what `other` says of the flow's end.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_end_of(self, other: Self) -> Self {
+        let signs = Sign::ClientFin as u32 | Sign::BackendFin as u32 | Sign::Reset as u32;
+        Self(self.0 | other.0 & signs)
+    }
+
+    /// The life of a flow that begins at the time of this one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at_beginning(self) -> Self {
+        Self(self.0 & TIME_MASK)
+    }
+
     /// Whether the flow will have no more packets, or is taken not to.
     #[inline(always)]
     #[must_use]
     pub const fn is_over(self, now_ns: u64, protocol: u8) -> bool {
-        let idle = unit(now_ns).wrapping_sub(self.0) & TIME_MASK;
+        self.is_over_by(now_ns, protocol, &IdleLimits::DEFAULT)
+    }
+
+    /// [`Life::is_over`] by other limits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_over_by(self, now_ns: u64, protocol: u8, limits: &IdleLimits) -> bool {
+        let idle = age(unit(now_ns), self.0);
         if protocol != PROTOCOL_TCP {
-            return idle > UDP_IDLE;
+            return idle > limits.datagrams;
         }
         let both = Sign::ClientFin as u32 | Sign::BackendFin as u32;
         let closed = self.0 & Sign::Reset as u32 != 0 || self.0 & both == both;
-        let limit = if self.0 & Sign::Established as u32 == 0 { HANDSHAKE } else { TCP_IDLE };
-        closed || idle > limit
+        let is_begun = self.0 & Sign::Established as u32 != 0;
+        closed || idle > if is_begun { limits.segments } else { HANDSHAKE }
     }
 }
 
+/// A monotonic time in units.
 #[inline(always)]
-const fn unit(ns: u64) -> u32 {
+#[must_use]
+pub const fn unit(ns: u64) -> u32 {
     (ns >> UNIT_SHIFT) as u32 & TIME_MASK
+}
+
+/// Units from one [`unit`] to another.
+#[inline(always)]
+#[must_use]
+pub const fn age(now: u32, then: u32) -> u32 {
+    now.wrapping_sub(then) & TIME_MASK
 }
 
 #[cfg(test)]

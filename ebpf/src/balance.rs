@@ -1,9 +1,9 @@
 //! Which backend takes a flow: the ring, masked by health at the moment of the lookup.
 //!
-//! A dead backend needs no rebuilt ring: the next position of the flow's own sequence is tried, and
-//! after [`ATTEMPTS`] of them all members of the service are looked through, so that a backend that
-//! takes new work is found if there is any. If there is none the packet is dropped; no index ever
-//! stands for "some backend".
+//! The decision itself is `steerage_common::steer::decide`; here is what it asks. A dead backend needs no
+//! rebuilt ring: the next position of the flow's own sequence is tried, and after [`ATTEMPTS`] of them all
+//! members of the service are looked through, so that a backend that takes new work is found if there
+//! is any. If there is none the packet is dropped; no index ever stands for "some backend".
 //!
 //! While a service panics (too few of its backends are healthy, see `ServiceLine::panicking`) a
 //! backend is as good as a healthy one unless an operator took it out. That is looked up only for a
@@ -12,10 +12,11 @@
 use core::ptr;
 
 use steerage_common::{
-    abi::{self, Backend, BackendTable, Control, FAMILY_IPV4, active_half},
+    abi::{self, Backend, BackendTable, Control, HealthWord, active_half},
     health::Word,
     limits::{HEALTH_WORDS, SLOTS, SLOTS_PER_WORD},
     ring::{self, Entry},
+    steer::{NOBODY, Standing},
 };
 
 use crate::flow::Arrival;
@@ -24,10 +25,6 @@ use crate::maps::{BACKENDS, CONTROL, HEALTH, RINGS, Ring, SERVICES, STATE};
 /// Positions of a flow's sequence to try before all members are looked through. With a tenth of the
 /// backends alive one flow in thirty gets there; with all of them alive none ever does.
 const ATTEMPTS: u32 = 32;
-
-/// No slot. Not an `Option`: the kernel refuses a program that copies the value of a `None`, as the
-/// compiler is free to.
-pub const NOBODY: u16 = u16::MAX;
 
 const _: () = assert!(SLOTS <= NOBODY as usize);
 
@@ -59,53 +56,82 @@ impl<'a> Snapshot<'a> {
     }
 }
 
-/// Both health bits of a slot: whether it takes new work, and whether its flows may stay.
+/// What the shared words say of a slot; nothing good of a slot that is none.
 #[inline(always)]
-fn health(slot: u16) -> (bool, bool) {
+pub fn standing(service: u16, slot: u16) -> Standing {
     let Some(word) = HEALTH.get(u32::from(slot) / SLOTS_PER_WORD as u32) else {
-        return (false, false);
+        return Standing { accepts_new: false, keeps_flows: false, has_strays: false };
     };
     let mask = 1 << (slot % SLOTS_PER_WORD as u16);
     // SAFETY: references to u64s in shared memory, changed by atomic operations elsewhere.
-    let (accepts, keeps) = unsafe {
+    let (accepts, keeps, strays) = unsafe {
         (
             ptr::read_volatile(&raw const word.accepts_new),
             ptr::read_volatile(&raw const word.keeps_flows),
+            ptr::read_volatile(&raw const word.strays)
+                | ptr::read_volatile(&raw const word.reviewed),
         )
     };
-    (accepts & mask != 0, keeps & mask != 0)
-}
-
-/// Whether a packet of a flow that was sent to this backend may go there still. A packet that opens
-/// a connection is new work.
-#[inline(always)]
-pub fn may_stay(service: u16, slot: u16, backend: &Backend, is_opening: bool) -> bool {
-    let (accepts, keeps) = health(slot);
-    let is_welcome = !is_opening || backend.weight > 0;
-    let may = if is_opening { accepts } else { keeps || accepts };
-    is_welcome && (may || is_healthy_enough(service, slot))
+    let accepts_new =
+        accepts & mask != 0 || balance_serves_in_panic(service.into(), slot.into()) != 0;
+    Standing {
+        accepts_new,
+        keeps_flows: accepts_new || keeps & mask != 0,
+        has_strays: strays & mask != 0,
+    }
 }
 
 /// Whether the service panics, and would give the slot work though its bit is clear.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn is_healthy_enough(service: u16, slot: u16) -> bool {
-    let Some(line) = SERVICES.get(u32::from(service)) else { return false };
+pub extern "C" fn balance_serves_in_panic(service: u32, slot: u32) -> u32 {
+    let Some(line) = SERVICES.get(service) else { return 0 };
     // SAFETY: a reference to a u64 in shared memory, stored whole elsewhere.
     if unsafe { ptr::read_volatile(&raw const line.panicking) } == 0 {
-        return false;
+        return 0;
     }
-    let Some(word) = STATE.get(u32::from(slot)) else { return false };
+    let Some(word) = STATE.get(slot) else { return 0 };
     // SAFETY: as above.
-    Word::from_raw(unsafe { ptr::read_volatile(word) }).serves_in_panic()
+    Word::from_raw(unsafe { ptr::read_volatile(word) }).serves_in_panic().into()
 }
 
-/// Whether the slot keeps no flows, so that leaving it is a move and not a choice.
+/// Notes that a flow whose home is `slot` goes elsewhere, before that is remembered.
 #[inline(always)]
-pub fn is_gone(slot: u16) -> bool {
-    !health(slot).1
+pub fn mark_stray(slot: u16) {
+    let Some(word) = HEALTH.get_ptr_mut(u32::from(slot) / SLOTS_PER_WORD as u32) else { return };
+    let mask = 1 << (slot % SLOTS_PER_WORD as u16);
+    // SAFETY: as in `standing`. Mostly set already: a line that is only read stays with all CPUs.
+    if unsafe { ptr::read_volatile(&raw const (*word).strays) } & mask == 0 {
+        set_bits(word, mask);
+    }
 }
 
-/// Finds the slot for a new flow of the service; [`NOBODY`] if there is none.
+/// Sets bits of [`HealthWord::strays`] while others do.
+#[inline(always)]
+fn set_bits(word: *mut HealthWord, mask: u64) {
+    // SAFETY: a u64 of a map value; `core::sync::atomic` has no read-modify-write on this target.
+    unsafe {
+        let strays = &raw mut (*word).strays;
+        #[cfg(target_arch = "bpf")]
+        core::arch::asm!(
+            "lock *(u64 *)(r1 + 0) |= r2",
+            in("r1") strays,
+            in("r2") mask,
+        );
+        #[cfg(not(target_arch = "bpf"))]
+        strays.write(strays.read() | mask);
+    }
+}
+
+/// The entry at `position` of a service's ring in force.
+#[inline(always)]
+pub fn entry(service: u16, half: u32, position: u32) -> Option<Entry> {
+    let (line, word) = ring::place(position);
+    let line = RINGS.get(u32::from(service) * 2 + half)?.get(line)?;
+    Some(Entry::from_raw(line.words[word]))
+}
+
+/// Finds the slot for a flow that can't have its home; leaves [`NOBODY`] if there is none.
 #[inline(never)]
 pub fn pick(arrival: &mut Arrival) {
     let Some(now) = Snapshot::take() else { return };
@@ -114,8 +140,8 @@ pub fn pick(arrival: &mut Arrival) {
         let (line, word) = ring::place(ring::position(arrival.hash, attempt));
         let Some(line) = ring.get(line) else { return };
         let Some(slot) = Entry::from_raw(line.words[word]).current() else { return };
-        if health(slot.raw()).0 || is_healthy_enough(arrival.service, slot.raw()) {
-            arrival.slot = slot.raw();
+        if standing(arrival.service, slot.raw()).accepts_new {
+            arrival.nat.slot = slot.raw();
             return;
         }
     }
@@ -143,7 +169,7 @@ fn pick_any(ring: &Ring, arrival: &mut Arrival) {
     }
     // Nobody takes new work, or health changed between the two passes and the sender tries again.
     if found != 0 {
-        arrival.slot = first as u16 + nth_bit(found, left);
+        arrival.nat.slot = first as u16 + nth_bit(found, left);
     }
 }
 
@@ -155,7 +181,7 @@ fn candidates(ring: &Ring, index: u32) -> u64 {
     // Two groups of 32 lie side by side, as a line holds an even number of them.
     let members = u64::from(line.words[low]) | u64::from(line.words[low | 1]) << 32;
     let Some(word) = HEALTH.get(index) else { return 0 };
-    // SAFETY: as in `health`.
+    // SAFETY: as in `standing`.
     members & unsafe { ptr::read_volatile(&raw const word.accepts_new) }
 }
 
@@ -177,10 +203,4 @@ fn nth_bit(mut word: u64, mut n: u32) -> u16 {
         step /= 2;
     }
     place as u16
-}
-
-/// Whether the entry is that of a backend that `nat` over IPv4 can serve.
-#[inline(always)]
-pub fn is_ipv4(backend: &Backend) -> bool {
-    backend.family == FAMILY_IPV4
 }

@@ -1,23 +1,23 @@
-//! The flow table: which backend a client's flow went to, and under which source port.
+//! Flows and their backends: the ring where it can be trusted, the flow table where it can't.
 
-use core::mem::offset_of;
-
-use aya_ebpf::{bindings::BPF_ANY, programs::XdpContext};
+use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
 use steerage_common::{
-    abi::{Backend, Flow, FlowKey, Reason, Vip},
+    abi::{FAMILY_IPV4, Flow, FlowKey, Nat, Reason, VIP_REMEMBERS, Vip},
     hash::sip13,
+    life::{Life, Sign},
+    ring,
+    steer::{self, Memory, NOBODY},
 };
 
 use crate::{
-    balance::{self, NOBODY, Snapshot},
+    balance::{self, Snapshot},
     maps::{ARRIVAL, FLOWS},
-    nat,
-    packet::{Aligned, key_of, widened},
-    parse::Packet,
+    packet::{Aligned, key_of},
+    parse::{Packet, Transport},
     verdict::{count, note},
 };
 
-/// A client's packet to a vip, for the part of the work that only the first packet of a flow needs.
+/// A client's packet to a vip, for the part of the work that only few packets need.
 ///
 /// It lies in a map and not on the stack, for the stack's sake and for the verifier's: what is read
 /// back from a map is any number to it, not one of the thousands that it saw written.
@@ -25,144 +25,181 @@ use crate::{
 pub struct Arrival {
     pub hash: u64,
     pub key: FlowKey,
-    pub vip_address: u32,
-    pub ifindex: u32,
-    pub peer_mac: [u8; 6],
-    pub own_mac: [u8; 6],
-    pub vip_port_be: u16,
+    /// What `nat` would remember of it: where the packet came from, the backend that is to have the
+    /// flow, and the flow's life after this packet.
+    pub nat: Nat,
     pub service: u16,
-    /// The backend that is to have the flow.
-    pub slot: u16,
+    /// The slot that the ring names.
+    pub home: u16,
+    /// The port that the backend gets the flow at.
+    pub backend_port_be: u16,
     pub protocol: u8,
+    pub family: u8,
+    pub is_opening: bool,
 }
 
-const _: () =
-    assert!(offset_of!(Arrival, peer_mac) % 2 == 0 && offset_of!(Arrival, own_mac) % 2 == 0);
-
 impl Arrival {
+    /// This CPU's scratch space, with the packet noted in it.
     #[inline(always)]
-    fn note(
-        &mut self,
+    pub fn note(
         context: &XdpContext,
         packet: &Packet<'_>,
+        transport: &Transport<'_>,
         vip: &Vip,
-        key: &FlowKey,
-        seed: [u64; 2],
-    ) {
-        self.hash = hash(packet, seed);
-        self.key.client = widened(packet.ip.source);
-        self.key.vip_generation = key.vip_generation;
-        self.key.vip = key.vip;
-        self.key.client_port_be = key.client_port_be;
-        self.vip_address = packet.ip.destination;
-        self.ifindex = context.ingress_ifindex() as u32;
-        packet.ethernet.source.store(&mut self.peer_mac);
-        packet.ethernet.destination.store(&mut self.own_mac);
-        self.vip_port_be = packet.ports.destination_be;
-        self.service = vip.service;
-        self.protocol = packet.ip.protocol;
+        hash: u64,
+    ) -> Option<&'static mut Self> {
+        let arrival = ARRIVAL.get_ptr_mut(0)?;
+        // SAFETY: this CPU's own; programs on one CPU do not interrupt each other here.
+        let arrival = unsafe { &mut *arrival };
+        arrival.hash = hash;
+        arrival.key.client = packet.source.bytes();
+        arrival.key.vip_generation = vip.generation;
+        arrival.key.vip_port_be = packet.ports.destination_be;
+        arrival.key.client_port_be = packet.ports.source_be;
+        let nat = &mut arrival.nat;
+        nat.client = packet.source.bytes();
+        nat.vip_address = packet.destination.bytes();
+        nat.client_port_be = packet.ports.source_be;
+        nat.vip_port_be = packet.ports.destination_be;
+        nat.vip = vip.index;
+        nat.vip_generation = vip.generation;
+        nat.ifindex = context.ingress_ifindex() as u32;
+        packet.ethernet.source.store(&mut nat.peer_mac);
+        packet.ethernet.destination.store(&mut nat.own_mac);
+        let now = now_ns();
+        nat.life = transport.live(Life::begun(now), now, Sign::ClientFin).to_raw();
+        arrival.service = vip.service;
+        arrival.protocol = packet.protocol;
+        arrival.family = packet.family;
+        arrival.is_opening = matches!(transport.kind(), steer::Kind::Opening);
+        Some(arrival)
     }
+}
+
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: takes nothing, returns a number.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// Where on the ring the packet's flow is at home.
 #[inline(always)]
 fn hash(packet: &Packet<'_>, seed: [u64; 2]) -> u64 {
-    let (client, vip) = (u32::from_be(packet.ip.source), u32::from_be(packet.ip.destination));
+    let (client, vip) = (packet.source, packet.destination);
     let client_port = u16::from_be(packet.ports.source_be);
     let vip_port = u16::from_be(packet.ports.destination_be);
     let ports =
-        u64::from(client_port) << 32 | u64::from(vip_port) << 16 | u64::from(packet.ip.protocol);
-    sip13(seed, &[u64::from(client) << 32 | u64::from(vip), ports])
+        u64::from(client_port) << 32 | u64::from(vip_port) << 16 | u64::from(packet.protocol);
+    if packet.family == FAMILY_IPV4 {
+        let (client, vip) = (u32::from_be(client.to_v4()), u32::from_be(vip.to_v4()));
+        sip13(seed, &[u64::from(client) << 32 | u64::from(vip), ports])
+    } else {
+        let be = u64::from_be;
+        sip13(seed, &[be(client.0), be(client.1), be(vip.0), be(vip.1), ports])
+    }
 }
 
-/// Where a flow's packets go.
+/// Where a packet goes.
 #[derive(Clone, Copy)]
-pub struct Placed<'a> {
-    pub backend: &'a Backend,
+pub struct Placed {
+    /// [`NOBODY`] if no backend takes it.
     pub slot: u16,
-    pub source_port_be: u16,
+    /// The flow's hash.
+    pub hash: u64,
 }
 
-/// The backend of the packet's flow; a flow that has none yet, or whose backend is gone, is begun.
+/// The backend of the packet's flow.
 #[inline(always)]
 pub fn place(
     context: &XdpContext,
     packet: &Packet<'_>,
+    transport: &Transport<'_>,
     vip: &Vip,
-    is_opening: bool,
     now: &Snapshot<'static>,
-) -> Result<Placed<'static>, Reason> {
+) -> Placed {
+    let hash = hash(packet, now.control.hash_key);
+    let mut placed = Placed { slot: NOBODY, hash };
+    let position = ring::position(hash, 0);
+    let Some(entry) = balance::entry(vip.service, now.half, position) else { return placed };
+    let always = vip.flags & VIP_REMEMBERS != 0;
+    let standing = |slot| balance::standing(vip.service, slot);
+    let choice = steer::decide(entry, transport.kind(), always, standing, || {
+        recall(packet, transport, vip, now)
+    });
+    if choice.is_move {
+        note(Reason::Moved);
+    }
+    placed.slot = choice.slot;
+    if choice.remember
+        && let Some(arrival) = Arrival::note(context, packet, transport, vip, hash)
+    {
+        arrival.nat.slot = choice.slot;
+        arrival.home = entry.current_raw();
+        placed.slot = flow_remember() as u16;
+    }
+    placed
+}
+
+/// What the table says of the packet's flow, which lives on by this.
+#[inline(always)]
+fn recall(
+    packet: &Packet<'_>,
+    transport: &Transport<'_>,
+    vip: &Vip,
+    now: &Snapshot<'static>,
+) -> Memory {
     let key: Aligned<FlowKey> =
-        key_of(packet.ip.source, vip.generation, vip.index, packet.ports.source_be);
-    let mut keep = NOBODY;
+        key_of(packet.source, vip.generation, packet.ports.destination_be, packet.ports.source_be);
+    let Some(flow) = FLOWS.get_ptr_mut(&key.0) else { return Memory::NONE };
     // SAFETY: an entry that is evicted while this reference lives may show another flow's backend
-    // for this one packet. The lookup marks the entry as used, which makes it the last to go.
-    if let Some(flow) = unsafe { FLOWS.get(&key.0) } {
-        let Flow { epoch, slot, source_port_be } = *flow;
-        let backend = now.backend(slot);
-        if backend.epoch == epoch && balance::may_stay(vip.service, slot, backend, is_opening) {
-            let placed = Placed { backend, slot, source_port_be };
-            if nat::is_whose(packet, &key.0, &placed) {
-                return Ok(placed);
-            }
-            keep = slot;
-        } else if balance::is_gone(slot) {
-            note(Reason::Moved);
-        }
+    // for this one packet. The lookup marks the entry as used, which makes it the last to go. Other
+    // CPUs write `life` alone.
+    let flow = unsafe { &mut *flow };
+    let backend = now.backend(flow.slot);
+    if backend.epoch != flow.epoch {
+        return Memory::NONE;
     }
-    let arrival = ARRIVAL.get_ptr_mut(0).ok_or(Reason::NoBackend)?;
-    // SAFETY: this CPU's own; programs on one CPU do not interrupt each other here.
+    let life = transport.live(Life::from_raw(flow.life), now_ns(), Sign::ClientFin).to_raw();
+    // Mostly the same second as before: a line that is only read stays with all CPUs.
+    if flow.life != life {
+        flow.life = life;
+    }
+    Memory { slot: flow.slot, has_weight: backend.weight > 0 }
+}
+
+/// Remembers where the flow of [`ARRIVAL`] goes, and finds that out first if it can't have its home;
+/// gives its slot.
+///
+/// A global function, as all that are dear to verify: the kernel looks at it once, by itself, and not
+/// once for each way that leads to a call of it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn flow_remember() -> u64 {
+    let (Some(now), Some(arrival)) = (Snapshot::take(), ARRIVAL.get_ptr_mut(0)) else {
+        return NOBODY.into();
+    };
+    // SAFETY: as in `Arrival::note`.
     let arrival = unsafe { &mut *arrival };
-    arrival.note(context, packet, vip, &key.0, now.control.hash_key);
-    arrival.slot = keep;
-    if keep == NOBODY {
+    if arrival.nat.slot == NOBODY {
         balance::pick(arrival);
+        if arrival.nat.slot == NOBODY {
+            return NOBODY.into();
+        }
+        balance::mark_stray(arrival.home);
     }
-    let mut outcome = begin(arrival);
-    if let Err(Reason::NoPort) = outcome {
-        outcome = succeed(arrival);
+    let flow = Aligned(Flow {
+        epoch: now.backend(arrival.nat.slot).epoch,
+        life: arrival.nat.life,
+        position: ring::position(arrival.hash, 0),
+        slot: arrival.nat.slot,
+        home: arrival.home,
+        service: arrival.service,
+        protocol: arrival.protocol,
+        reserved: 0,
+    });
+    match FLOWS.insert(&arrival.key, &flow.0, BPF_ANY.into()) {
+        Ok(()) => count(arrival.nat.vip, arrival.nat.slot, |traffic| traffic.remembered += 1),
+        Err(_) => note(Reason::TableFull),
     }
-    let source_port_be = outcome?;
-    Ok(Placed { backend: now.backend(arrival.slot), slot: arrival.slot, source_port_be })
-}
-
-/// Gives the flow a source port towards its backend, and remembers both.
-#[inline(never)]
-fn begin(arrival: &Arrival) -> Result<u16, Reason> {
-    let now = Snapshot::take().ok_or(Reason::NoBackend)?;
-    if arrival.slot == NOBODY {
-        return Err(Reason::NoBackend);
-    }
-    let backend = now.backend(arrival.slot);
-    let source_port_be = nat::allocate(arrival, backend, now.control)?;
-    remember(arrival, backend.epoch, source_port_be)
-}
-
-/// As [`begin`], for a flow that finds no free port. Apart from it for the sake of the stack.
-#[inline(never)]
-fn succeed(arrival: &Arrival) -> Result<u16, Reason> {
-    let now = Snapshot::take().ok_or(Reason::NoBackend)?;
-    let backend = now.backend(arrival.slot);
-    let source_port_be = nat::inherit(arrival, backend, now.control)?;
-    remember(arrival, backend.epoch, source_port_be)
-}
-
-#[inline(always)]
-fn remember(arrival: &Arrival, epoch: u32, source_port_be: u16) -> Result<u16, Reason> {
-    let flow = Aligned(Flow { epoch, slot: arrival.slot, source_port_be });
-    FLOWS.insert(&arrival.key, &flow.0, BPF_ANY.into()).map_err(|_| Reason::TableFull)?;
-    count(arrival.key.vip, arrival.slot, |traffic| traffic.flows += 1);
-    Ok(source_port_be)
-}
-
-/// Forgets a flow whose source port passes to another one.
-#[inline(always)]
-pub fn forget(key: &Aligned<FlowKey>, slot: u16, source_port_be: u16) {
-    // SAFETY: read at once; see `place`.
-    let is_same = unsafe { FLOWS.get(&key.0) }
-        .is_some_and(|flow| flow.slot == slot && flow.source_port_be == source_port_be);
-    if is_same {
-        // It may have been evicted meanwhile, which is as good.
-        let _ = FLOWS.remove(&key.0);
-    }
+    arrival.nat.slot.into()
 }

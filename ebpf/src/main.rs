@@ -1,7 +1,7 @@
 //! The kernel programs of Steerage: entry points only.
 //!
 //! A packet goes through [`parse`] (what is it?), [`balance`] (which backend?), [`rewrite`] (new
-//! addresses, new checksums) and [`route`] (which link?); [`verdict`] counts and decides. Policy is
+//! addresses, new checksums) or [`tunnel`] (new headers), and [`route`] (which link?); [`verdict`] counts and decides. Policy is
 //! computed in userspace and read here from [`maps`]; the only pointer arithmetic on packets is in
 //! [`packet`].
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -14,11 +14,13 @@ use aya_ebpf::{macros::xdp, programs::XdpContext};
 mod balance;
 mod flow;
 mod maps;
+mod mss;
 mod nat;
 mod packet;
 mod parse;
 mod rewrite;
 mod route;
+mod tunnel;
 mod verdict;
 
 /// Steers packets to the vips and back; everything else passes as it came.

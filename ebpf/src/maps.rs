@@ -9,8 +9,10 @@
 //! | `SERVICES` | service | supervisor and workers |
 //! | `WORKERS`, `CELLS` | worker, worker × slot | workers (not read here) |
 //! | `VIPS` | address, port, protocol | supervisor |
+//! | `VIP_FILTER` | hash of an address / 64 | supervisor |
 //! | `RINGS` | service × 2 + half | supervisor, the half not in force |
-//! | `FLOWS`, `NATS` | flow as the client sees it, as the backend sees it | these programs |
+//! | `FLOWS` | flow whose backend the ring does not tell, as the client sees it | these programs |
+//! | `NATS` | flow of `nat`, as the backend sees it | these programs |
 //! | `VIP_COUNTERS`, `BACKEND_COUNTERS`, `REASON_COUNTERS` | vip, slot, reason | these programs |
 //! | `ARRIVAL` | 0 | these programs, for the time of one packet |
 //! | `HOPS` | hash of a destination | these programs |
@@ -28,12 +30,13 @@ use aya_ebpf::{
 use steerage_common::{
     abi::{
         BackendTable, Cell, Control, Flow, FlowKey, HealthWord, Nat, NatKey, NeighborEvent,
-        RING_LINES, Reason, RingLine, ServiceLine, Traffic, Vip, VipKey, WorkerLine,
+        RING_LINES, Reason, RingLine, ServiceLine, Traffic, VIP_FILTER_WORDS, Vip, VipKey,
+        WorkerLine,
     },
     limits,
 };
 
-use crate::{flow::Arrival, route::KnownHop};
+use crate::{flow::Arrival, packet::Address, route::KnownHop};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const PER_CPU_LRU: usize = BPF_F_NO_COMMON_LRU as usize;
@@ -53,8 +56,8 @@ pub const ASKED_ENTRIES: usize = 64;
 pub struct Asked {
     /// Coarse monotonic time.
     pub at_ns: u64,
-    /// The last four bytes of the next hop's address.
-    pub address: u32,
+    /// The next hop.
+    pub address: Address,
     /// The link it is on.
     pub ifindex: u32,
 }
@@ -85,10 +88,13 @@ pub static CELLS: Array<Cell, { limits::SLOTS }, MMAPABLE> = Array::new();
 pub static VIPS: HashMap<VipKey, Vip, { limits::VIPS }> = HashMap::new();
 
 #[btf_map]
+pub static VIP_FILTER: Array<u64, { VIP_FILTER_WORDS }> = Array::new();
+
+#[btf_map]
 pub static RINGS: ArrayOfMaps<Ring, { limits::SERVICES * 2 }> = ArrayOfMaps::new();
 
 /// One half of a service's pair of rings.
-pub type Ring = Array<RingLine, RING_LINES>;
+pub type Ring = Array<RingLine, RING_LINES, MMAPABLE>;
 
 #[btf_map]
 pub static FLOWS: LruHashMap<FlowKey, Flow, FLOWS_DEFAULT, PER_CPU_LRU> = LruHashMap::new();

@@ -1,37 +1,34 @@
 //! The flow as the backend sees it: source ports without collision, and the way back.
 //!
+//! One table holds both directions of a flow: a client's packet finds its source port by trying the
+//! candidates that follow from the flow's hash, the first of which is its own nearly always; a
+//! backend's packet names the port. So a flow costs one entry, and a known one one lookup either way.
+//!
 //! Two flows to one backend never share a source port, because the port is taken by an insertion
-//! that fails if the key is there. The candidates follow from the flow's hash, so a flow that was
-//! forgotten and comes back finds its own port again. Nothing sweeps the table: a flow that finds its
-//! candidates taken takes over one whose flow is over (`steerage_common::life`), by a
-//! compare-and-swap that one CPU wins.
+//! that fails if the key is there. A flow that was forgotten and comes back finds its own port again.
+//! Nothing sweeps the table: a flow that finds its candidates taken takes over one whose flow is over
+//! (`steerage_common::life`), by a compare-and-swap that one CPU wins.
 
-use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::bpf_ktime_get_coarse_ns,
-};
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use steerage_common::{
-    abi::{Backend, Control, FAMILY_IPV4, FlowKey, Nat, NatKey, PROTOCOL_UDP, Reason},
+    abi::{Backend, Control, Nat, NatKey, PROTOCOL_UDP, VIP_ALL_PORTS, Vip},
     hash::mix,
     life::{Life, Sign},
+    steer::Kind,
 };
 
 use crate::{
-    flow::{self, Arrival, Placed},
-    maps::NATS,
-    packet::{Aligned, Mac, copied, halves, is_same, key_of, narrowed, widened},
+    balance::Snapshot,
+    flow::{Arrival, Placed, now_ns},
+    maps::{ARRIVAL, NATS},
+    packet::{Address, Aligned, halves, key_of},
     parse::{Packet, Transport},
+    verdict::count,
 };
 
 /// Candidate ports that a flow looks at. With nine of ten ports taken by live flows one flow in five
 /// finds none.
 const CANDIDATES: u64 = 16;
-
-#[inline(always)]
-fn now_ns() -> u64 {
-    // SAFETY: takes nothing, returns a number.
-    unsafe { bpf_ktime_get_coarse_ns() }
-}
 
 /// Whether a host-order port is one that `nat` gives to flows.
 #[inline(always)]
@@ -42,125 +39,182 @@ pub fn owns_port(control: &Control, port: u16) -> bool {
 /// The entry that a packet from a backend would have.
 #[inline(always)]
 pub fn of_reply(packet: &Packet<'_>) -> Option<&'static mut Nat> {
-    let key = nat_key(
-        packet.ip.source,
-        packet.ports.source_be,
-        packet.ports.destination_be,
-        packet.ip.protocol,
-    );
+    let ports = halves(packet.ports.source_be, packet.ports.destination_be);
+    get(&nat_key(packet.source, ports, packet.protocol, packet.family))
+}
+
+#[inline(always)]
+fn get(key: &Aligned<NatKey>) -> Option<&'static mut Nat> {
     // SAFETY: the entry may be evicted while the reference lives; the lookup marks it as used, which
     // makes it the last to go. Other CPUs write `life` alone.
     NATS.get_ptr_mut(&key.0).map(|nat| unsafe { &mut *nat })
 }
 
+#[inline(always)]
+fn nat_key(backend: Address, ports: u32, protocol: u8, family: u8) -> Aligned<NatKey> {
+    key_of(backend, ports, u16::from_ne_bytes([protocol, family]), 0)
+}
+
 /// Notes what a packet from the backend tells about the flow's life.
 #[inline(always)]
 pub fn live_by_reply(nat: &mut Nat, transport: &Transport<'_>) {
-    let mut life = Life::from_raw(nat.life).heard(now_ns());
-    if transport.is_reset() {
-        life = life.with(Sign::Reset);
-    } else if !transport.is_handshake() {
-        life = life.with(Sign::Established);
-    }
-    if transport.is_fin() {
-        life = life.with(Sign::BackendFin);
-    }
+    let life = transport.live(Life::from_raw(nat.life), now_ns(), Sign::BackendFin).to_raw();
     // Mostly the same second as before: a line that is only read stays with all CPUs.
+    if nat.life != life {
+        nat.life = life;
+    }
+}
+
+/// The port that the backend gets a packet at: its own, or that of the packet if the vip is of all ports.
+#[inline(always)]
+pub fn backend_port(vip: &Vip, backend: &Backend, port_be: u16) -> u16 {
+    if vip.flags & VIP_ALL_PORTS != 0 { port_be } else { backend.port_be }
+}
+
+/// The source port of the packet's flow towards its backend; a flow that has none yet is given one. 0
+/// if there is none to be had.
+#[inline(always)]
+pub fn port_of(
+    context: &aya_ebpf::programs::XdpContext,
+    packet: &Packet<'_>,
+    transport: &Transport<'_>,
+    vip: &Vip,
+    placed: &Placed,
+    backend_port_be: u16,
+    now: &Snapshot<'static>,
+) -> u16 {
+    let backend = now.backend(placed.slot);
+    let port_be = candidate_port(placed.hash, 0, now.control);
+    let ports = halves(backend_port_be, port_be);
+    let key = nat_key(Address::of(&backend.address), ports, packet.protocol, packet.family);
+    if let Some(nat) = get(&key)
+        && nat.client_port_be == packet.ports.source_be
+        && Address::of(&nat.client) == packet.source
+        && nat.vip == vip.index
+        && nat.vip_generation == vip.generation
+    {
+        live_by_client(nat, transport);
+        return port_be;
+    }
+    let Some(arrival) = Arrival::note(context, packet, transport, vip, placed.hash) else {
+        return 0;
+    };
+    arrival.nat.slot = placed.slot;
+    arrival.backend_port_be = backend_port_be;
+    nat_find() as u16
+}
+
+/// As [`port_of`], for the flow of [`ARRIVAL`], whose first candidate is not its port.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn nat_find() -> u64 {
+    let Some(arrival) = ARRIVAL.get_ptr_mut(0) else { return 0 };
+    // SAFETY: as in `Arrival::note`.
+    let arrival = unsafe { &mut *arrival };
+    let mut port_be = if arrival.is_opening { 0 } else { search(arrival) };
+    if port_be == 0 {
+        arrival.nat.life = Life::from_raw(arrival.nat.life).at_beginning().to_raw();
+        port_be = allocate(arrival);
+    }
+    if port_be == 0 {
+        port_be = inherit(arrival);
+    }
+    port_be.into()
+}
+
+/// Notes what a client's packet tells about its flow's life. The backend's packets keep a TCP flow
+/// alive; datagrams may go one way for ever.
+#[inline(always)]
+fn live_by_client(nat: &mut Nat, transport: &Transport<'_>) {
+    let before = Life::from_raw(nat.life);
+    let life = match transport.kind() {
+        Kind::Opening => Life::begun(now_ns()),
+        Kind::Segment => transport.live_by_client(before),
+        Kind::Datagram => before.heard(now_ns()),
+    };
     if nat.life != life.to_raw() {
         nat.life = life.to_raw();
     }
 }
 
-/// Notes the end of a flow as its client sees it. Such packets are few: one lookup more each.
 #[inline(always)]
-pub fn live_by_client(packet: &Packet<'_>, placed: &Placed<'_>, transport: &Transport<'_>) {
-    if !transport.is_reset() && !transport.is_fin() {
-        return;
-    }
-    if let Some(nat) = of_placed(packet, placed) {
-        let sign = if transport.is_reset() { Sign::Reset } else { Sign::ClientFin };
-        nat.life = Life::from_raw(nat.life).with(sign).to_raw();
-    }
+fn key_of_arrival(arrival: &Arrival, backend: &Backend) -> Aligned<NatKey> {
+    let ports = halves(arrival.backend_port_be, 0);
+    nat_key(Address::of(&backend.address), ports, arrival.protocol, arrival.family)
 }
 
-/// Whether the flow still owns its source port.
-///
-/// TCP talks both ways, so both entries of a flow are used alike and leave the tables together;
-/// datagrams may go one way for ever, and only this look keeps their way back from being evicted.
-#[inline(always)]
-pub fn is_whose(packet: &Packet<'_>, key: &FlowKey, placed: &Placed<'_>) -> bool {
-    if packet.ip.protocol != PROTOCOL_UDP {
-        return true;
+/// The flow's port if that is not its first candidate; 0 if it has none.
+#[inline(never)]
+fn search(arrival: &Arrival) -> u16 {
+    let Some(now) = Snapshot::take() else { return 0 };
+    let mut key = key_of_arrival(arrival, now.backend(arrival.nat.slot));
+    for candidate in 1..CANDIDATES {
+        key.0.source_port_be = candidate_port(arrival.hash, candidate, now.control);
+        let Some(nat) = get(&key) else { continue };
+        let is_own = is_of_client(nat, &arrival.nat)
+            && nat.vip == arrival.nat.vip
+            && nat.vip_generation == arrival.nat.vip_generation;
+        if is_own {
+            let life = Life::from_raw(arrival.nat.life);
+            nat.life = if arrival.protocol == PROTOCOL_UDP {
+                life.to_raw()
+            } else {
+                Life::from_raw(nat.life).with_end_of(life).to_raw()
+            };
+            return key.0.source_port_be;
+        }
     }
-    let Some(nat) = of_placed(packet, placed) else { return false };
-    let life = Life::from_raw(nat.life).heard(now_ns());
-    if nat.life != life.to_raw() {
-        nat.life = life.to_raw();
-    }
-    nat.client_port_be == key.client_port_be
-        && is_same(&nat.client, &key.client)
-        && nat.vip == key.vip
-        && nat.vip_generation == key.vip_generation
-}
-
-#[inline(always)]
-fn of_placed(packet: &Packet<'_>, placed: &Placed<'_>) -> Option<&'static mut Nat> {
-    let key = key_towards(placed.backend, packet.ip.protocol, placed.source_port_be);
-    // SAFETY: as in `of_reply`.
-    NATS.get_ptr_mut(&key.0).map(|nat| unsafe { &mut *nat })
-}
-
-#[inline(always)]
-fn key_towards(backend: &Backend, protocol: u8, source_port_be: u16) -> Aligned<NatKey> {
-    nat_key(narrowed(&backend.address), backend.port_be, source_port_be, protocol)
-}
-
-#[inline(always)]
-fn nat_key(backend: u32, backend_port_be: u16, port_be: u16, protocol: u8) -> Aligned<NatKey> {
-    let kind = u16::from_ne_bytes([protocol, FAMILY_IPV4]);
-    key_of(backend, halves(backend_port_be, port_be), kind, 0)
+    0
 }
 
 /// Takes a source port towards the backend for the flow: one that is free, or that was its own.
-#[inline(always)]
-pub fn allocate(arrival: &Arrival, backend: &Backend, control: &Control) -> Result<u16, Reason> {
-    let now = now_ns();
-    let mut key = key_towards(backend, arrival.protocol, 0);
-    let value = Aligned(value_of(arrival, now));
-    if control.nat_port_count == 0 {
-        return Err(Reason::NoPort);
+#[inline(never)]
+fn allocate(arrival: &Arrival) -> u16 {
+    let Some(now) = Snapshot::take() else { return 0 };
+    let mut key = key_of_arrival(arrival, now.backend(arrival.nat.slot));
+    if now.control.nat_port_count == 0 {
+        return 0;
     }
     for candidate in 0..CANDIDATES {
-        key.0.source_port_be = candidate_port(arrival.hash, candidate, control);
-        if NATS.insert(&key.0, &value.0, BPF_NOEXIST.into()).is_ok() {
-            return Ok(key.0.source_port_be);
+        key.0.source_port_be = candidate_port(arrival.hash, candidate, now.control);
+        if NATS.insert(&key.0, &arrival.nat, BPF_NOEXIST.into()).is_ok() {
+            count(arrival.nat.vip, arrival.nat.slot, |traffic| traffic.flows += 1);
+            return key.0.source_port_be;
         }
-        let Some(taken) = NATS.get_ptr_mut(&key.0) else { continue };
-        // SAFETY: as in `of_reply`.
-        let taken = unsafe { &*taken };
-        if is_same_flow(taken, &value.0) {
+        let Some(taken) = get(&key) else { continue };
+        if is_same_flow(taken, &arrival.nat) {
+            if taken.vip_generation != arrival.nat.vip_generation {
+                count(arrival.nat.vip, arrival.nat.slot, |traffic| traffic.flows += 1);
+            }
             // Whatever else changed, the vip's generation or the link, is now as this packet says.
-            NATS.insert(&key.0, &value.0, BPF_ANY.into()).map_err(|_| Reason::TableFull)?;
-            return Ok(key.0.source_port_be);
+            return replace(&key, arrival);
         }
     }
-    Err(Reason::NoPort)
+    0
 }
 
 /// Takes the source port of a flow that is over, for one that found all its candidates taken.
-#[inline(always)]
-pub fn inherit(arrival: &Arrival, backend: &Backend, control: &Control) -> Result<u16, Reason> {
-    let now = now_ns();
-    let mut key = key_towards(backend, arrival.protocol, 0);
+#[inline(never)]
+fn inherit(arrival: &Arrival) -> u16 {
+    let Some(now) = Snapshot::take() else { return 0 };
+    let time = now_ns();
+    let mut key = key_of_arrival(arrival, now.backend(arrival.nat.slot));
     for candidate in 0..CANDIDATES {
-        key.0.source_port_be = candidate_port(arrival.hash, candidate, control);
-        if is_left(&key, now) {
-            let value = Aligned(value_of(arrival, now));
-            NATS.insert(&key.0, &value.0, BPF_ANY.into()).map_err(|_| Reason::TableFull)?;
-            return Ok(key.0.source_port_be);
+        key.0.source_port_be = candidate_port(arrival.hash, candidate, now.control);
+        if is_left(&key, time) {
+            count(arrival.nat.vip, arrival.nat.slot, |traffic| traffic.flows += 1);
+            return replace(&key, arrival);
         }
     }
-    Err(Reason::NoPort)
+    0
+}
+
+#[inline(always)]
+fn replace(key: &Aligned<NatKey>, arrival: &Arrival) -> u16 {
+    match NATS.insert(&key.0, &arrival.nat, BPF_ANY.into()) {
+        Ok(()) => key.0.source_port_be,
+        Err(_) => 0,
+    }
 }
 
 /// The nth port, in network order, that a flow of this hash may have.
@@ -174,22 +228,10 @@ fn candidate_port(hash: u64, candidate: u64, control: &Control) -> u16 {
 /// Whether the flow with this port is over, and this CPU the one to end it.
 #[inline(always)]
 fn is_left(key: &Aligned<NatKey>, now: u64) -> bool {
-    let Some(taken) = NATS.get_ptr_mut(&key.0) else { return false };
-    // SAFETY: as in `of_reply`.
-    let taken = unsafe { &mut *taken };
+    let Some(taken) = get(key) else { return false };
     let life = taken.life;
     let is_over = Life::from_raw(life).is_over(now, key.0.protocol);
-    if !is_over || !swap_life(taken, life, Life::begun(now).to_raw()) {
-        return false;
-    }
-    let former = Aligned(FlowKey {
-        client: copied(&taken.client),
-        vip_generation: taken.vip_generation,
-        vip: taken.vip,
-        client_port_be: taken.client_port_be,
-    });
-    flow::forget(&former, taken.slot, key.0.source_port_be);
-    true
+    is_over && swap_life(taken, life, Life::begun(now).to_raw())
 }
 
 /// Replaces the life of an entry if it is still `from`: of several CPUs that want to, one may.
@@ -217,31 +259,14 @@ fn swap_life(nat: &mut Nat, from: u32, to: u32) -> bool {
 }
 
 #[inline(always)]
-fn value_of(arrival: &Arrival, now: u64) -> Nat {
-    let key = &arrival.key;
-    let mut value = Nat {
-        client: copied(&key.client),
-        vip_address: widened(arrival.vip_address),
-        client_port_be: key.client_port_be,
-        vip_port_be: arrival.vip_port_be,
-        vip: key.vip,
-        slot: arrival.slot,
-        vip_generation: key.vip_generation,
-        ifindex: arrival.ifindex,
-        peer_mac: [0; 6],
-        own_mac: [0; 6],
-        life: Life::begun(now).to_raw(),
-    };
-    Mac::of(&arrival.peer_mac).store(&mut value.peer_mac);
-    Mac::of(&arrival.own_mac).store(&mut value.own_mac);
-    value
+fn is_of_client(a: &Nat, b: &Nat) -> bool {
+    a.client_port_be == b.client_port_be && Address::of(&a.client) == Address::of(&b.client)
 }
 
 /// Whether both are one client's flow to one service address, be it before and after a reload.
 #[inline(always)]
 fn is_same_flow(a: &Nat, b: &Nat) -> bool {
-    a.client_port_be == b.client_port_be
+    is_of_client(a, b)
         && a.vip_port_be == b.vip_port_be
-        && is_same(&a.client, &b.client)
-        && is_same(&a.vip_address, &b.vip_address)
+        && Address::of(&a.vip_address) == Address::of(&b.vip_address)
 }

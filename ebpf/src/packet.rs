@@ -3,7 +3,7 @@
 //! Headers are packed structs, so that a reference to one asks for no alignment; what the compiler
 //! makes of their fields are plain loads, which the kernel allows wherever the hardware does.
 
-use core::mem::{size_of, transmute_copy};
+use core::mem::{size_of, transmute, transmute_copy};
 
 use aya_ebpf::programs::XdpContext;
 use zerocopy::FromBytes;
@@ -29,6 +29,30 @@ pub struct Ipv4 {
     pub checksum: u16,
     pub source: u32,
     pub destination: u32,
+}
+
+/// An IPv6 header.
+#[repr(C, packed)]
+pub struct Ipv6 {
+    pub version_and_class: u8,
+    pub class_and_label: u8,
+    pub label: u16,
+    pub payload_length_be: u16,
+    pub next: u8,
+    pub hops: u8,
+    pub source: Address,
+    pub destination: Address,
+}
+
+impl Ipv6 {
+    /// Version, traffic class and flow label.
+    #[inline(always)]
+    pub fn set_first(&mut self, first: u32) {
+        let [version_and_class, class_and_label, label @ ..] = first.to_be_bytes();
+        self.version_and_class = version_and_class;
+        self.class_and_label = class_and_label;
+        self.label = u16::from_ne_bytes(label);
+    }
 }
 
 /// What TCP and UDP begin with.
@@ -73,6 +97,8 @@ unsafe impl Header for Ethernet {}
 // SAFETY: as above.
 unsafe impl Header for Ipv4 {}
 // SAFETY: as above.
+unsafe impl Header for Ipv6 {}
+// SAFETY: as above.
 unsafe impl Header for Ports {}
 // SAFETY: as above.
 unsafe impl Header for Tcp {}
@@ -90,7 +116,13 @@ impl Frame {
     /// The frame that the program was called for.
     #[inline(always)]
     pub fn of(context: &XdpContext) -> Self {
-        Self { start: context.data(), end: context.data_end() }
+        let raw = context.ctx;
+        // SAFETY: the run's own context. Volatile, or the compiler may hand the two to a function that
+        // gets the context, as plain numbers, which the kernel takes for pointers no more.
+        let (start, end) = unsafe {
+            ((&raw const (*raw).data).read_volatile(), (&raw const (*raw).data_end).read_volatile())
+        };
+        Self { start: start as usize, end: end as usize }
     }
 
     /// Its bytes, without the frame check.
@@ -115,46 +147,83 @@ impl Frame {
     }
 }
 
+impl Frame {
+    /// The network header, for the one step that changes it.
+    #[inline(always)]
+    pub fn network<'a, T: Header>(&self) -> Option<&'a mut T> {
+        // SAFETY: steps that change headers hold no other reference to this one.
+        unsafe { self.header(size_of::<Ethernet>()) }
+    }
+}
+
 /// A value that lies on an 8-byte boundary of the stack, where the kernel checks alignment while the
 /// compiler moves whole words.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 pub struct Aligned<T>(pub T);
 
-/// The 16 bytes of an address.
+/// An address as two words of memory; IPv4 addresses fill the first four bytes.
 ///
 /// By words: what the compiler makes of an array of bytes is a loop over bytes, which is slow to run
 /// and slower to verify.
-#[inline(always)]
-pub fn copied(address: &[u8; 16]) -> [u8; 16] {
-    wide(address).to_ne_bytes()
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C, packed)]
+pub struct Address(pub u64, pub u64);
+
+impl Address {
+    /// An IPv4 address, as it lies in the packet.
+    #[inline(always)]
+    pub fn v4(address: u32) -> Self {
+        Self(u64::from(u32::from_le_bytes(address.to_ne_bytes())).to_le(), 0)
+    }
+
+    /// The address that 16 bytes of the tables hold.
+    #[inline(always)]
+    pub fn of(field: &[u8; 16]) -> Self {
+        // SAFETY: 16 readable bytes; the type asks for no alignment.
+        unsafe { (&raw const *field).cast::<Self>().read() }
+    }
+
+    /// The 16 bytes for the tables.
+    #[inline(always)]
+    pub fn bytes(self) -> [u8; 16] {
+        // SAFETY: two words are 16 bytes.
+        unsafe { transmute(self) }
+    }
+
+    /// The IPv4 address, as it lies in packets.
+    #[inline(always)]
+    pub fn to_v4(self) -> u32 {
+        u32::from_ne_bytes((u64::from_le(self.0) as u32).to_le_bytes())
+    }
+
+    /// The address as the kernel's IPv6 structs have it.
+    #[inline(always)]
+    pub fn quarters(self) -> [u32; 4] {
+        // SAFETY: two words are four halves.
+        unsafe { transmute(self) }
+    }
+
+    /// The inverse of [`Address::quarters`].
+    #[inline(always)]
+    pub fn of_quarters(quarters: [u32; 4]) -> Self {
+        // SAFETY: as above.
+        unsafe { transmute(quarters) }
+    }
+
+    /// One word of both, which an attacker may steer.
+    #[inline(always)]
+    pub fn folded(self) -> u64 {
+        self.0 ^ self.1.rotate_left(29)
+    }
 }
 
-/// Whether two addresses are the same.
-#[inline(always)]
-pub fn is_same(a: &[u8; 16], b: &[u8; 16]) -> bool {
-    wide(a) == wide(b)
-}
-
-#[inline(always)]
-fn wide(address: &[u8; 16]) -> u128 {
-    // SAFETY: 16 readable bytes, of any alignment.
-    unsafe { (&raw const *address).cast::<u128>().read_unaligned() }
-}
-
-/// An IPv4 address, as it lies in the packet, in the 16 bytes of the tables.
-#[inline(always)]
-pub fn widened(address: u32) -> [u8; 16] {
-    // By way of one wide number, so that the zeros are stored on a word's boundary.
-    u128::from(u32::from_le_bytes(address.to_ne_bytes())).to_le_bytes()
-}
-
-/// A key of up to 24 bytes: an IPv4 address widened, then fields that fill a word.
+/// A key of up to 24 bytes: an address, then fields that fill a word.
 ///
 /// By whole words: the kernel hashes and compares keys by words, and a load that spans several fresh
 /// stores has to wait for all of them.
 #[inline(always)]
-pub fn key_of<K: FromBytes>(address: u32, first: u32, second: u16, third: u16) -> Aligned<K> {
+pub fn key_of<K: FromBytes>(address: Address, first: u32, second: u16, third: u16) -> Aligned<K> {
     const { assert!(size_of::<K>() <= 24) };
     let (first, second, third) = (u64::from(first), u64::from(second), u64::from(third));
     let tail = if cfg!(target_endian = "little") {
@@ -162,9 +231,8 @@ pub fn key_of<K: FromBytes>(address: u32, first: u32, second: u16, third: u16) -
     } else {
         first << 32 | second << 16 | third
     };
-    let address = u64::from(u32::from_le_bytes(address.to_ne_bytes())).to_le();
     // SAFETY: the source is no smaller, and `FromBytes` takes any bits.
-    Aligned(unsafe { transmute_copy(&[address, 0, tail]) })
+    Aligned(unsafe { transmute_copy(&[address.0, address.1, tail]) })
 }
 
 /// Two halves of a word, in the order that they have in memory.
@@ -172,13 +240,6 @@ pub fn key_of<K: FromBytes>(address: u32, first: u32, second: u16, third: u16) -
 pub fn halves(first: u16, second: u16) -> u32 {
     let (first, second) = (u32::from(first), u32::from(second));
     if cfg!(target_endian = "little") { first | second << 16 } else { first << 16 | second }
-}
-
-/// The IPv4 address that 16 bytes of the tables hold, as it lies in packets.
-#[inline(always)]
-pub fn narrowed(field: &[u8; 16]) -> u32 {
-    // SAFETY: 4 readable bytes, of any alignment.
-    unsafe { (&raw const *field).cast::<u32>().read_unaligned() }
 }
 
 /// A link address, in halfwords as it lies in memory.

@@ -4,17 +4,21 @@ use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS},
     programs::XdpContext,
 };
-use steerage_common::abi::{FAMILY_IPV4, Nat, Reason, Traffic, Vip, VipKey};
+use steerage_common::{
+    abi::{self, Backend, MODE_NAT, MODE_TUNNEL, Nat, Reason, Traffic, Vip, VipKey},
+    steer::{Kind, NOBODY},
+};
 
 use crate::{
-    balance::{Snapshot, is_ipv4},
-    flow,
-    maps::{BACKEND_COUNTERS, REASON_COUNTERS, VIP_COUNTERS, VIPS},
+    balance::Snapshot,
+    flow::{self, Placed},
+    maps::{BACKEND_COUNTERS, REASON_COUNTERS, VIP_COUNTERS, VIP_FILTER, VIPS},
     nat,
-    packet::{Aligned, Frame, Mac, halves, key_of, narrowed},
-    parse::Packet,
+    packet::{Address, Aligned, Frame, Mac, halves, key_of},
+    parse::{Packet, Transport},
     rewrite::{self, Endpoints},
-    route::{self, Hop},
+    route::{self, Hop, Way},
+    tunnel,
 };
 
 /// The verdict on the packet in `context`: sent on, dropped with a reason, or passed untouched.
@@ -33,13 +37,30 @@ pub fn of(context: &XdpContext) -> u32 {
     forward(context, packet, vip, &now).unwrap_or_else(dropped)
 }
 
+/// The vip that the packet is for: one of its port, or one of all ports.
 #[inline(always)]
 fn vip_of(packet: &Packet<'_>) -> Option<&'static Vip> {
-    let kind = u16::from_ne_bytes([packet.ip.protocol, FAMILY_IPV4]);
-    let tail = halves(packet.ports.destination_be, kind);
-    let key: Aligned<VipKey> = key_of(packet.ip.destination, tail, 0, 0);
+    if !may_be_vip(packet.destination) {
+        return None;
+    }
+    let kind = u16::from_ne_bytes([packet.protocol, packet.family]);
+    vip_at(packet.destination, packet.ports.destination_be, kind)
+        .or_else(|| vip_at(packet.destination, 0, kind))
+}
+
+#[inline(always)]
+fn vip_at(address: Address, port_be: u16, kind: u16) -> Option<&'static Vip> {
+    let key: Aligned<VipKey> = key_of(address, halves(port_be, kind), 0, 0);
     // SAFETY: the supervisor replaces values whole; a removed one stays readable for this run.
     unsafe { VIPS.get(&key.0) }
+}
+
+/// Whether the address can be a vip's: nearly all that are none are told by one bit.
+#[inline(always)]
+fn may_be_vip(address: Address) -> bool {
+    let bit = abi::filter_bit(address.0, address.1);
+    let Some(word) = VIP_FILTER.get(bit / 64) else { return false };
+    *word >> (bit % 64) & 1 != 0
 }
 
 /// Sends a client's packet to its backend.
@@ -50,25 +71,75 @@ fn forward(
     vip: &Vip,
     now: &Snapshot<'static>,
 ) -> Result<u32, Reason> {
-    let transport = packet.transport().map_err(|_| Reason::Malformed)?;
-    if packet.ip.ttl <= 1 {
+    let mut transport = packet.transport().map_err(|_| Reason::Malformed)?;
+    if packet.ttl <= 1 {
         return Err(Reason::TtlExpired);
     }
-    let placed = flow::place(context, &packet, vip, transport.is_opening(), now)?;
-    nat::live_by_client(&packet, &placed, &transport);
-    let to = Endpoints {
-        source: narrowed(&placed.backend.source),
-        destination: narrowed(&placed.backend.address),
-        source_port_be: placed.source_port_be,
-        destination_port_be: placed.backend.port_be,
-    };
-    let hop = route::next_hop(context, &packet, &to)?;
-    rewrite::apply(&mut packet, transport, &to, &hop);
+    let placed = flow::place(context, &packet, &transport, vip, now);
+    if placed.slot == NOBODY {
+        return Err(Reason::NoBackend);
+    }
+    let backend = now.backend(placed.slot);
     let bytes = packet.bytes() as u64;
+    let flows = u64::from(vip.mode != MODE_NAT && matches!(transport.kind(), Kind::Opening));
+    let action = match vip.mode {
+        MODE_NAT => translate(context, packet, transport, vip, &placed, now)?,
+        MODE_TUNNEL => {
+            let (packet, transport) = (&mut packet, &mut transport);
+            tunnel::send(context, packet, transport, vip, &placed, backend, now.control)?
+        }
+        _ => pass_on(context, packet, backend)?,
+    };
     count(vip.index, placed.slot, |traffic| {
         traffic.in_packets += 1;
         traffic.in_bytes += bytes;
+        traffic.flows += flows;
     });
+    Ok(action)
+}
+
+/// Mode `nat`: the packet goes on with other addresses and ports.
+#[inline(always)]
+fn translate(
+    context: &XdpContext,
+    mut packet: Packet<'_>,
+    transport: Transport<'_>,
+    vip: &Vip,
+    placed: &Placed,
+    now: &Snapshot<'static>,
+) -> Result<u32, Reason> {
+    let backend = now.backend(placed.slot);
+    let port_be = nat::backend_port(vip, backend, packet.ports.destination_be);
+    let source_port_be = nat::port_of(context, &packet, &transport, vip, placed, port_be, now);
+    if source_port_be == 0 {
+        return Err(Reason::NoPort);
+    }
+    let to = Endpoints {
+        source: Address::of(&backend.source),
+        destination: Address::of(&backend.address),
+        source_port_be,
+        destination_port_be: port_be,
+    };
+    let hop = route::next_hop(context, &to.way(packet.family), packet.ip_bytes)?;
+    rewrite::apply(&mut packet, transport, &to, &hop);
+    Ok(route::send(context, &hop))
+}
+
+/// Mode `l2`: the packet goes on as it is to the backend's link address.
+#[inline(always)]
+fn pass_on(context: &XdpContext, packet: Packet<'_>, backend: &Backend) -> Result<u32, Reason> {
+    let way = Way {
+        source: Address::of(&backend.source),
+        destination: Address::of(&backend.address),
+        family: backend.family,
+    };
+    let hop = route::next_hop(context, &way, packet.ip_bytes)?;
+    if !hop.is_destination {
+        return Err(Reason::NotOnLink);
+    }
+    rewrite::age(&packet);
+    packet.ethernet.source = hop.own_mac;
+    packet.ethernet.destination = hop.peer_mac;
     Ok(route::send(context, &hop))
 }
 
@@ -77,31 +148,34 @@ fn forward(
 #[inline(always)]
 fn is_reply(packet: &Packet<'_>, entry: &Nat, now: &Snapshot<'static>) -> bool {
     let backend = now.backend(entry.slot);
-    is_ipv4(backend)
-        && narrowed(&backend.address) == packet.ip.source
-        && narrowed(&backend.source) == packet.ip.destination
-        && backend.port_be == packet.ports.source_be
+    backend.family == packet.family
+        && Address::of(&backend.address) == packet.source
+        && Address::of(&backend.source) == packet.destination
+        // A vip of all ports leaves the port as it is.
+        && (backend.port_be == packet.ports.source_be
+            || entry.vip_port_be == packet.ports.source_be)
 }
 
 /// Sends a backend's packet to the client.
 #[inline(always)]
 fn reply(context: &XdpContext, mut packet: Packet<'_>, entry: &mut Nat) -> Result<u32, Reason> {
     let transport = packet.transport().map_err(|_| Reason::Malformed)?;
-    if packet.ip.ttl <= 1 {
+    if packet.ttl <= 1 {
         return Err(Reason::TtlExpired);
     }
     nat::live_by_reply(entry, &transport);
     let to = Endpoints {
-        source: narrowed(&entry.vip_address),
-        destination: narrowed(&entry.client),
+        source: Address::of(&entry.vip_address),
+        destination: Address::of(&entry.client),
         source_port_be: entry.vip_port_be,
         destination_port_be: entry.client_port_be,
     };
-    let hop = match route::next_hop(context, &packet, &to) {
+    let hop = match route::next_hop(context, &to.way(packet.family), packet.ip_bytes) {
         // Back the way the client's packets came.
         Err(Reason::NoNeighbor) => {
             let (own_mac, peer_mac) = (Mac::of(&entry.own_mac), Mac::of(&entry.peer_mac));
-            Hop { ifindex: entry.ifindex, own_mac, peer_mac }
+            let (bytes_max, is_destination) = (0, false);
+            Hop { ifindex: entry.ifindex, own_mac, peer_mac, bytes_max, is_destination }
         }
         other => other?,
     };

@@ -49,7 +49,7 @@ impl Drop for Instance {
 }
 
 const KEY: VipKey = VipKey { address: [9; 16], port_be: 80, protocol: 6, family: 4 };
-const VIP: Vip = Vip { generation: 7, index: 3, service: 2, mode: 1, reserved: [0; 7] };
+const VIP: Vip = Vip { generation: 7, index: 3, service: 2, mode: 1, flags: 0, reserved: [0; 6] };
 
 #[test]
 fn vips_survive_the_daemon() -> Result<()> {
@@ -167,4 +167,18 @@ fn a_missing_interface_and_a_link_that_does_not_forward_are_named() -> Result<()
         assert!(error.to_string().contains("sysctl -w net.ipv4.conf.clients.forwarding=1"));
         Ok(())
     })
+}
+
+/// A quarter of what the kernel allows: it shows early when a change makes it look at much more.
+#[test]
+fn the_kernel_need_not_look_at_too_much_of_the_program() -> Result<()> {
+    let plane = steerage_tests::xdp::Plane::new(&[1])?;
+    let info = plane.kernel.program()?.info()?;
+    let looked_at = info.verified_instruction_count().context("Linux 5.16 tells")?;
+    println!(
+        "{looked_at} instructions looked at, {} bytes as loaded",
+        info.size_translated().unwrap_or(0)
+    );
+    assert!(looked_at < 250_000, "{looked_at}");
+    Ok(())
 }

@@ -23,7 +23,7 @@ fn both_ways(make: impl Fn(u16) -> Packet) -> Result<()> {
     let slot = slot_of(&got);
     assert_eq!(forward.action, Action::Redirect);
     assert_eq!(forward.frame[..6], backend_mac(slot), "to the backend's own link address");
-    assert_eq!(*got.source.ip(), SOURCE);
+    assert_eq!(got.source.ip(), SOURCE);
     assert!((NAT_PORT_FIRST..NAT_PORT_FIRST + NAT_PORT_COUNT).contains(&got.source.port()));
     assert_eq!(got.ttl, packet.ttl - 1);
     assert_eq!((&got.payload, got.flags), (&packet.payload, packet.flags));
@@ -91,7 +91,7 @@ fn what_is_not_for_a_vip_passes_untouched() -> Result<()> {
     let to_vip = segment(1, SYN);
     let other_port = Packet { destination: client_socket(81), ..to_vip.clone() };
     let in_nat_range = Packet {
-        destination: std::net::SocketAddrV4::new(SOURCE, NAT_PORT_FIRST + 7),
+        destination: std::net::SocketAddr::new(SOURCE.into(), NAT_PORT_FIRST + 7),
         ..to_vip.clone()
     };
     let with_kind = |kind: [u8; 2]| {
@@ -111,7 +111,7 @@ fn what_is_not_for_a_vip_passes_untouched() -> Result<()> {
         ("a port of nat that no flow has", in_nat_range.frame()),
         ("ARP", with_kind([8, 6])),
         ("VLAN", with_kind([0x81, 0])),
-        ("IPv6", with_kind([0x86, 0xdd])),
+        ("what says IPv6 and is not", with_kind([0x86, 0xdd])),
         ("ICMP", with_protocol(1)),
         ("SCTP", with_protocol(132)),
         ("a first fragment", first_fragment.frame()),
@@ -407,7 +407,7 @@ fn other_traffic_of_a_backend_to_a_port_of_nat_is_not_taken_for_an_answer() -> R
     let plane = Plane::new(&[1])?;
     let got = plane.from_client(&segment(1, SYN)).sent();
     let elsewhere = Packet {
-        destination: std::net::SocketAddrV4::new(backend(40), got.source.port()),
+        destination: std::net::SocketAddr::new(backend(40).into(), got.source.port()),
         ..answer(&got)
     };
     let verdict = plane.from_backend(&elsewhere);

@@ -88,7 +88,7 @@ fn a_packet_that_is_too_large_for_the_way_is_dropped_with_a_reason() -> Result<(
 #[test]
 fn a_client_on_the_backends_link_is_served_too() -> Result<()> {
     let plane = Plane::new(&[1])?;
-    let client = std::net::SocketAddrV4::new(backend(9), 4000);
+    let client = std::net::SocketAddr::new(backend(9).into(), 4000);
     let far = "neigh replace 10.2.16.9 lladdr 02:00:00:02:00:09 dev backends nud permanent";
     plane.host.ip(&far.split(' ').collect::<Vec<_>>())?;
     let packet = Packet::tcp(client, vip_socket(), SYN);

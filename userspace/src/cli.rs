@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub enum Command {
         #[command(subcommand)]
         what: Backend,
     },
+    /// On a backend: take packets out of a balancer's tunnels, in the foreground.
+    Decap(Decap),
     /// Remove the programs and tables that L4 forwarding goes on with after the daemon has stopped.
     Detach {
         /// Which configuration.
@@ -70,6 +73,17 @@ pub enum Command {
     /// What the supervisor starts workers with.
     #[command(hide = true)]
     Worker(Worker),
+}
+
+/// What to take out of tunnels.
+#[derive(Debug, Args)]
+pub struct Decap {
+    /// A link that tunnels' packets come in on; may be repeated.
+    #[arg(long, required = true, value_name = "LINK")]
+    pub interface: Vec<String>,
+    /// A service address that this host serves (on its loopback link, say); may be repeated.
+    #[arg(long, required = true, value_name = "ADDRESS")]
+    pub vip: Vec<IpAddr>,
 }
 
 /// A request to be explained.

@@ -2,6 +2,7 @@
 
 mod backend;
 mod configuration;
+mod decap;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -67,6 +68,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Reload { json, daemon } => configuration::reload(json, &daemon),
         Command::Config { what } => configuration::run(what),
         Command::Backend { what } => backend::run(what),
+        Command::Decap(options) => decap::run(&options),
         Command::Detach { config } => {
             let instance = supervisor::instance_dir(&config::load(&config.path)?);
             kernel::detach(&instance)?;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use serde_json::{Value, json};
-use steerage_tests::xdp::measure::Bench;
+use steerage_tests::xdp::measure;
 
 /// What the XDP program costs per packet.
 #[derive(Debug, Parser)]
@@ -22,10 +22,9 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let mut bench = Bench::new()?;
     let mut rows: Vec<Value> = Vec::new();
     println!("{:<16} {:>8} {:>8}", "case", "ns_net", "ns_floor");
-    bench.run(&arguments.cases, |cost| {
+    measure::run(&arguments.cases, |cost| {
         println!("{:<16} {:>8} {:>8}", cost.case, cost.ns_net, cost.ns_floor);
         let (case, ns_net, ns_floor) = (cost.case, cost.ns_net, cost.ns_floor);
         rows.push(json!({ "case": case, "ns_net": ns_net, "ns_floor": ns_floor }));

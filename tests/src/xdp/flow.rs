@@ -1,7 +1,7 @@
 //! What tests say again and again: a client's packet, its answer, where it went.
 
 use super::packet::{ACK, Packet, SYN};
-use super::{BACKEND_PORT, Plane, backend, client_socket, vip_socket};
+use super::{BACKEND_PORT, Family, Plane, client_socket, vip_socket};
 
 /// The packet of a client at `port`.
 #[must_use]
@@ -20,7 +20,8 @@ pub fn answer(got: &Packet) -> Packet {
 #[track_caller]
 pub fn slot_of(sent: &Packet) -> u16 {
     assert_eq!(sent.destination.port(), BACKEND_PORT);
-    let slot = (0..512).find(|slot| backend(*slot) == *sent.destination.ip());
+    let is_at = |slot| Family::BOTH.iter().any(|of| of.backend(slot) == sent.destination.ip());
+    let slot = (0..512).find(|slot| is_at(*slot));
     slot.expect("a backend's address")
 }
 

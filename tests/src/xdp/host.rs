@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 
-use super::{SOURCE, backend};
+use super::{Family, SOURCE};
 
 /// The link that clients' packets come in on.
 pub const CLIENT_LINK: &str = "clients";
@@ -19,6 +19,7 @@ pub const BACKEND_LINK: &str = "backends";
 
 /// Neighbour of the default route, and the MAC address it has.
 const GATEWAY: &str = "10.1.0.254";
+const GATEWAY_V6: &str = "fd00:1::fe";
 /// MAC address of the gateway: the last byte of every neighbour's address tells who it is.
 pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 1, 0, 254];
 
@@ -46,6 +47,7 @@ impl Host {
         let name = format!("steerage-xdp-{}-{}", id(), COUNT.fetch_add(1, Ordering::Relaxed));
         run(&["netns", "add", &name], "")?;
         let mut host = Self { name, client_ifindex: 0, backend_ifindex: 0 };
+        let gateway = mac_text(GATEWAY_MAC);
         let mut batch = format!(
             "link add {CLIENT_LINK} type veth peer name {CLIENT_LINK}-far\n\
              link add {BACKEND_LINK} type veth peer name {BACKEND_LINK}-far\n\
@@ -53,18 +55,26 @@ impl Host {
              link set {BACKEND_LINK} up\nlink set {BACKEND_LINK}-far up\n\
              addr add 10.1.0.1/16 dev {CLIENT_LINK}\n\
              addr add {SOURCE}/16 dev {BACKEND_LINK}\n\
-             neigh replace {GATEWAY} lladdr {} dev {CLIENT_LINK} nud permanent\n\
-             route add default via {GATEWAY}\n",
-            mac_text(GATEWAY_MAC)
+             addr add fd00:1::1/64 dev {CLIENT_LINK} nodad\n\
+             addr add {}/64 dev {BACKEND_LINK} nodad\n\
+             neigh replace {GATEWAY} lladdr {gateway} dev {CLIENT_LINK} nud permanent\n\
+             route add default via {GATEWAY}\n\
+             neigh replace {GATEWAY_V6} lladdr {gateway} dev {CLIENT_LINK} nud permanent\n\
+             route add default via {GATEWAY_V6}\n",
+            Family::V6.source(),
         );
         for slot in 0..backends {
-            let (address, mac) = (backend(slot), mac_text(backend_mac(slot)));
-            batch +=
-                &format!("neigh replace {address} lladdr {mac} dev {BACKEND_LINK} nud permanent\n");
+            let mac = mac_text(backend_mac(slot));
+            for family in Family::BOTH {
+                let (address, dev) = (family.backend(slot), BACKEND_LINK);
+                batch += &format!("neigh replace {address} lladdr {mac} dev {dev} nud permanent\n");
+            }
         }
         run(&["-n", &host.name, "-batch", "-"], &batch)?;
         let indices = host.enter(|| -> Result<_> {
             fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("ip_forward")?;
+            let v6 = "/proc/sys/net/ipv6/conf/all/forwarding";
+            fs::write(v6, "1").context("forwarding of IPv6")?;
             Ok((if_nametoindex(CLIENT_LINK)?, if_nametoindex(BACKEND_LINK)?))
         })?;
         (host.client_ifindex, host.backend_ifindex) = indices;

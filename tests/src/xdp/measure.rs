@@ -6,7 +6,7 @@
 //! costs. All rounds run on one CPU, as the flow tables have lists per CPU.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, MapData, ProgramArray};
@@ -14,10 +14,11 @@ use aya::programs::{ProgramFd, Xdp};
 use aya::{Ebpf, TestRun as _, TestRunOptions};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
+use steerage_common::abi::{MODE_NAT, MODE_TUNNEL, VIP_GUE, VIP_REMEMBERS};
 use zerocopy::{Immutable, IntoBytes};
 
 use super::packet::{ACK, Packet, SYN};
-use super::{Plane, vip_socket};
+use super::{Choices, Family, Plane, VIP_PORT, answer, vip_socket};
 
 /// Rounds whose median is taken.
 const ROUNDS: usize = 9;
@@ -38,7 +39,9 @@ const CLIENT_PORT: u16 = 40_000;
 struct Case {
     sent: u64,
     flows_mask: u64,
-    head: [u8; 56],
+    bytes: u32,
+    is_v6: u32,
+    head: [u8; 80],
 }
 
 /// What a case cost.
@@ -51,6 +54,50 @@ pub struct Cost {
     /// Nanoseconds per packet of the wrapper alone.
     pub ns_floor: i64,
 }
+
+/// How a case's packets are made, and how many flows they are of.
+type Make = fn(SocketAddr, SocketAddr) -> Packet;
+
+fn known(from: SocketAddr, to: SocketAddr) -> Packet {
+    Packet::tcp(from, to, ACK)
+}
+
+fn opening(from: SocketAddr, to: SocketAddr) -> Packet {
+    Packet::tcp(from, to, SYN)
+}
+
+/// To the client's own network: the host's own business.
+fn stranger(from: SocketAddr, _: SocketAddr) -> Packet {
+    known(from, SocketAddr::new(from.ip(), 80))
+}
+
+/// Cases of mode `tunnel`: name, family of vip and backends, flags of the vip, packets, flows.
+const TUNNEL: [(&str, Family, u8, Make, u64); 14] = [
+    ("tcp_1", Family::V4, 0, known, 1),
+    ("tcp_64k", Family::V4, 0, known, 1 << 16),
+    ("tcp_1m", Family::V4, 0, known, FLOWS_MAX),
+    ("syn_new", Family::V4, 0, opening, 1 << 24),
+    ("udp_1", Family::V4, 0, Packet::udp, 1),
+    ("v6_1", Family::V6, 0, known, 1),
+    ("v6_64k", Family::V6, 0, known, 1 << 16),
+    ("gue_1", Family::V4, VIP_GUE, known, 1),
+    ("gue_v6_1", Family::V6, VIP_GUE, known, 1),
+    ("non_vip", Family::V4, 0, stranger, 1),
+    ("always_1", Family::V4, VIP_REMEMBERS, known, 1),
+    ("always_64k", Family::V4, VIP_REMEMBERS, known, 1 << 16),
+    ("always_1m", Family::V4, VIP_REMEMBERS, known, FLOWS_MAX),
+    ("always_syn_new", Family::V4, VIP_REMEMBERS, opening, 1 << 24),
+];
+
+/// Cases of mode `nat`.
+const NAT: [(&str, Make, u64); 6] = [
+    ("nat_1", known, 1),
+    ("nat_udp_1", Packet::udp, 1),
+    ("nat_64k", known, 1 << 16),
+    ("nat_1m", known, FLOWS_MAX),
+    ("nat_syn_new", opening, 1 << 24),
+    ("nat_reply", known, 1),
+];
 
 /// A plane with the wrapper beside it.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
@@ -66,10 +113,17 @@ impl Bench {
     ///
     /// # Errors
     /// If this process is not root, or the wrapper was not built.
-    pub fn new() -> Result<Self> {
+    pub fn new(family: Family, mode: u8, flags: u8) -> Result<Self> {
         // Each CPU has its share of the tables; all packets run on one.
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)? as u32;
-        let plane = Plane::with_flows(&[1; BACKENDS], (FLOWS_MAX as u32 + (1 << 16)) * cpus)?;
+        let plane = Plane::with(Choices {
+            weights: vec![1; BACKENDS],
+            max_flows: (FLOWS_MAX as u32 + (1 << 16)) * cpus,
+            vips: family,
+            backends: family,
+            mode,
+            flags,
+        })?;
         let path = env!("STEERAGE_EBPF_BENCH_OBJECT");
         let object = fs::read(path).with_context(|| {
             format!(
@@ -87,40 +141,6 @@ impl Bench {
         Ok(Self { plane, wrapper, case, under_test: ProgramArray::try_from(under_test)? })
     }
 
-    /// Measures the cases that `wanted` names, or all of them, telling `report` of each as it is done.
-    ///
-    /// # Errors
-    /// If the kernel refuses a run, or the program decides otherwise than the case says.
-    pub fn run(&mut self, wanted: &[String], mut report: impl FnMut(&Cost)) -> Result<()> {
-        let client = SocketAddrV4::new(CLIENTS, CLIENT_PORT);
-        let known = Packet::tcp(client, vip_socket(), ACK);
-        let opening = Packet::tcp(client, vip_socket(), SYN);
-        let datagram = Packet::udp(client, vip_socket());
-        let stranger = Packet { destination: SocketAddrV4::new(CLIENTS, 80), ..known.clone() };
-        let got = self.plane.from_client(&known).sent();
-        // The wrapper gives it the source that it has.
-        let answer = Packet { source: got.destination, destination: got.source, ..known.clone() };
-        let clients = self.plane.host.client_ifindex;
-        let backends = self.plane.host.backend_ifindex;
-        for (case, ifindex, packet, flows) in [
-            ("nat", clients, &known, 1),
-            ("tcp_known_1", clients, &known, 1),
-            ("udp_known_1", clients, &datagram, 1),
-            ("nat_reply", backends, &answer, 1),
-            ("non_vip", clients, &stranger, 1),
-            ("tcp_known_64k", clients, &known, 1 << 16),
-            ("tcp_known_1m", clients, &known, FLOWS_MAX),
-            ("tcp_syn_new", clients, &opening, 1 << 24),
-        ] {
-            if wanted.is_empty() || wanted.iter().any(|name| name == case) {
-                // The flow of one case may have left the table by the next.
-                let _ = self.plane.from_client(&known);
-                report(&self.measure(case, ifindex, packet, flows)?);
-            }
-        }
-        Ok(())
-    }
-
     fn measure(
         &mut self,
         case: &'static str,
@@ -129,10 +149,11 @@ impl Bench {
         flows: u64,
     ) -> Result<Cost> {
         let frame = packet.frame();
-        let mut head = [0; 56];
-        let bytes = frame.len().min(54);
-        head[..bytes].copy_from_slice(&frame[..bytes]);
-        self.set(Case { sent: 0, flows_mask: flows - 1, head })?;
+        let mut head = [0; 80];
+        let copied = frame.len().min(head.len());
+        head[..copied].copy_from_slice(&frame[..copied]);
+        let is_v6 = u32::from(packet.source.is_ipv6());
+        self.set(Case { sent: 0, flows_mask: flows - 1, bytes: frame.len() as u32, is_v6, head })?;
         let ours = self.plane.kernel.program()?.fd()?.try_clone()?;
         let wrapper: &Xdp = self.wrapper.program("bench_floor").context("the floor")?.try_into()?;
         let floor = wrapper.fd()?.try_clone()?;
@@ -182,6 +203,52 @@ impl Bench {
         ensure!(result.return_value >= 2, "the program returned {}", result.return_value);
         Ok(result.duration.as_nanos() as i64)
     }
+}
+
+/// Measures the cases that `wanted` names, or all of them, telling `report` of each as it is done.
+///
+/// # Errors
+/// If this process is not root, the kernel refuses a run, or the program decides otherwise than the
+/// case says.
+pub fn run(wanted: &[String], mut report: impl FnMut(&Cost)) -> Result<()> {
+    let is_wanted = |case: &str| wanted.is_empty() || wanted.iter().any(|name| name == case);
+    let tunnel = TUNNEL.iter().filter(|(case, ..)| is_wanted(case));
+    let mut bench: Option<((Family, u8), Bench)> = None;
+    for (case, family, flags, make, flows) in tunnel {
+        // Cases that follow each other share a plane if they can.
+        let kind = (*family, *flags);
+        if bench.as_ref().is_none_or(|(of, _)| *of != kind) {
+            drop(bench.take());
+            bench = Some((kind, Bench::new(*family, MODE_TUNNEL, *flags)?));
+        }
+        let Some((_, bench)) = &mut bench else { continue };
+        let packet = make(first_client(*family), SocketAddr::new(family.vip(), VIP_PORT));
+        report(&bench.measure(case, bench.plane.host.client_ifindex, &packet, *flows)?);
+    }
+    drop(bench);
+    if !NAT.iter().any(|(case, ..)| is_wanted(case)) {
+        return Ok(());
+    }
+    let mut bench = Bench::new(Family::V4, MODE_NAT, 0)?;
+    let (client, vip) = (first_client(Family::V4), vip_socket());
+    for (case, make, flows) in NAT.iter().filter(|(case, ..)| is_wanted(case)) {
+        let (ifindex, packet) = match *case {
+            "nat_reply" => (
+                bench.plane.host.backend_ifindex,
+                // The flow of one case may have left the table by the next.
+                answer(&bench.plane.from_client(&known(client, vip)).sent()),
+            ),
+            _ => (bench.plane.host.client_ifindex, make(client, vip)),
+        };
+        report(&bench.measure(case, ifindex, &packet, *flows)?);
+    }
+    Ok(())
+}
+
+fn first_client(family: Family) -> SocketAddr {
+    let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, 0, 0);
+    let address = if family == Family::V4 { CLIENTS.into() } else { v6.into() };
+    SocketAddr::new(address, CLIENT_PORT)
 }
 
 fn stay_on_one_cpu() -> Result<()> {

@@ -12,11 +12,56 @@ mod plane;
 
 pub use flow::{answer, home_of, segment, slot_of};
 pub use host::{BACKEND_LINK, CLIENT_LINK, GATEWAY_MAC, Host, backend_mac};
-pub use plane::{Action, Plane, Verdict, client_socket, vip_socket};
+pub use plane::{Action, Choices, Plane, Verdict, client_socket, vip_socket};
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The service address of the tests.
+/// The family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    fn choose(self, v4: Ipv4Addr, v6: Ipv6Addr) -> IpAddr {
+        match self {
+            Self::V4 => v4.into(),
+            Self::V6 => v6.into(),
+        }
+    }
+
+    /// The service address.
+    #[must_use]
+    pub fn vip(self) -> IpAddr {
+        self.choose(VIP, Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x10))
+    }
+
+    /// A client's address.
+    #[must_use]
+    pub fn client(self) -> IpAddr {
+        self.choose(CLIENT, Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 1, 2, 3, 7))
+    }
+
+    /// The host's address on the backends' link.
+    #[must_use]
+    pub fn source(self) -> IpAddr {
+        self.choose(SOURCE, Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1))
+    }
+
+    /// The address of the backend at `slot`.
+    #[must_use]
+    pub fn backend(self, slot: u16) -> IpAddr {
+        self.choose(backend(slot), Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0x16, slot))
+    }
+}
+
+/// The service address of most tests.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// Its port.
 pub const VIP_PORT: u16 = 80;
@@ -31,7 +76,7 @@ pub const NAT_PORT_FIRST: u16 = 1024;
 /// Number of ports of `nat`.
 pub const NAT_PORT_COUNT: u16 = 30_000;
 
-/// The address of the backend at `slot`.
+/// The IPv4 address of the backend at `slot`.
 #[must_use]
 pub fn backend(slot: u16) -> Ipv4Addr {
     let [high, low] = slot.to_be_bytes();

@@ -1,6 +1,6 @@
 //! Frames, made and read field by field, with checksums computed in full.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
@@ -23,19 +23,21 @@ pub const PEER_MAC: [u8; 6] = [2, 0, 0, 9, 0, 2];
 
 const ETHERNET: usize = 14;
 
-/// An IPv4 packet with ports, to be made into a frame.
+/// An IP packet with ports, to be made into a frame; of the family of its addresses.
 #[derive(Clone, Debug)]
 pub struct Packet {
     /// Sender.
-    pub source: SocketAddrV4,
+    pub source: SocketAddr,
     /// Receiver.
-    pub destination: SocketAddrV4,
+    pub destination: SocketAddr,
     /// [`TCP`] or [`UDP`].
     pub protocol: u8,
     /// Flags, of TCP.
     pub flags: u8,
-    /// Time to live.
+    /// Time to live, or hop limit.
     pub ttl: u8,
+    /// Type of service, or traffic class.
+    pub class: u8,
     /// IP options, a multiple of four bytes.
     pub ip_options: Vec<u8>,
     /// TCP options, a multiple of four bytes.
@@ -51,13 +53,14 @@ pub struct Packet {
 impl Packet {
     /// A TCP segment with these flags.
     #[must_use]
-    pub fn tcp(source: SocketAddrV4, destination: SocketAddrV4, flags: u8) -> Self {
+    pub fn tcp(source: SocketAddr, destination: SocketAddr, flags: u8) -> Self {
         Self {
             source,
             destination,
             protocol: TCP,
             flags,
             ttl: 64,
+            class: 0x2e,
             ip_options: Vec::new(),
             tcp_options: Vec::new(),
             payload: b"the quick brown fox".to_vec(),
@@ -68,32 +71,51 @@ impl Packet {
 
     /// A UDP datagram.
     #[must_use]
-    pub fn udp(source: SocketAddrV4, destination: SocketAddrV4) -> Self {
+    pub fn udp(source: SocketAddr, destination: SocketAddr) -> Self {
         Self { protocol: UDP, flags: 0, ..Self::tcp(source, destination, 0) }
     }
 
     /// The frame.
+    ///
+    /// # Panics
+    /// If the addresses are of different families.
     #[must_use]
     pub fn frame(&self) -> Vec<u8> {
         let segment = self.segment();
+        let (kind, ip) = match (self.source.ip(), self.destination.ip()) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                ([8, 0], self.v4_header(source, destination, segment.len()))
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                ([0x86, 0xdd], self.v6_header(source, destination, segment.len()))
+            }
+            mixed => panic!("a packet of two families: {mixed:?}"),
+        };
+        [&OWN_MAC[..], &PEER_MAC, &kind, &ip, &segment].concat()
+    }
+
+    fn v4_header(&self, source: Ipv4Addr, destination: Ipv4Addr, payload: usize) -> Vec<u8> {
         let ip_bytes = 20 + self.ip_options.len();
-        let mut ip = vec![0x40 | (ip_bytes / 4) as u8, 0];
-        ip.extend(((ip_bytes + segment.len()) as u16).to_be_bytes());
+        let mut ip = vec![0x40 | (ip_bytes / 4) as u8, self.class];
+        ip.extend(((ip_bytes + payload) as u16).to_be_bytes());
         ip.extend([0x12, 0x34]);
         ip.extend(self.fragment.to_be_bytes());
         ip.extend([self.ttl, self.protocol, 0, 0]);
-        ip.extend(self.source.ip().octets());
-        ip.extend(self.destination.ip().octets());
+        ip.extend(source.octets());
+        ip.extend(destination.octets());
         ip.extend(&self.ip_options);
         let checksum = sum(&[&ip]);
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-        let mut frame = Vec::with_capacity(ETHERNET + ip.len() + segment.len());
-        frame.extend(OWN_MAC);
-        frame.extend(PEER_MAC);
-        frame.extend([8, 0]);
-        frame.extend(ip);
-        frame.extend(segment);
-        frame
+        ip
+    }
+
+    fn v6_header(&self, source: Ipv6Addr, destination: Ipv6Addr, payload: usize) -> Vec<u8> {
+        let mut ip = vec![0x60 | self.class >> 4, self.class << 4 | 0x0a, 0xbc, 0xde];
+        ip.extend((payload as u16).to_be_bytes());
+        ip.extend([self.protocol, self.ttl]);
+        ip.extend(source.octets());
+        ip.extend(destination.octets());
+        ip
     }
 
     fn segment(&self) -> Vec<u8> {
@@ -119,7 +141,7 @@ impl Packet {
         segment.extend(&self.payload);
         if self.protocol == TCP || self.udp_has_checksum {
             let pseudo =
-                pseudo_header(*self.source.ip(), *self.destination.ip(), self.protocol, &segment);
+                pseudo_header(self.source.ip(), self.destination.ip(), self.protocol, &segment);
             let checksum = sum(&[&pseudo, &segment]);
             let checksum = if self.protocol == UDP && checksum == 0 { 0xffff } else { checksum };
             segment[checksum_at..checksum_at + 2].copy_from_slice(&checksum.to_be_bytes());
@@ -134,14 +156,35 @@ impl Packet {
     #[must_use]
     #[track_caller]
     pub fn read(frame: &[u8]) -> Self {
-        assert_eq!(frame[12..14], [8, 0], "an IPv4 frame");
-        let ip_bytes = usize::from(frame[ETHERNET] & 15) * 4;
-        let total = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
-        let (ip, segment) = frame[ETHERNET..ETHERNET + total].split_at(ip_bytes);
-        assert_eq!(sum(&[ip]), 0, "the IP checksum");
-        let address = |at: usize| Ipv4Addr::new(ip[at], ip[at + 1], ip[at + 2], ip[at + 3]);
+        Self::read_ip([frame[12], frame[13]], &frame[ETHERNET..])
+    }
+
+    /// Reads what follows an Ethernet header of this kind, as [`Packet::read`] does.
+    ///
+    /// # Panics
+    /// As [`Packet::read`].
+    #[must_use]
+    #[track_caller]
+    pub fn read_ip(kind: [u8; 2], bytes: &[u8]) -> Self {
+        let half = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let is_v4 = kind == [8, 0];
+        assert!(is_v4 || kind == [0x86, 0xdd], "an IP frame, not {kind:x?}");
+        let (ip_bytes, total) = match is_v4 {
+            true => (usize::from(bytes[0] & 15) * 4, usize::from(half(2))),
+            false => (40, 40 + usize::from(half(4))),
+        };
+        let (ip, segment) = bytes[..total].split_at(ip_bytes);
+        assert_eq!(ip[0] >> 4, if is_v4 { 4 } else { 6 }, "the IP version");
+        let v4 = |at: usize| IpAddr::from(*ip[at..].first_chunk::<4>().expect("an address"));
+        let v6 = |at: usize| IpAddr::from(*ip[at..].first_chunk::<16>().expect("an address"));
+        let (source, destination, protocol, ttl) = match is_v4 {
+            true => (v4(12), v4(16), ip[9], ip[8]),
+            false => (v6(8), v6(24), ip[6], ip[7]),
+        };
+        if is_v4 {
+            assert_eq!(sum(&[ip]), 0, "the IP checksum");
+        }
         let port = |at: usize| u16::from_be_bytes([segment[at], segment[at + 1]]);
-        let (source, destination, protocol) = (address(12), address(16), ip[9]);
         let udp_has_checksum = protocol != UDP || segment[6..8] != [0, 0];
         if udp_has_checksum {
             let pseudo = pseudo_header(source, destination, protocol, segment);
@@ -149,24 +192,29 @@ impl Packet {
         }
         let header = if protocol == TCP { usize::from(segment[12] >> 4) * 4 } else { 8 };
         Self {
-            source: SocketAddrV4::new(source, port(0)),
-            destination: SocketAddrV4::new(destination, port(2)),
+            class: if is_v4 { ip[1] } else { ip[0] << 4 | ip[1] >> 4 },
+            source: SocketAddr::new(source, port(0)),
+            destination: SocketAddr::new(destination, port(2)),
             protocol,
             flags: if protocol == TCP { segment[13] } else { 0 },
-            ttl: ip[8],
-            ip_options: ip[20..].to_vec(),
+            ttl,
+            ip_options: if is_v4 { ip[20..].to_vec() } else { Vec::new() },
             tcp_options: if protocol == TCP { segment[20..header].to_vec() } else { Vec::new() },
             payload: segment[header..].to_vec(),
             udp_has_checksum,
-            fragment: u16::from_be_bytes([ip[6], ip[7]]),
+            fragment: if is_v4 { half(6) } else { 0x4000 },
         }
     }
 }
 
-fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, segment: &[u8]) -> Vec<u8> {
-    let mut pseudo = Vec::with_capacity(12);
-    pseudo.extend(source.octets());
-    pseudo.extend(destination.octets());
+fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, segment: &[u8]) -> Vec<u8> {
+    let mut pseudo = Vec::with_capacity(40);
+    for address in [source, destination] {
+        match address {
+            IpAddr::V4(v4) => pseudo.extend(v4.octets()),
+            IpAddr::V6(v6) => pseudo.extend(v6.octets()),
+        }
+    }
     pseudo.extend([0, protocol]);
     pseudo.extend((segment.len() as u16).to_be_bytes());
     pseudo

@@ -1,27 +1,26 @@
 //! A loaded program with a vip and backends, ready to be handed packets.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{TestRun as _, TestRunOptions};
 use steerage::clock;
-use steerage::config::model::LogLevel;
-use steerage::kernel::{self, Kernel, Options};
+use steerage::config::model::{LogLevel, table_address};
+use steerage::kernel::flows::Remembered;
+use steerage::kernel::{self, Filling, Kernel, Options, Settler};
+use steerage::region::rings::Title;
 use steerage::region::{Group, Region, Tenant};
-use steerage_common::abi::{
-    self, Backend, FAMILY_IPV4, MODE_NAT, Reason, Vip, VipKey, active_half,
-};
+use steerage_common::abi::{self, Backend, MODE_NAT, Reason, VIP_ALL_PORTS, Vip, VipKey};
 use steerage_common::health::{Cause, Event, Policy};
+use steerage_common::life::IdleLimits;
 use steerage_common::limits::{RING_ENTRIES, SLOTS};
 use steerage_common::maglev::{self, Cursor, Member};
 use steerage_common::slot::Slot;
 
 use super::packet::{Packet, TCP, UDP};
-use super::{
-    BACKEND_PORT, CLIENT, Host, NAT_PORT_COUNT, NAT_PORT_FIRST, SOURCE, VIP, VIP_PORT, backend,
-};
+use super::{BACKEND_PORT, CLIENT, Family, Host, NAT_PORT_COUNT, NAT_PORT_FIRST, VIP, VIP_PORT};
 
 /// The one service of a plane.
 const SERVICE: u16 = 3;
@@ -66,6 +65,36 @@ impl Verdict {
     }
 }
 
+/// What a plane is like.
+#[derive(Clone, Debug)]
+pub struct Choices {
+    /// Weights of the backends, all up, at slots 0 and up.
+    pub weights: Vec<u16>,
+    /// How many flows it remembers.
+    pub max_flows: u32,
+    /// Family of the vips.
+    pub vips: Family,
+    /// Family of the backends.
+    pub backends: Family,
+    /// `Vip::mode`.
+    pub mode: u8,
+    /// `Vip::flags`.
+    pub flags: u8,
+}
+
+impl Default for Choices {
+    fn default() -> Self {
+        Self {
+            weights: vec![1],
+            max_flows: 1 << 12,
+            vips: Family::V4,
+            backends: Family::V4,
+            mode: MODE_NAT,
+            flags: 0,
+        }
+    }
+}
+
 /// A host whose XDP program serves one TCP and one UDP vip with the same backends.
 #[derive(Debug)]
 pub struct Plane {
@@ -75,11 +104,15 @@ pub struct Plane {
     pub region: Region,
     /// The host that it runs on.
     pub host: Host,
+    /// What it was made by.
+    pub choices: Choices,
     group: Group,
     weights: Vec<u16>,
     /// Who sits at a slot: the number that its address comes from.
     tenants: Vec<u16>,
-    _pins: Pins,
+    /// Slots that changed their tenants since the last publication.
+    freed: Vec<Slot>,
+    pins: Pins,
 }
 
 /// The pins of an instance, removed when dropped.
@@ -92,14 +125,15 @@ impl Plane {
     /// # Errors
     /// If the host can't be made or the program not be loaded.
     pub fn new(weights: &[u16]) -> Result<Self> {
-        Self::with_flows(weights, 1 << 12)
+        Self::with(Choices { weights: weights.to_vec(), ..Choices::default() })
     }
 
-    /// A plane that remembers this many flows.
+    /// A plane as one chooses.
     ///
     /// # Errors
     /// As [`Plane::new`].
-    pub fn with_flows(weights: &[u16], max_flows: u32) -> Result<Self> {
+    pub fn with(choices: Choices) -> Result<Self> {
+        let weights = &choices.weights;
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let host = Host::new(weights.len() as u16)?;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -108,7 +142,7 @@ impl Plane {
         let options = Options {
             instance_dir: pins.0.clone(),
             cells: SLOTS as u32,
-            max_flows,
+            max_flows: choices.max_flows,
             log_level: LogLevel::Info,
         };
         let kernel = Kernel::load(&options).context("loading the kernel programs")?;
@@ -116,8 +150,10 @@ impl Plane {
         let tenants: Vec<u16> = (0..weights.len() as u16).collect();
         let seats: Vec<Tenant> = tenants.iter().map(|slot| Tenant::new(of(*slot), 0)).collect();
         let group = Group::without_rules("plane", &seats, SERVICE);
-        let weights = weights.to_vec();
-        let mut plane = Self { kernel, region, host, group, weights, tenants, _pins: pins };
+        let weights = weights.clone();
+        let freed = Vec::new();
+        let mut plane =
+            Self { kernel, region, host, choices, group, weights, tenants, freed, pins };
         let control = plane.region.control();
         control.schema_version.store(abi::SCHEMA_VERSION, Ordering::Relaxed);
         for (word, key) in control.hash_key.iter().zip(HASH_KEY) {
@@ -131,6 +167,7 @@ impl Plane {
         for protocol in [TCP, UDP] {
             plane.kernel.set_vip(&plane.vip_key(protocol), &plane.vip(protocol, 1))?;
         }
+        plane.kernel.set_vip_filter(&[plane.vip_key(TCP)])?;
         Ok(plane)
     }
 
@@ -139,14 +176,17 @@ impl Plane {
     /// # Errors
     /// If the kernel refuses.
     pub fn publish(&mut self) -> Result<()> {
-        let half = active_half(self.region.generation() + 1);
+        let generation = self.region.generation() + 1;
         let mut members = self.members();
         let slots: Vec<Slot> = members.iter().map(|member| member.slot).collect();
         let mut ring = vec![0; RING_ENTRIES];
         let mut cursors = vec![Cursor::default(); members.len()];
         let filled = maglev::populate(HASH_KEY, &mut members, &mut cursors, &mut ring);
+        let freed = std::mem::take(&mut self.freed);
         let ring = if filled { &ring[..] } else { &[] };
-        self.kernel.set_ring(SERVICE, half, ring, &slots)?;
+        let is_held = |slot| !freed.contains(&slot);
+        let filling = Filling { slots: Some(ring), members: &slots, is_held: &is_held };
+        self.kernel.set_ring(SERVICE, Title { identity: 1, generation }, filling)?;
         let entries: Vec<_> =
             (0..self.weights.len() as u16).map(|slot| (of(slot), self.entry(slot))).collect();
         self.region.write_backends(&entries);
@@ -163,6 +203,7 @@ impl Plane {
     /// on.
     pub fn move_to(&mut self, slot: u16, number: u16) {
         self.tenants[usize::from(slot)] = number;
+        self.freed.push(of(slot));
     }
 
     /// Sets the range that `nat` takes source ports from.
@@ -170,6 +211,16 @@ impl Plane {
         let control = self.region.control();
         control.nat_port_first.store(first, Ordering::Relaxed);
         control.nat_port_count.store(count, Ordering::Relaxed);
+    }
+
+    /// Lets outer sources of tunnels vary within 10.99.0.0/16 and fd00:99::/96.
+    pub fn set_tunnel_sources(&self) {
+        let control = self.region.control();
+        let prefix = u32::from_ne_bytes([10, 99, 0, 0]);
+        control.tunnel_source_v4.store(prefix, Ordering::Relaxed);
+        control.tunnel_hosts_v4.store(u32::from_ne_bytes([0, 0, 255, 255]), Ordering::Relaxed);
+        let first = u64::from_ne_bytes([0xfd, 0, 0, 0x99, 0, 0, 0, 0]);
+        control.tunnel_source_v6[0].store(first, Ordering::Relaxed);
     }
 
     /// Feeds an event to the state machine of the backend at `slot`.
@@ -210,6 +261,43 @@ impl Plane {
         for _ in 0..POLICY.rise {
             self.tell(slot, Event::ProbeOk);
         }
+    }
+
+    /// Lets entries of rings and marks of strays settle as if it were so many seconds later, or
+    /// earlier.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn settle(&self, settler: &mut Settler, seconds: i64) -> Result<()> {
+        let now = steerage::sys::monotonic().as_nanos() as i64 + seconds * 1_000_000_000;
+        settler.turn(|| &self.kernel, &self.region, now as u64)?;
+        Ok(())
+    }
+
+    /// What lets them settle, with the limits of S7.
+    ///
+    /// # Errors
+    /// If there is no flow table.
+    pub fn settler(&self) -> Result<Settler> {
+        Ok(Settler::new(Remembered::open(&self.pins.0)?, IdleLimits::DEFAULT))
+    }
+
+    /// Flows that the flow table holds.
+    ///
+    /// # Errors
+    /// If there is no flow table.
+    pub fn remembered(&self) -> Result<usize> {
+        Ok(Remembered::open(&self.pins.0)?.all())
+    }
+
+    /// Entries of the ring in force that are marked as changed.
+    ///
+    /// # Errors
+    /// If there is no ring.
+    pub fn changed_entries(&self) -> Result<usize> {
+        let ring = self.kernel.ring_in_force(SERVICE, self.region.generation())?;
+        let ring = ring.context("a ring in force")?;
+        Ok((0..RING_ENTRIES as u32).filter(|at| ring.entry(*at).is_changed()).count())
     }
 
     /// Runs the program on a frame that comes in on `ifindex`.
@@ -280,14 +368,19 @@ impl Plane {
     /// The key of the vip of `protocol`.
     #[must_use]
     pub fn vip_key(&self, protocol: u8) -> VipKey {
-        VipKey { address: wide(VIP), port_be: VIP_PORT.to_be(), protocol, family: FAMILY_IPV4 }
+        let (address, family) = table_address(self.choices.vips.vip());
+        let is_all = self.choices.flags & VIP_ALL_PORTS != 0;
+        let port_be = if is_all { 0 } else { VIP_PORT.to_be() };
+        VipKey { address, port_be, protocol, family }
     }
 
     /// The value of the vip of `protocol`, brought by `generation`.
     #[must_use]
-    pub fn vip(&self, protocol: u8, generation: u32) -> Vip {
+    pub fn vip(&self, protocol: u8, generation: u64) -> Vip {
         let index = vip_index(protocol);
-        Vip { generation, index, service: SERVICE, mode: MODE_NAT, reserved: [0; 7] }
+        let Choices { mode, flags, .. } = self.choices;
+        let generation = abi::vip_generation(generation, index);
+        Vip { generation, index, service: SERVICE, mode, flags, reserved: [0; 6] }
     }
 
     fn members(&self) -> Vec<Member> {
@@ -302,15 +395,18 @@ impl Plane {
     }
 
     fn entry(&self, slot: u16) -> Backend {
+        let family = self.choices.backends;
+        let (source, _) = table_address(family.source());
+        let (address, family) = table_address(family.backend(self.tenants[usize::from(slot)]));
         Backend {
-            address: wide(backend(self.tenants[usize::from(slot)])),
-            source: wide(SOURCE),
+            address,
+            source,
             identity: identity(slot),
             epoch: self.region.word(of(slot)).epoch(),
             port_be: BACKEND_PORT.to_be(),
             weight: self.weights[usize::from(slot)],
             service: SERVICE,
-            family: FAMILY_IPV4,
+            family,
             reserved: [0; 13],
         }
     }
@@ -326,14 +422,14 @@ impl Drop for Pins {
 
 /// The service address.
 #[must_use]
-pub fn vip_socket() -> SocketAddrV4 {
-    SocketAddrV4::new(VIP, VIP_PORT)
+pub fn vip_socket() -> SocketAddr {
+    SocketAddr::new(VIP.into(), VIP_PORT)
 }
 
 /// A client's address with this port.
 #[must_use]
-pub fn client_socket(port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(CLIENT, port)
+pub fn client_socket(port: u16) -> SocketAddr {
+    SocketAddr::new(CLIENT.into(), port)
 }
 
 fn vip_index(protocol: u8) -> u16 {
@@ -346,10 +442,4 @@ fn of(slot: u16) -> Slot {
 
 fn identity(slot: u16) -> u64 {
     steerage_common::hash::mix(u64::from(slot) + 1)
-}
-
-fn wide(address: Ipv4Addr) -> [u8; 16] {
-    let mut wide = [0; 16];
-    wide[..4].copy_from_slice(&address.octets());
-    wide
 }

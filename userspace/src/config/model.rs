@@ -15,6 +15,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use steerage_common::health::Policy;
+use steerage_common::life::{IdleLimits, units};
 use steerage_common::replay;
 
 use crate::net::Io;
@@ -66,6 +67,11 @@ pub struct Global {
     pub max_connections: usize,
     /// Flows that the L4 tables remember.
     pub max_flows: u32,
+    /// How long an L4 flow may be silent and still have a claim to its backend.
+    pub flow_idle: FlowIdle,
+    /// Where tunnels' outer sources come from, at most one prefix a family; the host's own address
+    /// where there is none.
+    pub tunnel_sources: Vec<IpNet>,
     /// Peers whose `X-Forwarded-*` headers are kept.
     pub trusted_proxies: Vec<IpNet>,
     /// How long open requests may take after a stop was asked for.
@@ -203,10 +209,79 @@ pub struct Vip {
     pub address: SocketAddr,
     /// TCP or UDP.
     pub protocol: Protocol,
+    /// How packets reach backends.
+    pub mode: Mode,
+    /// How they are wrapped in mode [`Mode::Tunnel`].
+    pub encapsulation: Encapsulation,
+    /// When packets ask the flow table.
+    pub flow_table: FlowTable,
     /// The link on which clients' packets come in.
     pub interface: String,
     /// Index in [`Model::services`].
     pub service: usize,
+}
+
+/// See [`Global::flow_idle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowIdle {
+    /// Of a TCP connection.
+    pub tcp: Duration,
+    /// Of a flow of datagrams.
+    pub udp: Duration,
+}
+
+impl FlowIdle {
+    /// As the kernel half counts.
+    #[must_use]
+    pub const fn limits(self) -> IdleLimits {
+        IdleLimits { segments: units(self.tcp.as_secs()), datagrams: units(self.udp.as_secs()) }
+    }
+}
+
+/// How packets of a vip reach backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Rewritten both ways.
+    Nat,
+    /// Wrapped; backends answer clients themselves.
+    Tunnel,
+    /// By link address; backends answer clients themselves.
+    L2,
+}
+
+impl Mode {
+    /// The mode's number in the kernel's table.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Nat => steerage_common::abi::MODE_NAT,
+            Self::Tunnel => steerage_common::abi::MODE_TUNNEL,
+            Self::L2 => steerage_common::abi::MODE_L2,
+        }
+    }
+}
+
+/// How a tunnel wraps packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encapsulation {
+    /// IP in IP, of either family in either.
+    #[default]
+    Ip,
+    /// GUE: over UDP port 6080.
+    Gue,
+}
+
+/// When the packets of a vip ask the flow table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlowTable {
+    /// Where the ring alone could be wrong.
+    #[default]
+    Auto,
+    /// Always, and every flow is remembered.
+    Always,
 }
 
 /// Protocol of a vip.

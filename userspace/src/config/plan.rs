@@ -47,7 +47,7 @@ impl fmt::Display for Change {
 }
 
 /// Keys of `[global]` that hold for the life of the process, by the names of the model.
-const FIXED: [&str; 10] = [
+const FIXED: [&str; 11] = [
     "instance",
     "workers",
     "user",
@@ -57,6 +57,7 @@ const FIXED: [&str; 10] = [
     "pid_file",
     "hash_seed",
     "max_flows",
+    "flow_idle",
     "io",
 ];
 

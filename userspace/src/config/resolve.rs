@@ -8,17 +8,19 @@ mod probe;
 mod route;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
+use ipnet::IpNet;
 use steerage_common::limits::{SERVICES, SLOTS, VIPS, WEIGHT_MAX, WORKERS};
 use toml::Spanned;
 
 use super::error::Problem;
 use super::model::{
-    self, Ejection, Global, HashKey, Http2, ListenerLimits, ListenerTimeouts, Log, Model, Pool,
-    Retry, Upstream, UpstreamProtocol,
+    self, Ejection, Global, HashKey, Http2, ListenerLimits, ListenerTimeouts, Log, Mode, Model,
+    Pool, Retry, Upstream, UpstreamProtocol,
 };
 use super::schema;
 
@@ -112,11 +114,41 @@ impl Resolver<'_> {
             log: Log { level: global.log.level, format: global.log.format },
             max_connections: global.max_connections.into_inner(),
             max_flows: global.max_flows.into_inner(),
+            flow_idle: self.flow_idle(&global.flow_idle),
+            tunnel_sources: self.tunnel_sources(global.tunnel_sources),
             trusted_proxies: global.trusted_proxies,
             drain: global.drain.0,
             io: global.io,
             watch: global.watch,
         }
+    }
+
+    fn flow_idle(&mut self, idle: &schema::FlowIdle) -> model::FlowIdle {
+        let mut within = |name, span: &Spanned<schema::Span>| {
+            let value = span.get_ref().0;
+            if !(Duration::from_secs(2)..=Duration::from_secs(24 * 3600)).contains(&value) {
+                self.problem(span.span(), format!("flow_idle.{name}: must be from 2s to 24h"));
+            }
+            value
+        };
+        model::FlowIdle { tcp: within("tcp", &idle.tcp), udp: within("udp", &idle.udp) }
+    }
+
+    fn tunnel_sources(&mut self, sources: Spanned<Vec<IpNet>>) -> Vec<IpNet> {
+        let span = sources.span();
+        let sources = sources.into_inner();
+        let too_many = [true, false]
+            .into_iter()
+            .any(|is_v4| sources.iter().filter(|net| net.addr().is_ipv4() == is_v4).count() > 1);
+        // Flows vary 32 bits of an IPv6 source.
+        let too_long = sources.iter().any(|net| net.addr().is_ipv6() && net.prefix_len() > 96);
+        if too_many || too_long {
+            self.problem(
+                span,
+                "tunnel_sources: one prefix of IPv4 and one of IPv6 (of 96 bits at most)",
+            );
+        }
+        sources
     }
 
     fn services(&mut self, services: Vec<schema::Service>) -> Vec<model::Service> {
@@ -442,12 +474,17 @@ impl Resolver<'_> {
                 .backends
                 .iter()
                 .find(|backend| backend.address.is_ipv4() != address.is_ipv4());
-            if let Some(foreign) = foreign {
+            if let Some(encapsulation) = &vip.encapsulation
+                && vip.mode != Mode::Tunnel
+            {
+                self.problem(encapsulation.span(), "encapsulation: for mode \"tunnel\" alone");
+            }
+            if let Some(foreign) = foreign.filter(|_| vip.mode == Mode::Nat) {
                 self.problem(
                     vip.address.span(),
                     format!(
                         "address: a nat vip and its backends are of one address family, but \
-                         {address} and the backend {} of service {:?} are not",
+                         {address} and the backend {} of service {:?} are not; mode \"tunnel\" can",
                         foreign.address,
                         vip.service.get_ref()
                     ),
@@ -457,6 +494,9 @@ impl Resolver<'_> {
                 name: vip.name.into_inner(),
                 address,
                 protocol: vip.protocol,
+                mode: vip.mode,
+                encapsulation: vip.encapsulation.map(Spanned::into_inner).unwrap_or_default(),
+                flow_table: vip.flow_table,
                 interface: vip.interface.into_inner(),
                 service,
             });
@@ -465,18 +505,12 @@ impl Resolver<'_> {
     }
 
     fn check_vip_address(&mut self, address: &Spanned<SocketAddr>) {
-        let bad = match address.get_ref().ip() {
-            _ if address.get_ref().port() == 0 => {
-                Some("port 0 (every port) is not served yet; give a port")
-            }
-            IpAddr::V6(_) => Some("an IPv6 vip is not served yet; give an IPv4 address"),
-            ip if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() => {
-                Some("must be a unicast address that clients reach over a link")
-            }
-            IpAddr::V4(_) => None,
-        };
-        if let Some(message) = bad {
-            self.problem(address.span(), format!("address: {message}"));
+        let ip = address.get_ref().ip();
+        if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
+            self.problem(
+                address.span(),
+                "address: must be a unicast address that clients reach over a link",
+            );
         }
     }
 

@@ -16,7 +16,9 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use toml::Spanned;
 
-use super::model::{Balance, LogFormat, LogLevel, Protocol, StaleReplay};
+use super::model::{
+    Balance, Encapsulation, FlowTable, LogFormat, LogLevel, Mode, Protocol, StaleReplay,
+};
 use crate::net::Io;
 
 pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
@@ -52,6 +54,8 @@ pub struct Global {
     pub log: Log,
     pub max_connections: Spanned<usize>,
     pub max_flows: Spanned<u32>,
+    pub flow_idle: FlowIdle,
+    pub tunnel_sources: Spanned<Vec<IpNet>>,
     pub trusted_proxies: Vec<IpNet>,
     pub drain: Span,
     pub error_pages: BTreeMap<Spanned<String>, Spanned<String>>,
@@ -75,6 +79,8 @@ impl Default for Global {
             log: Log::default(),
             max_connections: Spanned::new(unplaced.clone(), 100_000),
             max_flows: Spanned::new(unplaced, 262_144),
+            flow_idle: FlowIdle::default(),
+            tunnel_sources: Spanned::new(0..0, Vec::new()),
             trusted_proxies: Vec::new(),
             drain: Span::seconds(30),
             error_pages: BTreeMap::new(),
@@ -238,23 +244,35 @@ impl Default for ListenerLimits {
     }
 }
 
+/// How long an L4 flow may be silent and still have a claim to its backend.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FlowIdle {
+    pub tcp: Spanned<Span>,
+    pub udp: Spanned<Span>,
+}
+
+impl Default for FlowIdle {
+    fn default() -> Self {
+        Self {
+            tcp: Spanned::new(0..0, Span::seconds(3_600)),
+            udp: Spanned::new(0..0, Span::seconds(60)),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vip {
     pub name: Spanned<String>,
     pub address: Spanned<SocketAddr>,
     pub protocol: Protocol,
-    #[serde(rename = "mode")]
-    pub _mode: Mode,
+    pub mode: Mode,
+    pub encapsulation: Option<Spanned<Encapsulation>>,
+    #[serde(default)]
+    pub flow_table: FlowTable,
     pub interface: Spanned<String>,
     pub service: Spanned<String>,
-}
-
-/// How packets reach backends: one way so far.
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    Nat,
 }
 
 #[derive(Deserialize)]

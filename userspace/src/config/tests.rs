@@ -78,6 +78,32 @@ fn the_model_reaches_a_worker_unchanged() {
 
 /// One edit of the good file each, and the message that it must give.
 #[test]
+fn mistakes_about_tunnels_and_flows_are_named() {
+    for (good, bad, expected) in [
+        (
+            "\"nat\"",
+            "\"nat\"\nencapsulation = \"gue\"",
+            "26:17: encapsulation: for mode \"tunnel\" alone",
+        ),
+        ("192.0.2.10:80", "127.0.0.1:80", "23:11: address: must be a unicast address"),
+        (
+            "[global]",
+            "[global]\nflow_idle = { udp = \"1s\" }",
+            "flow_idle.udp: must be from 2s to 24h",
+        ),
+        (
+            "[global]",
+            "[global]\ntunnel_sources = [\"10.0.0.0/8\", \"10.1.0.0/16\"]",
+            "tunnel_sources: one prefix of IPv4",
+        ),
+    ] {
+        assert!(WHOLE.contains(good), "{good}");
+        let message = message(&WHOLE.replacen(good, bad, 1));
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
 fn every_mistake_names_its_line_and_the_remedy() {
     let cases = [
         ("workers = 2", "wrokers = 2", "3:1: unknown field `wrokers`"),
@@ -131,8 +157,16 @@ fn every_mistake_names_its_line_and_the_remedy() {
         ),
         ("*.Example.com", "*.", "14:8: host: \"*.\" is neither a host name nor a pattern"),
         ("\"tcp\"", "\"sctp\"", "24:12: protocol: unknown variant `sctp`, expected `tcp` or `udp`"),
-        ("\"nat\"", "\"tunnel\"", "25:8: mode: unknown variant `tunnel`, expected `nat`"),
-        ("192.0.2.10:80", "[2001:db8::1]:80", "23:11: address: an IPv6 vip is not served yet"),
+        (
+            "\"nat\"",
+            "\"gre\"",
+            "25:8: mode: unknown variant `gre`, expected one of `nat`, `tunnel`",
+        ),
+        (
+            "192.0.2.10:80",
+            "[2001:db8::1]:80",
+            "23:11: address: a nat vip and its backends are of one",
+        ),
         ("192.0.2.10:80", "192.0.2.10", "23:11: address: invalid socket address syntax"),
         (
             "10.0.0.2:8080",

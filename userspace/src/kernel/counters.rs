@@ -73,6 +73,7 @@ impl Sum for Line {
                 out_packets: sum.out_packets + line.out_packets,
                 out_bytes: sum.out_bytes + line.out_bytes,
                 flows: sum.flows + line.flows,
+                remembered: sum.remembered + line.remembered,
             })
         })
     }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use aya::maps::{Map, MapData, MapError};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use steerage_common::abi::SCHEMA_VERSION;
@@ -22,6 +23,16 @@ const KERNEL_NEEDED: (u8, u8, &str) = (5, 15, "5.15");
 /// Where the maps of an instance are pinned.
 pub fn map_directory(instance_dir: &Path) -> PathBuf {
     instance_dir.join(format!("v{SCHEMA_VERSION}"))
+}
+
+/// Opens a pinned map of an instance, apart from the programs.
+pub fn open<T: TryFrom<Map, Error = MapError>>(
+    instance_dir: &Path,
+    name: &'static str,
+    kind: impl FnOnce(MapData) -> Map,
+) -> Result<T, Error> {
+    let map = MapData::from_pin(map_directory(instance_dir).join(name));
+    T::try_from(kind(map.map_err(Error::map(name))?)).map_err(Error::map(name))
 }
 
 /// Opens or makes the maps of the instance, and loads the programs.

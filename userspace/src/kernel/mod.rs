@@ -8,6 +8,7 @@
 
 mod attach;
 mod counters;
+pub mod decap;
 mod error;
 mod events;
 pub mod flows;
@@ -17,6 +18,7 @@ mod log;
 pub mod neighbor;
 mod netlink;
 mod ring;
+mod settle;
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -30,6 +32,8 @@ pub use attach::{Mode, detach};
 pub use error::Error;
 pub use events::{Events, follow};
 pub use log::Logger;
+pub use ring::Filling;
+pub use settle::{Settler, settle};
 
 use crate::config::model::LogLevel;
 use crate::region::Fds;
@@ -60,7 +64,10 @@ pub struct Kernel {
     instance_dir: PathBuf,
     ebpf: Ebpf,
     vips: VipMap,
+    vip_filter: Array<MapData, u64>,
     rings: ArrayOfMaps<MapData, InnerRing>,
+    /// The same table, giving descriptors to be mapped.
+    ring_tables: ArrayOfMaps<MapData, MapData>,
     vip_counters: TrafficMap,
     backend_counters: TrafficMap,
     reason_counters: PerCpuArray<MapData, u64>,
@@ -84,7 +91,9 @@ impl Kernel {
         Ok(Self {
             instance_dir: options.instance_dir.clone(),
             vips: take(&mut ebpf, "VIPS")?,
+            vip_filter: take(&mut ebpf, "VIP_FILTER")?,
             rings: take(&mut ebpf, "RINGS")?,
+            ring_tables: loader::open(&options.instance_dir, "RINGS", Map::ArrayOfMaps)?,
             vip_counters: take(&mut ebpf, "VIP_COUNTERS")?,
             backend_counters: take(&mut ebpf, "BACKEND_COUNTERS")?,
             reason_counters: take(&mut ebpf, "REASON_COUNTERS")?,

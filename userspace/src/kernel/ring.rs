@@ -1,53 +1,126 @@
 //! Rings and vips: what the supervisor publishes to the L4 programs.
+//!
+//! A new ring builds on the one in force: each entry knows who served its position before
+//! ([`steerage_common::ring::Entry`]). Which ring that is says its title: a service that had none in the
+//! last generation begins with settled entries.
+
+use std::collections::{BTreeSet, HashMap};
 
 use aya::maps::{Array, MapError};
-use steerage_common::abi::{RING_LINES, RingLine, Vip, VipKey};
+use aya_obj::generated::BPF_F_MMAPABLE;
+use steerage_common::abi::{
+    MODE_NAT, RING_LINES, VIP_FILTER_WORDS, Vip, VipKey, active_half, filter_bit,
+};
 use steerage_common::limits::{RING_ENTRIES, SERVICES};
-use steerage_common::ring::{Entry, member_place, place};
+use steerage_common::ring::Entry;
 use steerage_common::slot::Slot;
 use zerocopy::FromBytes as _;
 
-use super::{Error, InnerRing, Kernel, LINE_BYTES};
+use super::{Error, InnerRing, Kernel};
+use crate::region::rings::{Ring, Title};
+
+/// What a ring is filled with.
+#[derive(Clone, Copy)]
+pub struct Filling<'a> {
+    /// The slot of each position, empty for a service that has nobody; `None` for what the ring in
+    /// force has.
+    pub slots: Option<&'a [u16]>,
+    /// Who may take flows whose positions are all dead.
+    pub members: &'a [Slot],
+    /// Whether a slot has the tenant that it had in the generation in force.
+    pub is_held: &'a dyn Fn(Slot) -> bool,
+}
 
 impl Kernel {
-    /// Fills one half of a service's pair of rings: `ring` has the slot of each position, or is
-    /// empty for a service that has nobody; `members` may take flows whose positions are all dead.
-    ///
-    /// The half must not be the one in force.
+    /// Fills the ring of a service for the generation in `title`, which is to come next; false if it
+    /// was to be that in force, and there is none.
     ///
     /// # Errors
     /// If `service_line` is out of range, or the kernel refuses (no memory).
     ///
     /// # Panics
-    /// If `ring` has another length than zero or [`RING_ENTRIES`].
+    /// If the slots are neither none nor [`RING_ENTRIES`].
     pub fn set_ring(
         &mut self,
         service_line: u16,
-        half: u32,
-        ring: &[u16],
-        members: &[Slot],
-    ) -> Result<(), Error> {
-        let lines = lines_of(ring, members);
-        let mut map = self.ring_map(service_line, half)?;
-        for (index, line) in lines.iter().enumerate() {
-            set_line(&mut map, index as u32, line)?;
+        title: Title,
+        filling: Filling<'_>,
+    ) -> Result<bool, Error> {
+        let Filling { slots, members, is_held } = filling;
+        let is_whole = |slots: &[u16]| slots.is_empty() || slots.len() == RING_ENTRIES;
+        assert!(slots.is_none_or(is_whole), "a ring is whole or empty");
+        let before = title.generation.wrapping_sub(1);
+        let former = self.ring_in_force(service_line, before)?;
+        let former = former.filter(|ring| ring.title().identity == title.identity);
+        if former.is_none() && slots.is_none() {
+            return Ok(false);
         }
-        Ok(())
+        let ring = self.ring(service_line, active_half(title.generation))?;
+        let entry = |position: u32| {
+            let before = former.as_ref().map_or(Entry::EMPTY, |ring| ring.entry(position));
+            let entry = match slots {
+                None => before,
+                Some(slots) => {
+                    let slot = slots.get(position as usize);
+                    before.passed_to(slot.and_then(|slot| Slot::new(*slot)))
+                }
+            };
+            let is_orphan = entry.former().is_some_and(|former| !is_held(former));
+            if is_orphan && entry.is_changed() { entry.without_former() } else { entry }
+        };
+        ring.write(title, entry, members);
+        Ok(true)
     }
 
-    /// The inner map of a ring; made when it is first needed.
-    fn ring_map(&mut self, service_line: u16, half: u32) -> Result<InnerRing, Error> {
-        if usize::from(service_line) >= SERVICES {
-            return Err(Error::OutOfRange { what: "service line", index: service_line.into() });
-        }
-        let index = u32::from(service_line) * 2 + (half & 1);
-        match self.rings.get(&index, 0) {
-            Ok(map) => Ok(map),
-            Err(MapError::KeyNotFound) => {
-                let map = Array::create(RING_LINES as u32, 0).map_err(Error::map("RINGS"))?;
-                self.rings.set(index, &map, 0).map_err(Error::map("RINGS"))?;
-                Ok(map)
+    /// The ring of a service in the generation in force, if it has one.
+    ///
+    /// # Errors
+    /// If `service_line` is out of range, or the kernel refuses.
+    pub fn ring_in_force(&self, service_line: u16, generation: u64) -> Result<Option<Ring>, Error> {
+        let half = active_half(generation);
+        let ring = self.existing_ring(index_of(service_line, half)?)?;
+        Ok(ring.filter(|ring| ring.title().generation == generation))
+    }
+
+    /// Adds the positions that each slot had before they changed, on rings of vips whose flows nobody
+    /// here sees the end of: the slot may have flows that nobody remembers. Gives those vips'
+    /// generations.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn count_former(
+        &self,
+        generation: u64,
+        counts: &mut HashMap<Slot, u64>,
+    ) -> Result<Vec<u32>, Error> {
+        let mut vips: Vec<Vip> = self.vips()?.into_iter().map(|(_, vip)| vip).collect();
+        vips.retain(|vip| vip.mode != MODE_NAT);
+        for line in vips.iter().map(|vip| vip.service).collect::<BTreeSet<u16>>() {
+            let Some(ring) = self.ring_in_force(line, generation)? else { continue };
+            let entries = (0..RING_ENTRIES as u32).map(|position| ring.entry(position));
+            for slot in entries.filter(|entry| entry.is_changed()).filter_map(Entry::former) {
+                *counts.entry(slot).or_default() += 1;
             }
+        }
+        Ok(vips.iter().map(|vip| vip.generation).collect())
+    }
+
+    /// The table of a ring, mapped; made when it is first needed.
+    fn ring(&mut self, service_line: u16, half: u32) -> Result<Ring, Error> {
+        let index = index_of(service_line, half)?;
+        if let Some(ring) = self.existing_ring(index)? {
+            return Ok(ring);
+        }
+        let map: InnerRing =
+            Array::create(RING_LINES as u32, BPF_F_MMAPABLE).map_err(Error::map("RINGS"))?;
+        self.rings.set(index, &map, 0).map_err(Error::map("RINGS"))?;
+        self.existing_ring(index)?.ok_or(Error::Missing("RINGS"))
+    }
+
+    fn existing_ring(&self, index: u32) -> Result<Option<Ring>, Error> {
+        match self.ring_tables.get(&index, 0) {
+            Ok(map) => Ring::map(map.fd()).map(Some).map_err(Error::io("mapping a ring")),
+            Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(Error::map("RINGS")(error)),
         }
     }
@@ -72,6 +145,23 @@ impl Kernel {
         }
     }
 
+    /// Lets packets to the addresses of these vips be looked at, and no others.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_vip_filter(&mut self, vips: &[VipKey]) -> Result<(), Error> {
+        let mut words = [0u64; VIP_FILTER_WORDS];
+        for vip in vips {
+            let [first, second] = zerocopy::transmute!(vip.address);
+            let bit = filter_bit(first, second);
+            words[bit as usize / 64] |= 1 << (bit % 64);
+        }
+        for (index, word) in (0..).zip(words) {
+            self.vip_filter.set(index, word, 0).map_err(Error::map("VIP_FILTER"))?;
+        }
+        Ok(())
+    }
+
     /// All vips.
     ///
     /// # Errors
@@ -89,8 +179,11 @@ impl Kernel {
     }
 }
 
-fn set_line(map: &mut InnerRing, index: u32, line: &RingLine) -> Result<(), Error> {
-    map.set(index, bytes_of::<_, LINE_BYTES>(line), 0).map_err(Error::map("RINGS"))
+fn index_of(service_line: u16, half: u32) -> Result<u32, Error> {
+    if usize::from(service_line) >= SERVICES {
+        return Err(Error::OutOfRange { what: "service line", index: service_line.into() });
+    }
+    Ok(u32::from(service_line) * 2 + (half & 1))
 }
 
 /// The bytes of a plain value, as aya's maps take them.
@@ -99,47 +192,4 @@ fn bytes_of<T: zerocopy::IntoBytes + zerocopy::Immutable, const N: usize>(value:
     let mut bytes = [0; N];
     bytes.copy_from_slice(value.as_bytes());
     bytes
-}
-
-/// A ring as its map holds it.
-fn lines_of(ring: &[u16], members: &[Slot]) -> Vec<RingLine> {
-    assert!(ring.is_empty() || ring.len() == RING_ENTRIES, "a ring is whole or empty");
-    let mut lines = vec![RingLine::default(); RING_LINES];
-    for index in 0..RING_ENTRIES as u32 {
-        let slot = ring.get(index as usize).and_then(|slot| Slot::new(*slot));
-        let (line, word) = place(index);
-        lines[line as usize].words[word] = slot.map_or(Entry::EMPTY, Entry::settled).to_raw();
-    }
-    for member in members {
-        let (line, word) = member_place(u32::from(member.raw()) / 32);
-        lines[line as usize].words[word] |= 1 << (member.raw() % 32);
-    }
-    lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_position_and_every_member_has_its_place() {
-        let slots: Vec<u16> = (0..RING_ENTRIES).map(|index| (index % 7) as u16).collect();
-        let members = [Slot::new(3).unwrap(), Slot::new(4095).unwrap()];
-        let lines = lines_of(&slots, &members);
-        for index in [0, 15, 16, RING_ENTRIES - 1] {
-            let (line, word) = place(index as u32);
-            let entry = Entry::from_raw(lines[line as usize].words[word]);
-            assert_eq!(entry.current(), Slot::new(slots[index]));
-        }
-        let set: u32 =
-            lines[RING_LINES - 8..].iter().flat_map(|line| line.words).map(u32::count_ones).sum();
-        assert_eq!(set, 2);
-    }
-
-    #[test]
-    fn a_ring_of_nobody_names_nobody() {
-        let lines = lines_of(&[], &[]);
-        let (line, word) = place(RING_ENTRIES as u32 - 1);
-        assert_eq!(Entry::from_raw(lines[line as usize].words[word]).current(), None);
-    }
 }

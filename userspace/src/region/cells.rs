@@ -21,7 +21,9 @@ pub struct Control {
     pub nat_port_first: AtomicU16,
     pub nat_port_count: AtomicU16,
     pub hash_key: [AtomicU64; 2],
-    reserved: [AtomicU64; 3],
+    pub tunnel_source_v4: AtomicU32,
+    pub tunnel_hosts_v4: AtomicU32,
+    pub tunnel_source_v6: [AtomicU64; 2],
 }
 
 /// [`abi::HealthWord`].
@@ -31,6 +33,8 @@ pub struct Control {
 pub struct HealthWord {
     pub accepts_new: AtomicU64,
     pub keeps_flows: AtomicU64,
+    pub strays: AtomicU64,
+    pub reviewed: AtomicU64,
 }
 
 /// [`abi::WorkerLine`].
@@ -146,8 +150,8 @@ macro_rules! same_layout {
 
 same_layout! {
     Control: generation, schema_version, supervisor_epoch, supervisor_pid, nat_port_first,
-        nat_port_count, hash_key, reserved;
-    HealthWord: accepts_new, keeps_flows;
+        nat_port_count, hash_key, tunnel_source_v4, tunnel_hosts_v4, tunnel_source_v6;
+    HealthWord: accepts_new, keeps_flows, strays, reviewed;
     WorkerLine: pid, supervisor_epoch, live, connections, active_requests, accepted, heartbeat_ms,
         reserved, errors, cuts;
     ServiceLine: position, identity, panicking, ejection, reserved;

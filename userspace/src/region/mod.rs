@@ -10,6 +10,7 @@
 mod backends;
 pub mod cells;
 mod group;
+pub mod rings;
 mod segment;
 
 use std::io;
@@ -181,6 +182,32 @@ impl Region {
     #[must_use]
     pub fn keeps_flows(&self, slot: Slot) -> bool {
         self.health.get(slot.word()).keeps_flows.load(Ordering::Acquire) & slot.mask() != 0
+    }
+
+    /// Begins to clear the marks of slots that have strays, of those slots `64 * index` and up that take
+    /// new work: gives the slots whose strays are to be looked for.
+    pub fn review_strays(&self, index: usize) -> u64 {
+        let word = self.health.get(index);
+        // What a review that was cut short left is taken up by this one.
+        let marked = word.strays.load(Ordering::Acquire) | word.reviewed.load(Ordering::Acquire);
+        let slots = marked & word.accepts_new.load(Ordering::Acquire);
+        word.reviewed.fetch_or(slots, Ordering::AcqRel);
+        word.strays.fetch_and(!slots, Ordering::AcqRel);
+        slots
+    }
+
+    /// Ends what [`Region::review_strays`] began: `found` of the `slots` have strays still.
+    pub fn end_review(&self, index: usize, slots: u64, found: u64) {
+        let word = self.health.get(index);
+        word.strays.fetch_or(slots & found, Ordering::AcqRel);
+        word.reviewed.fetch_and(!slots, Ordering::AcqRel);
+    }
+
+    /// The slots `64 * index` and up that have strays, as far as the packet programs know.
+    #[must_use]
+    pub fn strays(&self, index: usize) -> u64 {
+        let word = self.health.get(index);
+        word.strays.load(Ordering::Acquire) | word.reviewed.load(Ordering::Acquire)
     }
 
     /// The slot's state.

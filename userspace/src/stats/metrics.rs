@@ -187,12 +187,13 @@ fn backend_l7(page: &mut Page, status: &Status) {
 
 type ReadL4 = fn(&L4) -> u64;
 
-const L4_FAMILIES: [(&str, &str, ReadL4); 5] = [
+const L4_FAMILIES: [(&str, &str, ReadL4); 6] = [
     ("in_packets_total", "Packets from clients.", |l4| l4.in_packets),
     ("in_bytes_total", "Bytes from clients.", |l4| l4.in_bytes),
     ("out_packets_total", "Packets from backends.", |l4| l4.out_packets),
     ("out_bytes_total", "Bytes from backends.", |l4| l4.out_bytes),
     ("flows_total", "Flows begun.", |l4| l4.flows),
+    ("remembered_total", "Flows entered into the flow table.", |l4| l4.remembered),
 ];
 
 fn l4(page: &mut Page, status: &Status) {

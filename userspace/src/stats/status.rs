@@ -202,6 +202,8 @@ pub struct L4 {
     pub out_bytes: u64,
     /// Flows begun.
     pub flows: u64,
+    /// Flows entered into the flow table.
+    pub remembered: u64,
 }
 
 /// A vip.

@@ -57,7 +57,8 @@ use crate::admin::server::{serve_admin, serve_metrics};
 use crate::config;
 use crate::config::Model;
 use crate::health::{Prober, targets};
-use crate::kernel::{self, Kernel};
+use crate::kernel::flows::Remembered;
+use crate::kernel::{self, Kernel, Settler};
 use crate::service::Placed;
 use crate::sys::{self, Account};
 use crate::worker::Plan;
@@ -304,6 +305,10 @@ fn start_servers(
     if let Some(kernel) = &view.kernel {
         let events = kernel::follow(kernel)?;
         servers.spawn(events);
+        let now = view.in_force();
+        let idle = now.model.global.flow_idle.limits();
+        let settler = Settler::new(Remembered::open(&instance_dir(&now.model))?, idle);
+        servers.spawn(kernel::settle(settler, kernel.clone(), view.region.clone()));
     }
     Ok(servers)
 }

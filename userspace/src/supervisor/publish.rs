@@ -8,13 +8,14 @@
 //! service, until it has nothing left to do: its flows go on. Who may free the slot is
 //! [`super::leavers`]'s to say.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use steerage_common::abi::{self, active_half};
+use ipnet::IpNet;
+use steerage_common::abi;
 use steerage_common::health::{EPOCH_MASK, Event, Policy};
 use steerage_common::limits::{RING_ENTRIES, SERVICES, SLOTS, VIPS};
 use steerage_common::maglev::{self, Cursor, Member};
@@ -25,8 +26,9 @@ use super::Error;
 use super::network::{self, Path};
 use super::slots::{Seats, seat};
 use crate::config::Model;
-use crate::config::model::{Service, Vip, address_of, table_address};
-use crate::kernel::Kernel;
+use crate::config::model::{Encapsulation, FlowTable, Service, Vip, address_of, table_address};
+use crate::kernel::{Filling, Kernel};
+use crate::region::rings::Title;
 use crate::region::{Region, Tenant};
 use crate::service::identity::{backend_identity, service_identity};
 
@@ -54,9 +56,9 @@ pub struct Leaving {
     pub has_flows: bool,
 }
 
-/// What the two halves of each service's ring were filled with.
+/// What the rings in force were filled with, by service line.
 #[derive(Debug, Default)]
-pub struct Rings(HashMap<u16, [Option<Vec<Filled>>; 2]>);
+pub struct Rings(HashMap<u16, Vec<Filled>>);
 
 type Filled = (u64, u16, u16);
 
@@ -75,6 +77,8 @@ pub struct Publication<'a> {
     fresh: Vec<Tenant>,
     /// Those who were leaving.
     back: Vec<Tenant>,
+    /// Slots that somebody held when this began.
+    held: HashSet<Slot>,
     leaving: Vec<(Leaving, abi::Backend)>,
     /// Links on which packets of their flows come back.
     ways_of_leaving: BTreeSet<String>,
@@ -109,6 +113,7 @@ impl<'a> Publication<'a> {
             tenants: Vec::new(),
             fresh: Vec::new(),
             back: Vec::new(),
+            held: former.keys().copied().collect(),
             leaving: Vec::new(),
             ways_of_leaving: BTreeSet::new(),
             seats,
@@ -197,8 +202,7 @@ impl<'a> Publication<'a> {
             |kernel: &'a Mutex<Kernel>| kernel.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kernel = self.kernel.map(lock);
         if let Some(kernel) = &mut kernel {
-            let half = active_half(region.generation() + 1);
-            write_rings(model, seats, paths, *key, half, kernel, rings)?;
+            self.write_rings(kernel, rings)?;
         }
         let mut entries = entries(model, seats, tenants, paths);
         entries.extend(leaving.iter().map(|(leaving, entry)| (leaving.tenant.slot(), *entry)));
@@ -207,6 +211,7 @@ impl<'a> Publication<'a> {
         let control = region.control();
         control.nat_port_first.store(nat_ports.0, Ordering::Relaxed);
         control.nat_port_count.store(nat_ports.1, Ordering::Relaxed);
+        set_tunnel_sources(region, &model.global.tunnel_sources);
         control.hash_key[0].store(key[0], Ordering::Relaxed);
         control.hash_key[1].store(key[1], Ordering::Relaxed);
         let generation = region.publish_generation();
@@ -217,6 +222,41 @@ impl<'a> Publication<'a> {
         };
         let (lines, tenants) = (seats.lines.clone(), tenants.clone());
         Ok(Published { lines, tenants, vip_indices, took })
+    }
+
+    /// Fills the rings of all services that a vip uses; those that nothing changed for are carried on.
+    fn write_rings(&self, kernel: &mut Kernel, rings: &mut Rings) -> Result<(), Error> {
+        let Self { model, region, paths, seats, key, held, .. } = self;
+        let generation = region.generation() + 1;
+        let used: BTreeSet<usize> = model.vips.iter().map(|vip| vip.service).collect();
+        let mut ring = vec![0; RING_ENTRIES];
+        for service in used {
+            let (service, line, slots) =
+                (&model.services[service], seats.lines[service], &seats.slots[service]);
+            let mut members = members(service, slots, paths);
+            let filled_with = |member: &Member| (member.identity, member.slot.raw(), member.weight);
+            let wanted: Vec<Filled> = members.iter().map(filled_with).collect();
+            let slots: Vec<Slot> = members.iter().map(|member| member.slot).collect();
+            let is_same = rings.0.remove(&line).is_some_and(|known| known == wanted);
+            let mut filling =
+                Filling { slots: None, members: &slots, is_held: &|slot| held.contains(&slot) };
+            let title = Title { identity: service_identity(&service.name), generation };
+            if !(is_same && kernel.set_ring(line, title, filling)?) {
+                let mut cursors = vec![Cursor::default(); members.len()];
+                if maglev::populate(*key, &mut members, &mut cursors, &mut ring) {
+                    filling.slots = Some(&ring);
+                } else {
+                    filling.slots = Some(&[]);
+                    warn!(
+                        service = service.name,
+                        "no backend of the service can take L4 flows: packets to its vips are dropped"
+                    );
+                }
+                kernel.set_ring(line, title, filling)?;
+            }
+            rings.0.insert(line, wanted);
+        }
+        Ok(())
     }
 
     /// Parallel to the model's services: their lines.
@@ -298,44 +338,6 @@ fn entries(
     entries
 }
 
-/// Fills the rings of all services that a vip uses.
-fn write_rings(
-    model: &Model,
-    seats: &Seats,
-    paths: &HashMap<SocketAddr, Path>,
-    key: [u64; 2],
-    half: u32,
-    kernel: &mut Kernel,
-    rings: &mut Rings,
-) -> Result<(), Error> {
-    let used: BTreeSet<usize> = model.vips.iter().map(|vip| vip.service).collect();
-    let mut ring = vec![0; RING_ENTRIES];
-    for service in used {
-        let line = seats.lines[service];
-        let mut members = members(&model.services[service], &seats.slots[service], paths);
-        let filled_with = |member: &Member| (member.identity, member.slot.raw(), member.weight);
-        let wanted: Vec<Filled> = members.iter().map(filled_with).collect();
-        let halves = rings.0.entry(line).or_default();
-        if halves[half as usize].as_ref() == Some(&wanted) {
-            continue;
-        }
-        halves[half as usize] = None;
-        let mut cursors = vec![Cursor::default(); members.len()];
-        let filled = maglev::populate(key, &mut members, &mut cursors, &mut ring);
-        if !filled {
-            warn!(
-                service = model.services[service].name,
-                "no backend of the service can take L4 flows: packets to its vips are dropped"
-            );
-        }
-        let slots: Vec<Slot> = members.iter().map(|member| member.slot).collect();
-        let entries: &[u16] = if filled { &ring } else { &[] };
-        kernel.set_ring(line, half, entries, &slots)?;
-        halves[half as usize] = Some(wanted);
-    }
-    Ok(())
-}
-
 fn members(service: &Service, slots: &[Slot], paths: &HashMap<SocketAddr, Path>) -> Vec<Member> {
     service
         .backends
@@ -370,22 +372,53 @@ fn write_vips(
     for (vip, key) in model.vips.iter().zip(&wanted) {
         let service = seats.lines[vip.service];
         let kept = former.get(key).filter(|former| former.service == service);
-        let value = kept.copied().unwrap_or_else(|| abi::Vip {
-            generation: generation as u32,
-            index: former
-                .get(key)
-                .map(|former| former.index)
-                .or_else(|| free.next())
-                .expect("the configuration has at most VIPS vips"),
+        let kept = kept.filter(|former| former.mode == vip.mode.number());
+        let index = former
+            .get(key)
+            .map(|former| former.index)
+            .or_else(|| free.next())
+            .expect("the configuration has at most VIPS vips");
+        let value = abi::Vip {
+            generation: kept
+                .map_or_else(|| abi::vip_generation(generation, index), |kept| kept.generation),
+            index,
             service,
-            mode: abi::MODE_NAT,
-            reserved: [0; 7],
-        });
+            mode: vip.mode.number(),
+            flags: flags(vip),
+            reserved: [0; 6],
+        };
         kernel.set_vip(key, &value)?;
         indices.push(value.index);
         info!(vip = vip.name, address = %vip.address, index = value.index, "vip in force");
     }
+    kernel.set_vip_filter(&wanted)?;
     Ok(indices)
+}
+
+fn flags(vip: &Vip) -> u8 {
+    let flag = |is_set, flag| if is_set { flag } else { 0 };
+    flag(vip.flow_table == FlowTable::Always, abi::VIP_REMEMBERS)
+        | flag(vip.encapsulation == Encapsulation::Gue, abi::VIP_GUE)
+        | flag(vip.address.port() == 0, abi::VIP_ALL_PORTS)
+}
+
+fn set_tunnel_sources(region: &Region, sources: &[IpNet]) {
+    let control = region.control();
+    let (mut v4, mut hosts, mut v6) = (0, 0, [0; 16]);
+    for source in sources {
+        match source {
+            IpNet::V4(net) => {
+                v4 = u32::from_ne_bytes(net.network().octets());
+                hosts = u32::from_ne_bytes(net.hostmask().octets());
+            }
+            IpNet::V6(net) => v6 = net.network().octets(),
+        }
+    }
+    control.tunnel_source_v4.store(v4, Ordering::Relaxed);
+    control.tunnel_hosts_v4.store(hosts, Ordering::Relaxed);
+    for (word, bytes) in control.tunnel_source_v6.iter().zip(v6.as_chunks::<8>().0) {
+        word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+    }
 }
 
 fn vip_key(vip: &Vip) -> abi::VipKey {

@@ -38,7 +38,8 @@ use crate::config::model::Check;
 use crate::config::plan::{self, Change};
 use crate::config::{self, Model};
 use crate::health::{Subscriber, targets};
-use crate::kernel::flows::Flows;
+use crate::kernel;
+use crate::kernel::flows::{Flows, Remembered};
 use crate::region::{Group, Tenant};
 use crate::service::Placed;
 use crate::worker::Plan;
@@ -329,8 +330,19 @@ impl Steward {
         }
         let mut flows: Option<HashMap<Slot, u64>> = None;
         if walks && self.leavers.may_have_flows() {
-            let instance = instance_dir(&self.view.in_force().model);
-            let walk = move || Flows::open(&instance).map(|table| table.live());
+            let now = self.view.in_force();
+            let (instance, idle) = (instance_dir(&now.model), now.model.global.flow_idle.limits());
+            let (kernel, region) = (self.view.kernel.clone(), self.view.region.clone());
+            let walk = move || -> Result<_, kernel::Error> {
+                let mut live = Flows::open(&instance)?.live();
+                let mut vips = Vec::new();
+                if let Some(kernel) = kernel {
+                    let kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
+                    vips = kernel.count_former(region.generation(), &mut live)?;
+                }
+                Remembered::open(&instance)?.count(&vips, &idle, &mut live);
+                Ok(live)
+            };
             match tokio::task::spawn_blocking(walk).await {
                 Ok(Ok(live)) => flows = Some(live),
                 Ok(Err(error)) => warn!(%error, "the flow table cannot be read"),

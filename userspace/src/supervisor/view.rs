@@ -303,6 +303,7 @@ fn l4(traffic: Traffic) -> L4 {
         out_packets: traffic.out_packets,
         out_bytes: traffic.out_bytes,
         flows: traffic.flows,
+        remembered: traffic.remembered,
     }
 }
 

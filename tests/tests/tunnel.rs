@@ -1,0 +1,123 @@
+//! Direct server return across hosts: the balancer wraps or passes on, our own decapsulator unwraps,
+//! and backends answer clients themselves.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use steerage_lab::backend::Backend;
+use steerage_lab::client::curl;
+use steerage_lab::daemon;
+use steerage_lab::pattern::Pattern;
+use steerage_lab::process::Process;
+use steerage_lab::topology::{CLIENT_LINK, Topology, VIP};
+use steerage_lab::wait;
+use steerage_tests::stand::{Choices, Stand, l4, name};
+
+const BACKENDS: u8 = 2;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An installation, and what runs on the backends beside. Fields are dropped in this order.
+struct Returning {
+    decaps: Vec<Process>,
+    servers: Vec<Backend>,
+    stand: Stand,
+}
+
+/// The vip's address on a backend, and links wide enough for outer headers.
+fn prepare(topology: &Topology) -> anyhow::Result<()> {
+    for (number, backend) in (1..).zip(&topology.backends) {
+        backend.ip(&format!("address add {VIP}/32 dev lo"))?;
+        backend.ip("link set lo up")?;
+        backend.ip("link set eth0 mtu 1600")?;
+        topology.balancer.ip(&format!("link set to-{number} mtu 1600"))?;
+        // What comes out of a tunnel came in on a link that does not lead back to its source.
+        for link in ["all", "eth0"] {
+            backend.sysctl(&format!("ipv4/conf/{link}/rp_filter"), "0")?;
+        }
+    }
+    topology.balancer.sysctl("ipv4/conf/all/rp_filter", "0")
+}
+
+fn start(mode: &str) -> Returning {
+    let more = format!(
+        "[[vip]]\nname = \"direct\"\naddress = \"{}\"\nprotocol = \"tcp\"\n{mode}\n\
+         interface = \"{CLIENT_LINK}\"\nservice = \"app\"\n",
+        l4()
+    );
+    let choices = Choices { weights: vec![1; BACKENDS.into()], more, ..Choices::default() };
+    let stand = Stand::start_with(&choices, prepare).unwrap();
+    let servers = (1..=BACKENDS)
+        .map(|number| {
+            let netns = &stand.topology.backends[usize::from(number) - 1];
+            Backend::start(&name(number), Some(netns), l4()).unwrap()
+        })
+        .collect();
+    Returning { decaps: Vec::new(), servers, stand }
+}
+
+/// Starts `steerage decap` on every backend.
+fn with_decap(mut returning: Returning) -> Returning {
+    let binary = daemon::binary().unwrap();
+    for (number, netns) in (1..).zip(&returning.stand.topology.backends) {
+        let mut command = netns.command(&binary);
+        command.args(["decap", "--interface", "eth0", "--vip", &VIP.to_string()]);
+        let log = returning.stand.scratch.path().join(format!("decap-{number}.log"));
+        let process = Process::spawn(format!("decap-{number}"), command, &log).unwrap();
+        wait::for_condition("the decapsulator", PATIENCE, || process.log().contains("ready"))
+            .unwrap();
+        returning.decaps.push(process);
+    }
+    returning
+}
+
+impl Returning {
+    fn talk(&self) {
+        let client = &self.stand.topology.client;
+        let mut heard = BTreeSet::new();
+        for _ in 0..40 {
+            let reply = curl(client, &["--max-time", "5", &format!("http://{VIP}/")]).unwrap();
+            assert_eq!((reply.exit, reply.status), (0, 200), "{reply:?}");
+            heard.insert(reply.text);
+        }
+        assert_eq!(heard.len(), usize::from(BACKENDS), "{heard:?}");
+        let mut connection = self.stand.connect(l4()).unwrap();
+        let length = 5_000_000;
+        let up = connection.post("/hash", Pattern::new(length)).unwrap();
+        assert_eq!(up.text(), format!("{} {length}\n", Pattern::digest(length)));
+        let down = connection.get(&format!("/bytes/{length}")).unwrap();
+        assert_eq!(down.digest, Pattern::digest(length));
+        let status = self.stand.daemon.status().unwrap();
+        let vip = &status["vips"][0]["l4"];
+        assert_eq!((&vip["flows"], &vip["remembered"]), (&41.into(), &0.into()), "{vip}");
+        assert_eq!(vip["out_packets"], 0, "answers do not come this way: {vip}");
+        assert!(self.servers.iter().all(|server| server.requests() > 0));
+    }
+}
+
+#[test]
+fn plain_tunnels_end_at_our_decapsulator() {
+    let mut returning = with_decap(start("mode = \"tunnel\""));
+    returning.talk();
+    for decap in &mut returning.decaps {
+        assert!(decap.terminate(PATIENCE).unwrap().success());
+        let log = decap.log();
+        let count = |what: &str| {
+            let line = log.lines().find(|line| line.starts_with(what));
+            line.unwrap().split_whitespace().last().unwrap().parse::<u64>().unwrap()
+        };
+        assert!(count("ip") > 20, "{log}");
+        assert_eq!((count("gue"), count("foreign"), count("malformed")), (0, 0, 0), "{log}");
+    }
+}
+
+#[test]
+fn gue_tunnels_end_at_our_decapsulator() {
+    with_decap(start("mode = \"tunnel\"\nencapsulation = \"gue\"")).talk();
+}
+
+#[test]
+fn l2_needs_nothing_on_backends_but_the_address() {
+    start("mode = \"l2\"").talk();
+}
