@@ -309,6 +309,27 @@ fn what_can_not_be_changed_in_a_running_daemon_is_said_and_the_rest_is_done() {
 }
 
 #[test]
+fn a_daemon_that_ends_takes_no_other_configuration() {
+    let mut stand = stand();
+    let mut slow = stand.connect(l7()).unwrap();
+    slow.send(b"GET /delay/1500 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    wait::for_condition("the request to be under way", PATIENCE, || {
+        let status = stand.daemon.status().unwrap();
+        (1..=2).any(|number| backend(&status, number).unwrap()["l7"]["active"] == 1)
+    })
+    .unwrap();
+    stand.daemon.process().signal(Signal::TERM).unwrap();
+    wait::for_condition("new connections to be refused", PATIENCE, || stand.connect(l7()).is_err())
+        .unwrap();
+    let with = Wanted { listener: true, ..Wanted::default() };
+    let said = stand.reconfigure(&with.text(&stand)).unwrap_err().to_string();
+    assert!(said.contains("about to end"), "{said}");
+    assert!(stand.connect(other_l7()).is_err());
+    assert_eq!(slow.response().unwrap().status, 200);
+    assert!(stand.daemon.process().wait(PATIENCE).unwrap().success());
+}
+
+#[test]
 fn vips_come_and_go_and_the_others_notice_nothing() {
     let stand = stand();
     let second = SocketAddr::from((std::net::Ipv4Addr::new(192, 0, 2, 11), 80));

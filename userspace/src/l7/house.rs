@@ -98,13 +98,15 @@ impl House {
         let former = self.proxy();
         let proxy = Rc::new(former.succeed(placed));
         self.proxy.replace(proxy.clone());
-        self.open(&proxy);
+        let has_closed = self.open(&proxy);
         former.retire(&proxy);
-        net::wake_all();
+        if has_closed {
+            net::wake_all();
+        }
     }
 
-    /// Makes the doors those of this configuration.
-    fn open(&self, proxy: &Rc<Proxy>) {
+    /// Makes the doors those of this configuration; gives whether others begin to drain.
+    fn open(&self, proxy: &Rc<Proxy>) -> bool {
         self.latest.proxy.replace(Rc::downgrade(proxy));
         let mut doors = self.doors.borrow_mut();
         let mut former = std::mem::take(&mut *doors);
@@ -121,9 +123,10 @@ impl House {
             };
             doors.insert(listener.name.clone(), door);
         }
-        for door in former.into_values() {
+        for door in former.values() {
             door.is_draining.set(true);
         }
+        !former.is_empty()
     }
 
     /// The door of a listener of the configuration in force.

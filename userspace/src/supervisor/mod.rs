@@ -272,12 +272,16 @@ async fn supervise(
         }
     }
     let mut servers = start_servers(&view, admin, metrics)?;
-    servers.spawn(steward.run(hangups));
+    let steward = servers.spawn(steward.run(hangups));
     view.region.control().supervisor_epoch.store(view.supervisor_epoch, Ordering::Release);
     info!(workers = count, generation = view.region.generation(), "ready");
     loop {
         tokio::select! {
-            () = interrupts.next() => return drained(&phase, &mut workers, &mut interrupts).await,
+            () = interrupts.next() => {
+                // It would open listening sockets that nobody serves.
+                steward.abort();
+                return drained(&phase, &mut workers, &mut interrupts).await;
+            }
             Some(outcome) = workers.join_next() => if let Ok(Err(error)) = outcome {
                 // One post is lost; the others serve on.
                 tracing::error!(%error, "a worker's post is given up");
