@@ -154,6 +154,15 @@ impl Daemon {
         command::output(Command::new(&self.binary).args(["status", "-c"]).arg(&self.config))
     }
 
+    /// `steerage backend` with these arguments.
+    ///
+    /// # Errors
+    /// As the command.
+    pub fn backend(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.binary);
+        command::output(command.arg("backend").args(arguments).arg("-c").arg(&self.config))
+    }
+
     /// Its workers that take connections.
     ///
     /// # Errors

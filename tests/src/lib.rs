@@ -1,10 +1,15 @@
 //! What whole-system tests share beyond the laboratory (`steerage_lab`): an installation ([`stand`]),
-//! backends that misbehave ([`scripted`]), the race with them ([`race`]), backends by the thousand
-//! ([`probed`]), a DNS server ([`dns`]), and the harness that runs the XDP program on packets ([`xdp`]).
+//! backends that misbehave ([`scripted`]; [`moody`], at the test's word), the race with them ([`race`]),
+//! what becomes of requests under their moods ([`scenarios`]), an open-loop client ([`load`]), backends by
+//! the thousand ([`probed`]), a DNS server ([`dns`]), and the harness that runs the XDP program on packets
+//! ([`xdp`]).
 
 pub mod dns;
+pub mod load;
+pub mod moody;
 pub mod probed;
 pub mod race;
+pub mod scenarios;
 pub mod scripted;
 pub mod stand;
 pub mod xdp;

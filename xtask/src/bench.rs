@@ -64,6 +64,18 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// What becomes of requests and connections while backends misbehave, in ten ways.
+    Scenarios {
+        /// Options of the runner; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Tail latency with one slow backend of ten, and the share of one that fails fast, by balance.
+    Balance {
+        /// Options of the runner; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Microseconds from a breaker's trip to the first packet elsewhere.
     Breaker {
         /// Options of the runner; `--help` lists them.
@@ -84,10 +96,12 @@ pub fn command(options: &Options) -> Result<()> {
         Some(What::Race { arguments }) => Some(("race", arguments)),
         Some(What::Probes { arguments }) => Some(("probe-load", arguments)),
         Some(What::Breaker { arguments }) => Some(("breaker-latency", arguments)),
+        Some(What::Scenarios { arguments }) => Some(("scenarios", arguments)),
+        Some(What::Balance { arguments }) => Some(("balance", arguments)),
         None => None,
     };
     if let Some((name, arguments)) = runner {
-        if name == "race" {
+        if matches!(name, "race" | "scenarios" | "balance") {
             setup::ensure(Purpose::Bench)?;
             // It runs the daemon that was built beside it.
             shell::build_release()?;
