@@ -32,3 +32,9 @@ pub fn refresh() -> u64 {
     NOW_US.set(now);
     now
 }
+
+/// Makes it this time on the calling thread, until it is set or read anew.
+#[cfg(test)]
+pub fn set_us(now_us: u64) {
+    NOW_US.set(now_us);
+}

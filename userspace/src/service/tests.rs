@@ -346,6 +346,54 @@ fn peak_ewma_avoids_the_slow_and_the_failing() {
     assert!(counts[3] + counts[7] < 300, "{counts:?}");
 }
 
+/// A minute of 2,000 requests a second, in made-up time: nine answer within a millisecond, one fails at
+/// once, and no ejection helps.
+fn share_of_the_failing(balance: Balance, fail: impl Fn(&Service)) -> f64 {
+    const FAILING: usize = 3;
+    let service = &workers_with(&[1; 10], balance, 1, |model| model.ejection.max_percent = 0)[0];
+    let mut under_way = std::collections::VecDeque::new();
+    let mut failures = 0;
+    const REQUESTS: u64 = 120_000;
+    for request in 0..REQUESTS {
+        let now_us = 1_000_000 + request * 500;
+        crate::net::clock::set_us(now_us);
+        while let Some((_, backend)) = under_way.pop_front_if(|(end, _)| *end <= now_us) {
+            service.responded(backend, 1000, false);
+            service.succeeded(backend);
+            service.end(backend);
+        }
+        if request % 200 == 0 {
+            service.tick();
+        }
+        let backend = picked(service, &[]).unwrap();
+        assert!(service.begin(backend));
+        if backend == FAILING {
+            failures += 1;
+            fail(service);
+            service.end(backend);
+        } else {
+            under_way.push_back((now_us + 1000, backend));
+        }
+    }
+    assert_eq!(state(service, FAILING), State::Up, "nobody is ejected");
+    failures as f64 / REQUESTS as f64
+}
+
+#[test]
+fn a_backend_that_fails_at_once_attracts_nothing_under_peak_ewma() {
+    let gateway = |service: &Service| service.failed(3, FailureClass::GatewayStatus);
+    let application = |service: &Service| {
+        service.responded(3, 50, true);
+        service.succeeded(3);
+    };
+    let share = share_of_the_failing(Balance::PeakEwma, gateway);
+    assert!(share < 0.02, "{share}");
+    let share = share_of_the_failing(Balance::PeakEwma, application);
+    assert!(share < 0.02, "{share}");
+    let share = share_of_the_failing(Balance::LeastRequests, gateway);
+    assert!(share > 0.1, "it looks idle to those who count requests alone: {share}");
+}
+
 #[test]
 fn a_recovered_backend_gets_a_small_share_at_first() {
     for balance in [Balance::RoundRobin, Balance::Random, Balance::LeastRequests, Balance::PeakEwma]
