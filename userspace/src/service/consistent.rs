@@ -70,10 +70,17 @@ impl Service {
             }
             busy = busy.or(Some(backend));
         }
-        busy.or_else(|| {
-            let mut all = available.backends.iter().map(|index| usize::from(*index));
-            all.find(|backend| !self.is_excluded(criteria, *backend))
-        })
+        busy.or_else(|| self.any_named(available, criteria))
+    }
+
+    /// One of those that are left, by hash as well: where the ring's sequence missed them all, its keys
+    /// still have their own.
+    #[cold]
+    fn any_named(&self, available: &Available, criteria: &Criteria<'_>) -> Option<usize> {
+        let all = available.backends.iter().map(|index| usize::from(*index));
+        let mut left = all.filter(|backend| !self.is_excluded(criteria, *backend));
+        let count = left.clone().count() as u64;
+        left.nth((((criteria.hash & 0xffff_ffff) * count) >> 32) as usize)
     }
 
     fn is_over_bound(&self, available: &Available, backend: usize) -> bool {

@@ -479,6 +479,22 @@ fn both_planes_name_the_same_backend() {
 }
 
 #[test]
+fn keys_whose_sequence_misses_the_few_that_are_left_are_shared_out_among_them() {
+    let service = &workers(&[1; 400], Balance::Maglev, 1)[0];
+    let left = [17, 180, 399];
+    (0..400).filter(|backend| !left.contains(backend)).for_each(|backend| drain(service, backend));
+    let mut counts = [0; 400];
+    for hash in (0..6000).map(steerage_common::hash::mix) {
+        let criteria = Criteria { hash, ..Criteria::ANY };
+        let first = service.pick(&criteria).unwrap();
+        assert_eq!(service.pick(&criteria), Some(first), "a key keeps its backend");
+        counts[first.backend] += 1;
+    }
+    assert_eq!(left.map(|backend| counts[backend]).iter().sum::<usize>(), 6000);
+    assert!(left.iter().all(|backend| counts[*backend] > 1700), "{:?}", left.map(|b| counts[b]));
+}
+
+#[test]
 fn a_busy_backend_passes_its_share_on() {
     let service = &workers(&[1, 1, 1], Balance::Maglev, 1)[0];
     let criteria = Criteria { hash: 7, ..Criteria::ANY };
