@@ -376,7 +376,7 @@ fn share_of_the_failing(balance: Balance, fail: impl Fn(&Service)) -> f64 {
         }
     }
     assert_eq!(state(service, FAILING), State::Up, "nobody is ejected");
-    failures as f64 / REQUESTS as f64
+    f64::from(failures) / REQUESTS as f64
 }
 
 #[test]
