@@ -16,6 +16,7 @@ mod flow;
 mod maps;
 mod mss;
 mod nat;
+mod object;
 mod packet;
 mod parse;
 mod rewrite;
@@ -27,18 +28,6 @@ mod verdict;
 #[xdp]
 pub fn steerage_xdp(context: XdpContext) -> u32 {
     verdict::of(&context)
-}
-
-/// The programs call helpers that the kernel keeps for GPL-compatible ones.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // Not reachable: the verifier refuses a program with an endless loop in it.
-    loop {}
 }
 
 #[cfg(not(target_arch = "bpf"))]

@@ -193,6 +193,20 @@ impl Stand {
             .with_context(|| format!("cannot connect to {address}"))
     }
 
+    /// A connection whose first answer came from backend `wanted`.
+    ///
+    /// # Errors
+    /// If a connection fails, or none of a hundred reaches it.
+    pub fn connect_to(&self, address: SocketAddr, wanted: u8) -> Result<Connection> {
+        for _ in 0..100 {
+            let mut connection = self.connect(address)?;
+            if connection.get("/")?.text().trim() == name(wanted) {
+                return Ok(connection);
+            }
+        }
+        anyhow::bail!("no connection to {address} reaches {}", name(wanted))
+    }
+
     /// Runs curl on the client's host against the listener.
     ///
     /// # Errors

@@ -2,10 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::net::SocketAddr;
 use std::process::{Command, Output};
 
-use steerage_lab::client::Connection;
 use steerage_lab::daemon;
 use steerage_lab::topology;
 use steerage_tests::stand::{Choices, Stand, l4, l7, name};
@@ -35,24 +33,13 @@ fn state(stand: &Stand, number: u8) -> String {
     state.as_str().unwrap().to_owned()
 }
 
-/// A connection whose first answer came from `wanted`.
-fn connected_to(stand: &Stand, address: SocketAddr, wanted: u8) -> Connection {
-    for _ in 0..100 {
-        let mut connection = stand.connect(address).unwrap();
-        if connection.get("/").unwrap().text().trim() == name(wanted) {
-            return connection;
-        }
-    }
-    panic!("no connection to {address} reaches {}", name(wanted));
-}
-
 #[test]
 fn a_draining_backend_finishes_what_it_has_and_gets_nothing_new_in_both_planes() {
     let stand = stand();
     let address = topology::backend_socket(1).to_string();
-    let mut flow = connected_to(&stand, l4(), 1);
+    let mut flow = stand.connect_to(l4(), 1).unwrap();
     // An upload that is under way at the first backend: the next turn is the other's.
-    let mut upload = connected_to(&stand, l7(), 2);
+    let mut upload = stand.connect_to(l7(), 2).unwrap();
     let head = b"POST /hash HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
     upload.send(head).unwrap();
     steerage_lab::wait::for_condition("the upload to be under way", PATIENCE, || {
@@ -84,7 +71,7 @@ fn a_draining_backend_finishes_what_it_has_and_gets_nothing_new_in_both_planes()
     let ordered = backend(&stand, &["undrain", &address]);
     assert!(ordered.status.success(), "{}", told(&ordered));
     stand.daemon.wait_available(2).unwrap();
-    drop(connected_to(&stand, l7(), 1));
+    drop(stand.connect_to(l7(), 1).unwrap());
 }
 
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
@@ -93,7 +80,7 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 fn a_deadline_ends_a_drain_and_names_that_nobody_has_are_refused() {
     let stand = stand();
     let address = topology::backend_socket(1).to_string();
-    let _flow = connected_to(&stand, l4(), 1);
+    let _flow = stand.connect_to(l4(), 1).unwrap();
     let cut = backend(&stand, &["drain", &address, "--deadline", "1500ms"]);
     assert!(!cut.status.success());
     assert!(told(&cut).contains("is maintenance before it was drained"), "{}", told(&cut));

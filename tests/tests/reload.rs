@@ -187,17 +187,6 @@ fn fifty_reloads_under_load_lose_no_request_and_no_flow() {
     assert!(stand.daemon.terminate().unwrap().success());
 }
 
-/// A connection whose first answer came from `wanted`.
-fn connected_to(stand: &Stand, address: SocketAddr, wanted: u8) -> Connection {
-    for _ in 0..100 {
-        let mut connection = stand.connect(address).unwrap();
-        if connection.get("/").unwrap().text().trim() == name(wanted) {
-            return connection;
-        }
-    }
-    panic!("no connection to {address} reaches {}", name(wanted));
-}
-
 #[test]
 fn a_removed_backend_finishes_what_it_has_and_comes_back_as_a_new_tenant() {
     let stand = stand();
@@ -206,8 +195,8 @@ fn a_removed_backend_finishes_what_it_has_and_comes_back_as_a_new_tenant() {
         let first = backend(&before, 1).unwrap();
         (first["slot"].clone(), first["epoch"].as_u64().unwrap())
     };
-    let mut flow = connected_to(&stand, l4(), 1);
-    let mut upload = connected_to(&stand, l7(), 2);
+    let mut flow = stand.connect_to(l4(), 1).unwrap();
+    let mut upload = stand.connect_to(l7(), 2).unwrap();
     let head = b"POST /hash HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
     upload.send(head).unwrap();
     wait::for_condition("the upload to be under way", PATIENCE, || {

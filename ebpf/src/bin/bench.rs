@@ -10,6 +10,9 @@
 
 use core::ptr;
 
+#[path = "../object.rs"]
+mod object;
+
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_TX},
     btf_maps::{Array, ProgramArray},
@@ -122,16 +125,6 @@ fn fill<const HEAD: usize>(
 #[inline(always)]
 fn spread(flow: u64) -> u64 {
     flow.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
 }
 
 #[cfg(not(target_arch = "bpf"))]

@@ -9,6 +9,8 @@
 #![allow(missing_docs, reason = "the macros export symbols without documentation")]
 #![allow(dead_code, reason = "shared modules have more than this program needs")]
 
+#[path = "../object.rs"]
+mod object;
 #[path = "../packet.rs"]
 mod packet;
 
@@ -167,16 +169,6 @@ fn count(what: Decap) {
         // SAFETY: this CPU's own line; programs on one CPU do not interrupt each other here.
         unsafe { *counter += 1 };
     }
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
 }
 
 #[cfg(not(target_arch = "bpf"))]
