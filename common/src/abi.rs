@@ -15,7 +15,7 @@ use crate::error::CLASSES_MAX;
 use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SLOTS, VIPS};
 
 /// Version of every layout in this file.
-pub const SCHEMA_VERSION: u32 = 4;
+pub const SCHEMA_VERSION: u32 = 5;
 
 /// `service` of a backend that is in the configuration no more and finishes what it has.
 pub const SERVICE_NONE: u16 = u16::MAX;
@@ -383,6 +383,10 @@ pub const fn vip_generation(generation: u64, index: u16) -> u32 {
 
 /// Words of `VIP_FILTER`: with the most vips one address in 64 that is none looks like one.
 pub const VIP_FILTER_WORDS: usize = VIPS;
+
+/// The word of `VIP_FILTER` after the filter's: how often `VIPS` and the filter have changed. It rises after
+/// a change, and what a CPU remembers of `VIPS` is of one such number.
+pub const VIP_FILTER_STAMP: u32 = VIP_FILTER_WORDS as u32;
 
 /// The bit of `VIP_FILTER` that an address has, given as two words of its bytes in memory.
 #[inline(always)]

@@ -23,6 +23,7 @@ mod rewrite;
 mod route;
 mod tunnel;
 mod verdict;
+mod vip;
 
 /// Steers packets to the vips and back; everything else passes as it came.
 #[xdp]

@@ -9,12 +9,13 @@
 //! | `SERVICES` | service | supervisor and workers |
 //! | `WORKERS`, `CELLS` | worker, worker × slot | workers (not read here) |
 //! | `VIPS` | address, port, protocol | supervisor |
-//! | `VIP_FILTER` | hash of an address / 64 | supervisor |
+//! | `VIP_FILTER` | hash of an address / 64; then how often vips changed | supervisor |
 //! | `RINGS` | service × 2 + half | supervisor, the half not in force |
 //! | `FLOWS` | flow whose backend the ring does not tell, as the client sees it | these programs |
 //! | `NATS` | flow of `nat`, as the backend sees it | these programs |
 //! | `VIP_COUNTERS`, `BACKEND_COUNTERS`, `REASON_COUNTERS` | vip, slot, reason | these programs |
 //! | `ARRIVAL` | 0 | these programs, for the time of one packet |
+//! | `KNOWN_VIPS` | hash of a service address | these programs |
 //! | `HOPS` | hash of a destination | these programs |
 //! | `ASKED` | hash of a next hop | these programs |
 //! | `EVENTS` | - | these programs, for the supervisor |
@@ -36,7 +37,7 @@ use steerage_common::{
     limits,
 };
 
-use crate::{flow::Arrival, packet::Address, route::KnownHop};
+use crate::{flow::Arrival, packet::Address, route::KnownHop, vip::KnownVip};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const PER_CPU_LRU: usize = BPF_F_NO_COMMON_LRU as usize;
@@ -45,6 +46,8 @@ const PER_CPU_LRU: usize = BPF_F_NO_COMMON_LRU as usize;
 const FLOWS_DEFAULT: usize = 1 << 18;
 /// Bytes of the ring buffer: 2,000 neighbour events.
 const EVENT_BYTES: usize = 1 << 16;
+/// Each CPU remembers two to the power of so many service addresses.
+pub const KNOWN_VIPS_BITS: u32 = 9;
 /// Each CPU remembers two to the power of so many next hops.
 pub const HOPS_BITS: u32 = 12;
 /// Next hops that are told apart when limiting the rate of events.
@@ -88,7 +91,7 @@ pub static CELLS: Array<Cell, { limits::SLOTS }, MMAPABLE> = Array::new();
 pub static VIPS: HashMap<VipKey, Vip, { limits::VIPS }> = HashMap::new();
 
 #[btf_map]
-pub static VIP_FILTER: Array<u64, { VIP_FILTER_WORDS }> = Array::new();
+pub static VIP_FILTER: Array<u64, { VIP_FILTER_WORDS + 1 }> = Array::new();
 
 #[btf_map]
 pub static RINGS: ArrayOfMaps<Ring, { limits::SERVICES * 2 }> = ArrayOfMaps::new();
@@ -110,6 +113,10 @@ pub static BACKEND_COUNTERS: PerCpuArray<Traffic, { limits::SLOTS }> = PerCpuArr
 
 #[btf_map]
 pub static REASON_COUNTERS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
+
+/// Belongs to one load of the programs and is not pinned.
+#[btf_map]
+pub static KNOWN_VIPS: PerCpuArray<KnownVip, { 1 << KNOWN_VIPS_BITS }> = PerCpuArray::new();
 
 /// Belongs to one load of the programs and is not pinned.
 #[btf_map]

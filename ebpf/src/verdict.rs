@@ -5,20 +5,20 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use steerage_common::{
-    abi::{self, Backend, MODE_NAT, MODE_TUNNEL, Nat, Reason, Traffic, Vip, VipKey},
+    abi::{Backend, MODE_NAT, MODE_TUNNEL, Nat, Reason, Traffic, Vip},
     steer::{Kind, NOBODY},
 };
 
 use crate::{
     balance::Snapshot,
     flow::{self, Placed},
-    maps::{BACKEND_COUNTERS, REASON_COUNTERS, VIP_COUNTERS, VIP_FILTER, VIPS},
+    maps::{BACKEND_COUNTERS, REASON_COUNTERS, VIP_COUNTERS},
     nat,
-    packet::{Address, Aligned, Frame, Mac, halves, key_of},
+    packet::{Address, Frame, Mac},
     parse::{Packet, Transport},
     rewrite::{self, Endpoints},
     route::{self, Hop, Way},
-    tunnel,
+    tunnel, vip,
 };
 
 /// The verdict on the packet in `context`: sent on, dropped with a reason, or passed untouched.
@@ -33,34 +33,8 @@ pub fn of(context: &XdpContext) -> u32 {
     {
         return reply(context, packet, entry).unwrap_or_else(dropped);
     }
-    let Some(vip) = vip_of(&packet) else { return XDP_PASS };
+    let Some(vip) = vip::of(&packet) else { return XDP_PASS };
     forward(context, packet, vip, &now).unwrap_or_else(dropped)
-}
-
-/// The vip that the packet is for: one of its port, or one of all ports.
-#[inline(always)]
-fn vip_of(packet: &Packet<'_>) -> Option<&'static Vip> {
-    if !may_be_vip(packet.destination) {
-        return None;
-    }
-    let kind = u16::from_ne_bytes([packet.protocol, packet.family]);
-    vip_at(packet.destination, packet.ports.destination_be, kind)
-        .or_else(|| vip_at(packet.destination, 0, kind))
-}
-
-#[inline(always)]
-fn vip_at(address: Address, port_be: u16, kind: u16) -> Option<&'static Vip> {
-    let key: Aligned<VipKey> = key_of(address, halves(port_be, kind), 0, 0);
-    // SAFETY: the supervisor replaces values whole; a removed one stays readable for this run.
-    unsafe { VIPS.get(&key.0) }
-}
-
-/// Whether the address can be a vip's: nearly all that are none are told by one bit.
-#[inline(always)]
-fn may_be_vip(address: Address) -> bool {
-    let bit = abi::filter_bit(address.0, address.1);
-    let Some(word) = VIP_FILTER.get(bit / 64) else { return false };
-    *word >> (bit % 64) & 1 != 0
 }
 
 /// Sends a client's packet to its backend.

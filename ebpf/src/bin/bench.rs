@@ -8,7 +8,7 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(missing_docs, reason = "the macros export symbols without documentation")]
 
-use core::ptr;
+use core::{hint::black_box, ptr};
 
 #[path = "../object.rs"]
 mod object;
@@ -69,7 +69,9 @@ pub fn bench_floor(_context: XdpContext) -> u32 {
 fn restore(context: &XdpContext) -> Option<()> {
     // SAFETY: one program run at a time uses the map.
     let case = unsafe { &mut *CASE.get_ptr_mut(0)? };
-    let excess = (context.data_end() - context.data()) as i32 - case.bytes as i32;
+    // Opaque, or the compiler subtracts the halves of pointers, which the kernel forbids.
+    let bytes = black_box(context.data_end() - context.data());
+    let excess = bytes as i32 - case.bytes as i32;
     // What the last round put in front.
     // SAFETY: the context is this run's own.
     if excess != 0 && unsafe { bpf_xdp_adjust_head(context.ctx, excess) } != 0 {

@@ -24,7 +24,7 @@ use super::Error;
 const RESIZED: [&str; 3] = ["CELLS", "FLOWS", "NATS"];
 
 /// Maps that belong to one load of the programs, as their data sections do, and are not pinned.
-const PRIVATE: [&str; 3] = [super::log::MAP, "ARRIVAL", "HOPS"];
+const PRIVATE: [&str; 4] = [super::log::MAP, "ARRIVAL", "HOPS", "KNOWN_VIPS"];
 
 /// What two maps must have in common to be used as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

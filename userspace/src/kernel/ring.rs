@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use aya::maps::{Array, MapError};
 use aya_obj::generated::BPF_F_MMAPABLE;
 use steerage_common::abi::{
-    MODE_NAT, RING_LINES, VIP_FILTER_WORDS, Vip, VipKey, active_half, filter_bit,
+    MODE_NAT, RING_LINES, VIP_FILTER_STAMP, VIP_FILTER_WORDS, Vip, VipKey, active_half, filter_bit,
 };
 use steerage_common::limits::{RING_ENTRIES, SERVICES};
 use steerage_common::ring::Entry;
@@ -131,7 +131,8 @@ impl Kernel {
     /// If the table is full, or the kernel refuses.
     pub fn set_vip(&mut self, key: &VipKey, vip: &Vip) -> Result<(), Error> {
         let (key, vip) = (bytes_of(key), bytes_of(vip));
-        self.vips.insert(key, vip, 0).map_err(Error::map("VIPS"))
+        self.vips.insert(key, vip, 0).map_err(Error::map("VIPS"))?;
+        self.count_change()
     }
 
     /// Removes a vip, if it is there.
@@ -140,9 +141,10 @@ impl Kernel {
     /// If the kernel refuses.
     pub fn remove_vip(&mut self, key: &VipKey) -> Result<(), Error> {
         match self.vips.remove(&bytes_of(key)) {
-            Err(error) if super::error::os_error(&error) == Some(libc::ENOENT) => Ok(()),
-            outcome => outcome.map_err(Error::map("VIPS")),
+            Err(error) if super::error::os_error(&error) == Some(libc::ENOENT) => {}
+            outcome => outcome.map_err(Error::map("VIPS"))?,
         }
+        self.count_change()
     }
 
     /// Lets packets to the addresses of these vips be looked at, and no others.
@@ -159,7 +161,15 @@ impl Kernel {
         for (index, word) in (0..).zip(words) {
             self.vip_filter.set(index, word, 0).map_err(Error::map("VIP_FILTER"))?;
         }
-        Ok(())
+        self.count_change()
+    }
+
+    /// Voids what CPUs remember of the vips.
+    fn count_change(&mut self) -> Result<(), Error> {
+        let changes =
+            self.vip_filter.get(&VIP_FILTER_STAMP, 0).map_err(Error::map("VIP_FILTER"))?;
+        let next = changes.wrapping_add(1);
+        self.vip_filter.set(VIP_FILTER_STAMP, next, 0).map_err(Error::map("VIP_FILTER"))
     }
 
     /// All vips.
