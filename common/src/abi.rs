@@ -8,8 +8,11 @@
 //! Addresses are in network order; IPv4 addresses fill the first four bytes of sixteen. Ports that
 //! end in `_be` hold network order as well.
 
+use core::mem::offset_of;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::crew::LIVE_WORDS;
 use crate::cut::CUTS_MAX;
 use crate::error::CLASSES_MAX;
 use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SLOTS, VIPS};
@@ -129,7 +132,18 @@ pub struct HealthWord {
     pub reviewed: u64,
 }
 
-/// `WORKERS[worker]`: one worker process. Written by that worker alone.
+/// `CREW[0]`: which workers take connections.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Crew {
+    /// A bit for each line of `WORKERS` ([`crate::crew::place`]): set by the worker when it accepts
+    /// connections; cleared by it when it drains, and by the supervisor when it dies or hangs.
+    pub live: [u64; LIVE_WORDS],
+    /// Zero.
+    pub reserved: [u64; 4],
+}
+
+/// `WORKERS[worker]`: one worker process. Written by that worker alone, but for `pending`.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct WorkerLine {
@@ -137,8 +151,8 @@ pub struct WorkerLine {
     pub pid: u32,
     /// The `supervisor_epoch` under which the worker was started.
     pub supervisor_epoch: u32,
-    /// 1 while the worker accepts connections.
-    pub live: u32,
+    /// The worker's place in every row of `SOCKETS`.
+    pub seat: u32,
     /// Open client connections.
     pub connections: u32,
     /// Requests being served.
@@ -147,12 +161,33 @@ pub struct WorkerLine {
     pub accepted: u64,
     /// Monotonic milliseconds of the worker's last sign of life.
     pub heartbeat_ms: u64,
+    /// Monotonic microseconds at which the loop turn began that the worker is at; 0 while it waits.
+    pub busy_since_us: u64,
+    /// 1 while the worker accepts nothing because it has as many connections as it may.
+    pub full: u32,
+    /// Connections that the program gave to the worker since this was last made zero: the program
+    /// adds, the worker clears it when it has accepted all there are.
+    pub pending: u32,
     /// Zero; the end of the line that the kernel reads.
-    pub reserved: [u64; 3],
+    pub reserved: u64,
     /// Requests that Steerage answered itself, by [`crate::error::ErrorClass`].
     pub errors: [u64; CLASSES_MAX],
     /// Connections, streams and tunnels of clients that Steerage cut off, by [`crate::cut::Cut`].
     pub cuts: [u64; CUTS_MAX],
+}
+
+/// Key of `LISTENERS`, whose value is a row of `SOCKETS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ListenerKey {
+    /// The listening address.
+    pub address: [u8; 16],
+    /// The listening port (host order).
+    pub port: u16,
+    /// [`FAMILY_IPV4`] or [`FAMILY_IPV6`].
+    pub family: u8,
+    /// Zero.
+    pub reserved: u8,
 }
 
 /// Failure classes of an attempt at a backend: index into [`Cell::failures`].
@@ -638,7 +673,10 @@ const _: () = {
     assert!(size_of::<Backend>() == 64);
     assert!(size_of::<BackendTable>() == 64 + 64 * SLOTS);
     assert!(size_of::<HealthWord>() == 32);
+    assert!(size_of::<Crew>() == 64);
     assert!(size_of::<WorkerLine>() == 512);
+    assert!(offset_of!(WorkerLine, errors) == 64);
+    assert!(size_of::<ListenerKey>() == 20);
     assert!(size_of::<Cell>() == 512);
     assert!(size_of::<ServiceLine>() == 64);
     assert!(size_of::<VipKey>() == 20);

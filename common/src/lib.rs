@@ -10,6 +10,7 @@
 //! - [`publish`]: how a state change reaches the bitmap that XDP and the workers read.
 //! - [`maglev`] and [`ring`]: the consistent-hashing table, how it is filled and read.
 //! - [`steer`]: which backend a packet goes to, and what is remembered of it.
+//! - [`crew`]: which worker a connection goes to.
 //! - [`life`]: when a flow is over.
 //! - [`error`]: why a request is answered by Steerage itself.
 //! - [`replay`]: whether a request may be sent again.
@@ -20,6 +21,7 @@
 pub mod abi;
 pub mod census;
 pub mod checksum;
+pub mod crew;
 pub mod cut;
 pub mod error;
 pub mod hash;

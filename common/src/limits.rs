@@ -20,6 +20,10 @@ pub const VIPS: usize = 512;
 /// machine, because old workers drain beside new ones.
 pub const WORKERS: usize = 256;
 
+/// Addresses of listeners whose connections the kernel program gives to workers: each has a row of
+/// [`WORKERS`] places of 8 bytes. The connections of further ones are spread by hash.
+pub const LISTENERS: usize = 256;
+
 /// Entries of a Maglev ring: a prime over 100 times the usual number of backends (Eisenbud et al.,
 /// "Maglev", NSDI 2016, section 3.4).
 pub const RING_ENTRIES: usize = 65_537;

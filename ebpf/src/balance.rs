@@ -13,6 +13,7 @@ use core::ptr;
 
 use steerage_common::{
     abi::{self, Backend, BackendTable, Control, HealthWord, active_half},
+    crew::nth_bit,
     health::Word,
     limits::{HEALTH_WORDS, SLOTS, SLOTS_PER_WORD},
     ring::{self, Entry},
@@ -186,21 +187,3 @@ fn candidates(ring: &Ring, index: u32) -> u64 {
 }
 
 const _: () = assert!(abi::RING_LINE_ENTRIES.is_multiple_of(2));
-
-/// The place of the nth set bit of a word that has more than n: by halves, so that the kernel has no
-/// loop to follow.
-#[inline(always)]
-fn nth_bit(mut word: u64, mut n: u32) -> u16 {
-    let mut place = 0;
-    let mut step = u64::BITS / 2;
-    while step > 0 {
-        let low = (word & ((1 << step) - 1)).count_ones();
-        if n >= low {
-            n -= low;
-            word >>= step;
-            place += step;
-        }
-        step /= 2;
-    }
-    place as u16
-}

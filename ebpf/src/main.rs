@@ -3,14 +3,18 @@
 //! A packet goes through [`parse`] (what is it?), [`balance`] (which backend?), [`rewrite`] (new
 //! addresses, new checksums) or [`tunnel`] (new headers), and [`route`] (which link?); [`verdict`] counts and decides. Policy is
 //! computed in userspace and read here from [`maps`]; the only pointer arithmetic on packets is in
-//! [`packet`].
+//! [`packet`]. A connection to a listener goes through [`accept`] (which worker?).
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![allow(clippy::needless_borrows_for_generic_args, reason = "keys by value would be copied")]
 #![allow(missing_docs, reason = "the macros export symbols without documentation")]
 
-use aya_ebpf::{macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    macros::{sk_reuseport, xdp},
+    programs::{SkReuseportContext, XdpContext},
+};
 
+mod accept;
 mod balance;
 mod flow;
 mod maps;
@@ -29,6 +33,12 @@ mod vip;
 #[xdp]
 pub fn steerage_xdp(context: XdpContext) -> u32 {
     verdict::of(&context)
+}
+
+/// Gives new connections of listeners to workers, and those of a worker that ends to others.
+#[sk_reuseport(migrate)]
+pub fn steerage_accept(context: SkReuseportContext) -> u32 {
+    accept::steer(&context)
 }
 
 #[cfg(not(target_arch = "bpf"))]

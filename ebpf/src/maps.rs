@@ -7,7 +7,11 @@
 //! | `HEALTH` | slot / 64 | whoever changed a state word |
 //! | `STATE` | slot | everyone, by compare-and-swap |
 //! | `SERVICES` | service | supervisor and workers |
-//! | `WORKERS`, `CELLS` | worker, worker × slot | workers (not read here) |
+//! | `CREW` | 0 | workers and supervisor |
+//! | `WORKERS` | worker | workers, and `pending` these programs |
+//! | `CELLS` | worker × slot | workers (not read here) |
+//! | `LISTENERS` | address, port | supervisor |
+//! | `SOCKETS` | row of the listener × worker's seat | supervisor |
 //! | `VIPS` | address, port, protocol | supervisor |
 //! | `VIP_FILTER` | hash of an address / 64; then how often vips changed | supervisor |
 //! | `RINGS` | service × 2 + half | supervisor, the half not in force |
@@ -25,14 +29,14 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_COMMON_LRU},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, ReusePortSockArray, RingBuf},
     macros::btf_map,
 };
 use steerage_common::{
     abi::{
-        BackendTable, Cell, Control, Flow, FlowKey, HealthWord, Nat, NatKey, NeighborEvent,
-        RING_LINES, Reason, RingLine, ServiceLine, Traffic, VIP_FILTER_WORDS, Vip, VipKey,
-        WorkerLine,
+        BackendTable, Cell, Control, Crew, Flow, FlowKey, HealthWord, ListenerKey, Nat, NatKey,
+        NeighborEvent, RING_LINES, Reason, RingLine, ServiceLine, Traffic, VIP_FILTER_WORDS, Vip,
+        VipKey, WorkerLine,
     },
     limits,
 };
@@ -81,11 +85,21 @@ pub static STATE: Array<u64, { limits::SLOTS }, MMAPABLE> = Array::new();
 pub static SERVICES: Array<ServiceLine, { limits::SERVICES }, MMAPABLE> = Array::new();
 
 #[btf_map]
+pub static CREW: Array<Crew, 1, MMAPABLE> = Array::new();
+
+#[btf_map]
 pub static WORKERS: Array<WorkerLine, { limits::WORKERS }, MMAPABLE> = Array::new();
 
 /// The loader sets the number of entries: workers × slots.
 #[btf_map]
 pub static CELLS: Array<Cell, { limits::SLOTS }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static LISTENERS: HashMap<ListenerKey, u32, { limits::LISTENERS }> = HashMap::new();
+
+#[btf_map]
+pub static SOCKETS: ReusePortSockArray<{ limits::LISTENERS * limits::WORKERS }> =
+    ReusePortSockArray::new();
 
 #[btf_map]
 pub static VIPS: HashMap<VipKey, Vip, { limits::VIPS }> = HashMap::new();

@@ -1,15 +1,18 @@
 //! What an operator may rely on when the programs are loaded, attached, replaced and removed. Needs
 //! root.
 
+use std::collections::HashSet;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, MapData};
+use socket2::{Domain, Socket, Type};
 use steerage::config::model::LogLevel;
 use steerage::kernel::{self, Error, Kernel, Mode, Options};
 use steerage_common::abi::{SCHEMA_VERSION, Vip, VipKey};
-use steerage_common::limits::SLOTS;
+use steerage_common::limits::{LISTENERS, SLOTS};
 use steerage_tests::xdp::{CLIENT_LINK, Host};
 
 /// An instance of its own, removed when dropped.
@@ -169,16 +172,50 @@ fn a_missing_interface_and_a_link_that_does_not_forward_are_named() -> Result<()
     })
 }
 
+#[test]
+fn a_listening_address_has_a_row_for_as_long_as_it_is_wanted() -> Result<()> {
+    let instance = Instance::new();
+    let mut first = instance.load()?;
+    let listen = || -> Result<TcpListener> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+        socket.listen(1)?;
+        Ok(socket.into())
+    };
+    let sockets = [listen()?, listen()?];
+    let at: Vec<_> = sockets.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+    first.steer(at[0], [(0, &sockets[0])])?;
+    drop(first);
+    let mut second = instance.load()?;
+    second.steer(at[1], [(7, &sockets[1])])?;
+    let steered: HashSet<_> = second.steered()?.into_iter().collect();
+    assert_eq!(steered, HashSet::from([at[0], at[1]]), "rows survive the daemon");
+    second.steer_only(&at[1..])?;
+    assert_eq!(second.steered()?, at[1..]);
+
+    let places = (1..=LISTENERS as u16).map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let more = places.filter(|place| !at.contains(place)).collect::<Vec<_>>();
+    for place in &more[..LISTENERS - 1] {
+        second.steer(*place, [])?;
+    }
+    let error = second.steer(SocketAddr::from(([127, 0, 0, 2], 1)), []).expect_err("no row left");
+    assert!(error.to_string().contains("listening address 256"), "{error}");
+    Ok(())
+}
+
 /// A quarter of what the kernel allows: it shows early when a change makes it look at much more.
 #[test]
 fn the_kernel_need_not_look_at_too_much_of_the_program() -> Result<()> {
     let plane = steerage_tests::xdp::Plane::new(&[1])?;
-    let info = plane.kernel.program()?.info()?;
-    let looked_at = info.verified_instruction_count().context("Linux 5.16 tells")?;
-    println!(
-        "{looked_at} instructions looked at, {} bytes as loaded",
-        info.size_translated().unwrap_or(0)
-    );
-    assert!(looked_at < 250_000, "{looked_at}");
+    for info in [plane.kernel.program()?.info()?, plane.kernel.accept_program()?.info()?] {
+        let looked_at = info.verified_instruction_count().context("Linux 5.16 tells")?;
+        println!(
+            "{:?}: {looked_at} instructions looked at, {} bytes as loaded",
+            info.name_as_str(),
+            info.size_translated().unwrap_or(0)
+        );
+        assert!(looked_at < 250_000, "{looked_at}");
+    }
     Ok(())
 }

@@ -135,6 +135,7 @@ fn fds(pins: &Path) -> Result<Fds> {
         health: fd("HEALTH")?,
         state: fd("STATE")?,
         services: fd("SERVICES")?,
+        crew: fd("CREW")?,
         workers: fd("WORKERS")?,
         cells: fd("CELLS")?,
     })

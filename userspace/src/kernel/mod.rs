@@ -19,6 +19,7 @@ pub mod neighbor;
 mod netlink;
 mod ring;
 mod settle;
+mod steering;
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ pub use settle::{Settler, settle};
 use crate::config::model::LogLevel;
 use crate::region::Fds;
 use counters::TrafficMap;
+use steering::Seats;
 
 /// The XDP program's name in the object.
 const PROGRAM: &str = "steerage_xdp";
@@ -71,6 +73,7 @@ pub struct Kernel {
     vip_counters: TrafficMap,
     backend_counters: TrafficMap,
     reason_counters: PerCpuArray<MapData, u64>,
+    seats: Seats,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -88,6 +91,7 @@ impl Kernel {
     pub fn load(options: &Options) -> Result<Self, Error> {
         let mut ebpf = loader::load(options)?;
         program_of(&mut ebpf)?.load().map_err(Error::load)?;
+        steering::load(&mut ebpf)?;
         Ok(Self {
             instance_dir: options.instance_dir.clone(),
             vips: take(&mut ebpf, "VIPS")?,
@@ -97,6 +101,7 @@ impl Kernel {
             vip_counters: take(&mut ebpf, "VIP_COUNTERS")?,
             backend_counters: take(&mut ebpf, "BACKEND_COUNTERS")?,
             reason_counters: take(&mut ebpf, "REASON_COUNTERS")?,
+            seats: Seats::take(&mut ebpf)?,
             ebpf,
         })
     }
@@ -112,6 +117,7 @@ impl Kernel {
             health: self.fd("HEALTH")?,
             state: self.fd("STATE")?,
             services: self.fd("SERVICES")?,
+            crew: self.fd("CREW")?,
             workers: self.fd("WORKERS")?,
             cells: self.fd("CELLS")?,
         })

@@ -32,6 +32,7 @@ pub use slab::Slab;
 pub use socket::{Control, Listener, connect, is_local_shortage};
 pub use stream::{Progress, Stream};
 pub use timer::{Timer, sleep};
+pub use turn::watch as watch_turns;
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -160,6 +160,9 @@ impl Reactor {
     fn enter(&mut self, sends: &mut [Outgoing], wanted: usize) {
         let Self { ring, sources, timers, alarm_us, woken, .. } = self;
         let mut is_due = false;
+        if wanted != 0 {
+            turn::tell(0);
+        }
         ring.enter(sends, wanted, |ring, completion| {
             if matches!(completion.outcome, Outcome::Timer) {
                 is_due = true;
@@ -168,7 +171,7 @@ impl Reactor {
             }
         });
         if wanted != 0 {
-            clock::refresh();
+            turn::tell(clock::refresh());
         }
         if is_due {
             *alarm_us = u64::MAX;

@@ -57,6 +57,7 @@ where
     // Drops what is still under way, and with it the streams.
     drop(runtime);
     reactor::stop();
+    turn::unwatch();
     output.map_err(|error| match error.try_into_panic() {
         Ok(panic) => resume_unwind(panic),
         Err(error) => io::Error::other(error),
@@ -68,9 +69,13 @@ fn runtime() -> io::Result<LocalRuntime> {
     if reactor::is_running() {
         builder.on_thread_park(reactor::park);
     } else {
-        builder.enable_all().on_thread_park(turn::end).on_thread_unpark(|| {
-            clock::refresh();
-        });
+        builder
+            .enable_all()
+            .on_thread_park(|| {
+                turn::end();
+                turn::tell(0);
+            })
+            .on_thread_unpark(|| turn::tell(clock::refresh()));
     }
     builder.build_local(LocalOptions::default())
 }

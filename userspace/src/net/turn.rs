@@ -25,10 +25,14 @@ const SPARE_BUFFERS_MAX: usize = 2 * PENDING_MAX;
 /// Size of a fresh send buffer: a head and a small body.
 const BUFFER_BYTES: usize = 2048;
 
+/// Who is told when turns begin and end.
+type Watch = Box<dyn Fn(u64)>;
+
 thread_local! {
     static PENDING: RefCell<Vec<Rc<RefCell<Inner>>>> = const { RefCell::new(Vec::new()) };
     static SENDS: RefCell<Vec<Outgoing>> = const { RefCell::new(Vec::new()) };
     static OPERATIONS: Cell<u32> = const { Cell::new(0) };
+    static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) };
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -66,6 +70,27 @@ fn send_on_ring(pending: &mut Vec<Rc<RefCell<Inner>>>, waits: bool) {
         Inner::settle(&inner, outgoing, at_ms);
     }
     SENDS.set(sends);
+}
+
+/// Calls `tell` with the time in microseconds of the monotonic clock at which a turn begins, and with
+/// 0 when the thread waits for the next.
+pub fn watch(tell: impl Fn(u64) + 'static) {
+    WATCH.set(Some(Box::new(tell)));
+}
+
+/// Tells nobody any more.
+pub(super) fn unwatch() {
+    drop(WATCH.take());
+}
+
+/// Notes that a turn begins at this time, or that the thread waits (0).
+#[inline]
+pub(super) fn tell(began_us: u64) {
+    WATCH.with_borrow(|watch| {
+        if let Some(tell) = watch {
+            tell(began_us);
+        }
+    });
 }
 
 /// Counts one use of a stream. No stream may be borrowed.

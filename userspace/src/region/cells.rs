@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use steerage_common::abi;
+use steerage_common::crew::LIVE_WORDS;
 use steerage_common::cut::CUTS_MAX;
 use steerage_common::error::CLASSES_MAX;
 
@@ -37,6 +38,15 @@ pub struct HealthWord {
     pub reviewed: AtomicU64,
 }
 
+/// [`abi::Crew`].
+#[derive(Debug)]
+#[repr(C)]
+#[allow(missing_docs, reason = "documented in abi")]
+pub struct Crew {
+    pub live: [AtomicU64; LIVE_WORDS],
+    reserved: [AtomicU64; 4],
+}
+
 /// [`abi::WorkerLine`].
 #[derive(Debug)]
 #[repr(C)]
@@ -44,12 +54,15 @@ pub struct HealthWord {
 pub struct WorkerLine {
     pub pid: AtomicU32,
     pub supervisor_epoch: AtomicU32,
-    pub live: AtomicU32,
+    pub seat: AtomicU32,
     pub connections: AtomicU32,
     pub active_requests: AtomicU64,
     pub accepted: AtomicU64,
     pub heartbeat_ms: AtomicU64,
-    reserved: [AtomicU64; 3],
+    pub busy_since_us: AtomicU64,
+    pub full: AtomicU32,
+    pub pending: AtomicU32,
+    reserved: AtomicU64,
     pub errors: [AtomicU64; CLASSES_MAX],
     pub cuts: [AtomicU64; CUTS_MAX],
 }
@@ -129,6 +142,8 @@ unsafe impl Shareable for Control {}
 // SAFETY: made of atomics only.
 unsafe impl Shareable for HealthWord {}
 // SAFETY: made of atomics only.
+unsafe impl Shareable for Crew {}
+// SAFETY: made of atomics only.
 unsafe impl Shareable for WorkerLine {}
 // SAFETY: made of atomics only.
 unsafe impl Shareable for ServiceLine {}
@@ -152,8 +167,9 @@ same_layout! {
     Control: generation, schema_version, supervisor_epoch, supervisor_pid, nat_port_first,
         nat_port_count, hash_key, tunnel_source_v4, tunnel_hosts_v4, tunnel_source_v6;
     HealthWord: accepts_new, keeps_flows, strays, reviewed;
-    WorkerLine: pid, supervisor_epoch, live, connections, active_requests, accepted, heartbeat_ms,
-        reserved, errors, cuts;
+    Crew: live, reserved;
+    WorkerLine: pid, supervisor_epoch, seat, connections, active_requests, accepted, heartbeat_ms,
+        busy_since_us, full, pending, reserved, errors, cuts;
     ServiceLine: position, identity, panicking, ejection, reserved;
     Cell: responses, failures, pool_closed, replays, refusals, connections_created, connections_reused,
         request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, connections, tunnels, window, reserved;

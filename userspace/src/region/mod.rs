@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use steerage_common::abi::{self, active_half};
+use steerage_common::crew;
 use steerage_common::health::{Event, Policy, Ticks, Word};
 use steerage_common::limits::{HEALTH_WORDS, SERVICES, SLOTS, WORKERS};
 use steerage_common::publish::{self, Change};
@@ -66,6 +67,8 @@ pub struct Fds {
     pub state: OwnedFd,
     /// `SERVICES`.
     pub services: OwnedFd,
+    /// `CREW`.
+    pub crew: OwnedFd,
     /// `WORKERS`.
     pub workers: OwnedFd,
     /// `CELLS`.
@@ -85,6 +88,7 @@ impl Fds {
             health: memory("steerage-health", HEALTH_WORDS * size_of::<abi::HealthWord>())?,
             state: memory("steerage-state", SLOTS * size_of::<u64>())?,
             services: memory("steerage-services", SERVICES * size_of::<abi::ServiceLine>())?,
+            crew: memory("steerage-crew", size_of::<abi::Crew>())?,
             workers: memory("steerage-workers", WORKERS * size_of::<abi::WorkerLine>())?,
             cells: memory("steerage-cells", workers * SLOTS * size_of::<abi::Cell>())?,
         })
@@ -92,13 +96,14 @@ impl Fds {
 
     /// All descriptors, in the order of the fields.
     #[must_use]
-    pub fn all(&self) -> [BorrowedFd<'_>; 7] {
+    pub fn all(&self) -> [BorrowedFd<'_>; 8] {
         [
             self.control.as_fd(),
             self.backends.as_fd(),
             self.health.as_fd(),
             self.state.as_fd(),
             self.services.as_fd(),
+            self.crew.as_fd(),
             self.workers.as_fd(),
             self.cells.as_fd(),
         ]
@@ -106,9 +111,9 @@ impl Fds {
 
     /// The inverse of [`Fds::all`].
     #[must_use]
-    pub fn from_all(all: [OwnedFd; 7]) -> Self {
-        let [control, backends, health, state, services, workers, cells] = all;
-        Self { control, backends, health, state, services, workers, cells }
+    pub fn from_all(all: [OwnedFd; 8]) -> Self {
+        let [control, backends, health, state, services, crew, workers, cells] = all;
+        Self { control, backends, health, state, services, crew, workers, cells }
     }
 }
 
@@ -120,6 +125,7 @@ pub struct Region {
     health: Segment<cells::HealthWord>,
     state: Segment<AtomicU64>,
     services: Segment<ServiceLine>,
+    crew: Segment<cells::Crew>,
     workers: Segment<WorkerLine>,
     cells: Segment<Cell>,
 }
@@ -136,6 +142,7 @@ impl Region {
             health: Segment::map(&fds.health, HEALTH_WORDS)?,
             state: Segment::map(&fds.state, SLOTS)?,
             services: Segment::map(&fds.services, SERVICES)?,
+            crew: Segment::map(&fds.crew, 1)?,
             workers: Segment::map(&fds.workers, WORKERS)?,
             cells: Segment::map(&fds.cells, cell_workers * SLOTS)?,
         })
@@ -286,6 +293,30 @@ impl Region {
         self.workers.get(worker)
     }
 
+    /// Whether a worker takes connections.
+    ///
+    /// # Panics
+    /// If `worker` is not below [`WORKERS`].
+    #[must_use]
+    pub fn is_live(&self, worker: usize) -> bool {
+        let (word, mask) = live_bit(worker);
+        self.crew.get(0).live[word].load(Ordering::Acquire) & mask != 0
+    }
+
+    /// Says whether a worker takes connections: from now on the kernel sends it some, or none.
+    ///
+    /// # Panics
+    /// If `worker` is not below [`WORKERS`].
+    pub fn set_live(&self, worker: usize, is_live: bool) {
+        let (word, mask) = live_bit(worker);
+        let live = &self.crew.get(0).live[word];
+        if is_live {
+            live.fetch_or(mask, Ordering::AcqRel);
+        } else {
+            live.fetch_and(!mask, Ordering::AcqRel);
+        }
+    }
+
     /// A service's line.
     ///
     /// # Panics
@@ -322,6 +353,11 @@ impl Region {
         self.control().generation.store(next, Ordering::Release);
         next
     }
+}
+
+fn live_bit(worker: usize) -> (usize, u64) {
+    assert!(worker < WORKERS, "line {worker} of {WORKERS}");
+    crew::place(worker as u16)
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ fn daemon(page: &mut Page, status: &Status) {
 
 fn workers(page: &mut Page, status: &Status) {
     type Read = fn(&super::status::Worker) -> u64;
-    let families: [(&str, &str, &str, Read); 5] = [
+    let families: [(&str, &str, &str, Read); 7] = [
         ("steerage_worker_live", "gauge", "Whether the worker accepts connections.", |w| {
             w.live.into()
         }),
@@ -46,6 +46,12 @@ fn workers(page: &mut Page, status: &Status) {
             w.active_requests
         }),
         ("steerage_worker_accepted_total", "counter", "Connections accepted.", |w| w.accepted),
+        ("steerage_worker_pending", "gauge", "Connections sent to it, not accepted yet.", |w| {
+            w.pending.into()
+        }),
+        ("steerage_worker_full", "gauge", "Whether it has all the connections it may.", |w| {
+            w.full.into()
+        }),
         ("steerage_worker_heartbeat_age_milliseconds", "gauge", "Time since it was heard.", |w| {
             w.heartbeat_age_ms
         }),

@@ -79,6 +79,10 @@ pub struct Worker {
     pub active_requests: u64,
     /// Connections accepted.
     pub accepted: u64,
+    /// Connections that the kernel sent it and that it has not accepted yet.
+    pub pending: u32,
+    /// Whether it has as many connections as it may, and accepts none.
+    pub full: bool,
     /// Milliseconds since its last sign of life.
     pub heartbeat_age_ms: u64,
     /// Requests that it answered itself, by class.

@@ -89,6 +89,7 @@ fn workers(out: &mut String, status: &Status) {
     let mut table = Table::new(&["WORKER", "PID", "STATE", "CONNECTIONS", "ACTIVE", "ACCEPTED"]);
     for worker in &status.workers {
         let state = match (worker.live, worker.current) {
+            (true, true) if worker.full => "full",
             (true, true) => "live",
             (_, false) => "of a former supervisor",
             (false, true) => "draining",
@@ -182,6 +183,8 @@ pub(crate) mod tests {
                 connections: 1,
                 active_requests: 1,
                 accepted: 9,
+                pending: 0,
+                full: false,
                 heartbeat_age_ms: 10,
                 errors: vec![count("no_route", 1)],
                 cuts: vec![count("drained", 1)],

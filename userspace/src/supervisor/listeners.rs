@@ -4,17 +4,23 @@
 //! successor gets the same ones. `SO_REUSEPORT` lets a new supervisor bind beside the workers of a
 //! dead one.
 //!
+//! Which of the workers gets a connection is decided by the kernel program that is attached to each
+//! address ([`crate::kernel`]); without eBPF the kernel's hash decides.
+//!
 //! A socket goes by its number. An address that stays in the configuration keeps its sockets and their
 //! number, also when it passes to another listener: nobody who connects meanwhile sees anything of it.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tracing::warn;
 
 use super::Error;
 use crate::config::Model;
+use crate::kernel::Kernel;
 use crate::worker;
 
 /// Connections that wait for a worker, per socket.
@@ -36,6 +42,8 @@ pub struct Bound {
     address: SocketAddr,
     /// By worker; `None` once only the worker's own copy is to be left.
     sockets: Vec<Mutex<Option<TcpListener>>>,
+    /// Whether the kernel program chooses among them.
+    is_steered: AtomicBool,
 }
 
 /// What makes two addresses of two configurations the same one.
@@ -134,6 +142,39 @@ impl Listening {
         Ok(copies)
     }
 
+    /// Has the kernel program choose the worker for each connection, where it does not yet. `seats` are
+    /// the workers'. Where that fails the kernel's hash chooses, which is said once.
+    pub fn steer(&self, kernel: &Mutex<Kernel>, seats: &[usize]) {
+        let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, bound) in &self.bound {
+            if bound.is_steered.swap(true, Ordering::Relaxed) {
+                continue;
+            }
+            let sockets: Vec<_> = bound
+                .sockets
+                .iter()
+                .map(|socket| socket.lock().unwrap_or_else(PoisonError::into_inner))
+                .collect();
+            let seated = seats.iter().copied().zip(&sockets);
+            let seated = seated.filter_map(|(seat, socket)| Some((seat, (**socket).as_ref()?)));
+            if let Err(error) = kernel.steer(bound.address, seated) {
+                warn!(
+                    address = %bound.address, %error,
+                    "connections are spread over the workers by hash, whatever their load"
+                );
+            }
+        }
+    }
+
+    /// Has the kernel program forget all other addresses: nobody listens there any more.
+    pub fn steer_only(&self, kernel: &Mutex<Kernel>) {
+        let addresses: Vec<_> = self.bound.iter().map(|(_, bound)| bound.address).collect();
+        let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = kernel.steer_only(&addresses) {
+            warn!(%error, "rows of closed listeners stay in the kernel's table");
+        }
+    }
+
     /// Leaves a worker's sockets to the worker: its copies are the last then.
     pub fn leave(&self, worker: usize) {
         for (_, bound) in &self.bound {
@@ -144,7 +185,8 @@ impl Listening {
 
 impl Bound {
     fn open(number: u32, address: SocketAddr, workers: usize) -> std::io::Result<Self> {
-        let mut bound = Self { number, address, sockets: Vec::with_capacity(workers) };
+        let sockets = Vec::with_capacity(workers);
+        let mut bound = Self { number, address, sockets, is_steered: AtomicBool::new(false) };
         for _ in 0..workers {
             let socket = bind_one(bound.address)?;
             // The system's choice of a port is one for all workers.

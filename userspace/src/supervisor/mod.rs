@@ -141,9 +141,17 @@ fn serve(asked: Model, origin: Origin, front: Front, started: Instant) -> Result
 
     let epoch = region.control().supervisor_epoch.load(Ordering::Relaxed).wrapping_add(1);
     let forwards = !in_force.links.is_empty();
+    let lines = workers::free_lines(&region, front.workers);
+    for line in &lines {
+        workers::clear_line(&region, *line);
+    }
+    if let Some(kernel) = kernel {
+        front.listening.steer_only(kernel);
+        front.listening.steer(kernel, &lines);
+    }
     let handout = first_handout(&in_force, front.listening)?;
     let (handouts, handed) = watch::channel(Arc::new(handout));
-    let crew = Crew { cpus: &front.cpus, workers: front.workers, account: front.account, epoch };
+    let crew = Crew { cpus: &front.cpus, lines: &lines, account: front.account, epoch };
     let (posts, served) = posts(&plane, &crew, &handed);
     drop(handed);
     let (wish, wishes) = mpsc::channel(WISHES_MAX);
@@ -160,7 +168,7 @@ fn serve(asked: Model, origin: Origin, front: Front, started: Instant) -> Result
         view: view.clone(),
         file: origin.file,
         text: origin.text,
-        workers: front.workers,
+        lines,
         handouts,
         served,
         rings,
@@ -209,7 +217,8 @@ fn attach(
 /// Who and where the workers are.
 struct Crew<'a> {
     cpus: &'a [usize],
-    workers: usize,
+    /// A line of the region for each.
+    lines: &'a [usize],
     account: Option<Account>,
     epoch: u32,
 }
@@ -220,15 +229,12 @@ fn posts(
     crew: &Crew<'_>,
     handouts: &watch::Receiver<Arc<Handout>>,
 ) -> (Vec<Post>, Vec<watch::Receiver<u64>>) {
-    let first_line = workers::free_lines(&plane.region, crew.workers);
-    let post = |number: usize| {
-        let line = first_line + number;
-        workers::clear_line(&plane.region, line);
+    let post = |(number, line): (usize, &usize)| {
         let (served, is_served) = watch::channel(0);
         let post = Post {
             number,
-            line,
-            workers: crew.workers,
+            line: *line,
+            workers: crew.lines.len(),
             epoch: crew.epoch,
             handouts: handouts.clone(),
             served,
@@ -239,7 +245,7 @@ fn posts(
         };
         (post, is_served)
     };
-    (0..crew.workers).map(post).unzip()
+    crew.lines.iter().enumerate().map(post).unzip()
 }
 
 /// Starts the workers, then waits for signals.

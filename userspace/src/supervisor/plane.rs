@@ -53,7 +53,8 @@ impl Plane {
                 }
                 warn!(
                     reason = %source,
-                    "no eBPF: health is shared by plain memory and ends with the daemon"
+                    "no eBPF: health is shared by plain memory and ends with the daemon, and \
+                     connections are spread over the workers by hash"
                 );
                 (None, Fds::in_memory(worker_lines).map_err(Error::Region)?)
             }

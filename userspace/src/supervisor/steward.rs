@@ -74,8 +74,8 @@ pub struct Steward {
     pub file: PathBuf,
     /// What it held when it was last read.
     pub text: String,
-    /// Worker processes.
-    pub workers: usize,
+    /// The workers' lines in the region, which are their seats at listening sockets too.
+    pub lines: Vec<usize>,
     /// To the workers.
     pub handouts: watch::Sender<Arc<Handout>>,
     /// From them: the latest handout that each serves.
@@ -206,7 +206,7 @@ impl Steward {
         self.check_vips(&model)?;
         let former = self.handouts.borrow().clone();
         let open = Some((&former.listening, &now.model));
-        let listening = Listening::open(&model, self.workers, open)?;
+        let listening = Listening::open(&model, self.lines.len(), open)?;
         let publication = Publication::begin(&model, &view.region, view.kernel.as_deref())?;
         let leavers = self.leavers.next(publication.leaving(), Some(now));
         self.probe_fresh(now, &model, &publication.tenants).await;
@@ -225,8 +225,14 @@ impl Steward {
         let addresses = listening.addresses(model.listeners.len());
         let next = Arc::new(InForce { model, published, addresses, links });
         *view.in_force.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
+        if let Some(kernel) = &view.kernel {
+            listening.steer(kernel, &self.lines);
+        }
         self.handouts.send_replace(Arc::new(handout));
         self.wait_until_served(number).await;
+        if let Some(kernel) = &view.kernel {
+            listening.steer_only(kernel);
+        }
         self.leavers = leavers;
         self.leavers.drain(&view.region);
         self.probe(&next, &self.leavers);

@@ -101,11 +101,13 @@ impl View {
                 (pid != 0).then(|| status::Worker {
                     line,
                     pid,
-                    live: worker.live.load(Ordering::Relaxed) != 0,
+                    live: self.region.is_live(line),
                     current: epoch == self.supervisor_epoch,
                     connections: worker.connections.load(Ordering::Relaxed),
                     active_requests: worker.active_requests.load(Ordering::Relaxed),
                     accepted: worker.accepted.load(Ordering::Relaxed),
+                    pending: worker.pending.load(Ordering::Relaxed),
+                    full: worker.full.load(Ordering::Relaxed) != 0,
                     heartbeat_age_ms: now_ms
                         .saturating_sub(worker.heartbeat_ms.load(Ordering::Relaxed)),
                     errors: errors

@@ -202,13 +202,16 @@ fn vacate(post: &Post) {
     clear_line(&post.region, post.line);
 }
 
-/// Clears a worker's line and gauges; counters stay.
+/// Clears a worker's line and gauges; counters stay. From the first store on the kernel sends the
+/// worker no more connections.
 pub fn clear_line(region: &Region, line: usize) {
+    region.set_live(line, false);
     let worker = region.worker(line);
-    worker.live.store(0, Ordering::Release);
-    worker.pid.store(0, Ordering::Relaxed);
     worker.connections.store(0, Ordering::Relaxed);
     worker.active_requests.store(0, Ordering::Relaxed);
+    worker.busy_since_us.store(0, Ordering::Relaxed);
+    worker.full.store(0, Ordering::Relaxed);
+    worker.pending.store(0, Ordering::Relaxed);
     for slot in (0..SLOTS as u16).filter_map(Slot::new) {
         let cell = region.cell(line, slot);
         cell.active.store(0, Ordering::Relaxed);
@@ -216,17 +219,19 @@ pub fn clear_line(region: &Region, line: usize) {
         cell.connections.store(0, Ordering::Relaxed);
         cell.tunnels.store(0, Ordering::Relaxed);
     }
+    worker.pid.store(0, Ordering::Release);
 }
 
-/// The first of `count` lines that no living worker of an earlier daemon uses: 0 or `count`.
+/// `count` lines that no living worker of an earlier daemon uses; if there are not so many, as when
+/// several daemons died in quick succession, the last ones are shared with workers that drain.
 #[must_use]
-pub fn free_lines(region: &Region, count: usize) -> usize {
-    let alive = |line: usize| {
-        let pid = region.worker(line).pid.load(Ordering::Relaxed);
+pub fn free_lines(region: &Region, count: usize) -> Vec<usize> {
+    let is_used = |line: &usize| {
+        let pid = region.worker(*line).pid.load(Ordering::Relaxed);
         pid != 0 && std::path::Path::new(&format!("/proc/{pid}")).exists()
     };
-    let used = |from: usize| (from..(from + count).min(WORKERS)).filter(|l| alive(*l)).count();
-    if used(0) <= used(count) { 0 } else { count }
+    let (used, free): (Vec<_>, Vec<_>) = (0..region.cell_workers().min(WORKERS)).partition(is_used);
+    free.into_iter().chain(used).take(count).collect()
 }
 
 /// Starts one worker process.
@@ -235,6 +240,7 @@ fn spawn(post: &Post, handout: &Handout) -> io::Result<(Child, tokio::net::UnixS
     ours.set_nonblocking(true)?;
     let setup = Setup {
         id: post.line,
+        seat: post.line,
         workers: post.workers,
         cell_workers: post.region.cell_workers(),
         plan: handout.plan.clone(),

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::permit::{Permit, Permits};
@@ -15,6 +15,9 @@ use crate::region::add;
 
 /// How long accepting pauses when this host has no descriptors or memory left.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that are accepted before other tasks have their turn.
+const ACCEPTS_IN_A_ROW: u32 = 16;
 
 /// How long a drain waits for permits while connections are still queued.
 const QUEUE_PATIENCE: Duration = Duration::from_millis(500);
@@ -31,15 +34,38 @@ pub(super) struct Acceptor {
 impl Acceptor {
     /// Accepts until the task is aborted.
     pub(super) async fn run(self: Rc<Self>) {
+        let mut in_a_row = 0;
         loop {
-            let accepted =
-                self.permits.take_for(|cx| self.listener.poll_accept(cx), || self.listener.pause());
+            let accepted = self.permits.take_for(|cx| self.poll_accept(cx), || self.pause());
             let (permit, accepted) = accepted.await;
+            // Those who are served already are not to wait until a burst is over.
+            in_a_row += 1;
+            if in_a_row == ACCEPTS_IN_A_ROW {
+                in_a_row = 0;
+                tokio::task::yield_now().await;
+            }
             match accepted {
                 Ok((stream, peer)) => self.serve(stream, peer, permit),
                 Err(error) => self.refused(&error).await,
             }
         }
+    }
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, SocketAddr)>> {
+        let accepted = self.listener.poll_accept(cx);
+        self.house.with_line(|line| {
+            line.full.store(0, Ordering::Relaxed);
+            // Whatever was sent here has been accepted, or, on the ring, will be before the loop waits.
+            if accepted.is_pending() {
+                line.pending.store(0, Ordering::Relaxed);
+            }
+        });
+        accepted
+    }
+
+    fn pause(&self) {
+        self.listener.pause();
+        self.house.with_line(|line| line.full.store(1, Ordering::Relaxed));
     }
 
     /// Accepts the connections that wait in the queue: closing the socket would reset them. Those

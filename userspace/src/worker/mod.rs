@@ -52,6 +52,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 pub struct Setup {
     /// The worker's line in the region.
     pub id: usize,
+    /// Its place in the kernel's table of listening sockets.
+    pub seat: usize,
     /// How many workers share the limits of the configuration.
     pub workers: usize,
     /// How many workers the region's cells have room for.
@@ -83,15 +85,17 @@ async fn work(
     listeners: Vec<std::net::TcpListener>,
     control: UnixStream,
 ) -> anyhow::Result<()> {
-    let Setup { id, workers, plan, supervisor_epoch: epoch, .. } = setup;
+    let Setup { id, seat, workers, plan, supervisor_epoch: epoch, .. } = setup;
+    show_turns(id, &region);
     let mut serving = Serving::start(id, workers, region.clone(), plan, listeners)?;
     let house = serving.house().clone();
     house.with_line(|line| {
         line.pid.store(std::process::id(), Ordering::Relaxed);
         line.supervisor_epoch.store(epoch, Ordering::Relaxed);
+        line.seat.store(seat as u32, Ordering::Relaxed);
         line.heartbeat_ms.store(crate::clock::now_ms(), Ordering::Relaxed);
-        line.live.store(1, Ordering::Release);
     });
+    region.set_live(id, true);
     let ticker = net::spawn(tick(house.clone()));
 
     let control = net::Control::new(control)?;
@@ -99,7 +103,7 @@ async fn work(
         outcome = orders(control, &mut serving) => outcome?,
         () = succession(&house, &region, epoch) => {}
     }
-    serving.drain(id).await;
+    serving.drain(id, &region).await;
     ticker.abort();
     Ok(())
 }
@@ -143,9 +147,23 @@ async fn succession(house: &House, region: &Region, epoch: u32) {
     }
 }
 
+/// Tells the kernel since when this thread has been at the turn of its loop that it is at.
+fn show_turns(line: usize, region: &Rc<Region>) {
+    let region = region.clone();
+    net::watch_turns(move |began_us| {
+        region.worker(line).busy_since_us.store(began_us, Ordering::Relaxed);
+    });
+}
+
 async fn tick(house: Rc<House>) {
     loop {
         house.tick();
+        house.with_line(|line| {
+            // Those that were sent here and never came: handshakes that nobody finished.
+            if line.full.load(Ordering::Relaxed) == 0 {
+                line.pending.store(0, Ordering::Relaxed);
+            }
+        });
         net::sleep(net::TICK).await;
     }
 }

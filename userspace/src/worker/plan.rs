@@ -7,7 +7,6 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -124,10 +123,10 @@ impl Serving {
     }
 
     /// Takes no more connections and ends, after the requests that it is at.
-    pub(super) async fn drain(self, worker: usize) {
+    pub(super) async fn drain(self, worker: usize, region: &Region) {
         let Self { house, permits, acceptors, .. } = self;
         tracing::info!(worker, connections = permits.taken(), "draining");
-        house.with_line(|line| line.live.store(0, Ordering::Release));
+        region.set_live(worker, false);
         for (task, acceptor) in acceptors.into_values() {
             task.abort();
             acceptor.accept_queued().await;

@@ -70,6 +70,7 @@ impl Worker {
         }
         let setup = Setup {
             id: 0,
+            seat: 0,
             workers: 1,
             cell_workers: 1,
             plan: Plan {
