@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::crew::LIVE_WORDS;
 use crate::cut::CUTS_MAX;
 use crate::error::CLASSES_MAX;
-use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SLOTS, VIPS};
+use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SERVICES, SLOTS, TIERS, VIPS};
 
 /// Version of every layout in this file.
 pub const SCHEMA_VERSION: u32 = 5;
@@ -98,8 +98,10 @@ pub struct Backend {
     pub service: u16,
     /// [`FAMILY_IPV4`], [`FAMILY_IPV6`], or [`FAMILY_NONE`] for an unused slot.
     pub family: u8,
+    /// It serves while no lower tier has anybody.
+    pub tier: u8,
     /// Zero.
-    pub reserved: [u8; 13],
+    pub reserved: [u8; 12],
 }
 
 /// `BACKENDS[half]`: all backends of one generation.
@@ -361,7 +363,8 @@ pub struct ServiceLine {
     pub position: u64,
     /// Hash of the service's name: finds the line again after a restart. 0 for an unused line.
     pub identity: u64,
-    /// 1 while health is ignored because too few backends are left ([`crate::census`]).
+    /// The tier whose health is ignored because too few of it are left ([`crate::census`]), plus one;
+    /// 0 while health counts.
     pub panicking: u64,
     /// The ejection that is under way, if any ([`crate::publish::eject`]).
     pub ejection: u64,
@@ -432,6 +435,17 @@ pub const fn filter_bit(first: u64, second: u64) -> u32 {
     (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits)) as u32
 }
 
+/// Rings of all services, tiers and halves.
+pub const RINGS_MAX: usize = SERVICES * TIERS * 2;
+
+/// Where the ring of a service's tier is in `RINGS`. `rank` counts its tiers that have members, from the
+/// lowest: 0 has everybody's homes, the next ones are for when nobody of those before is left.
+#[inline(always)]
+#[must_use]
+pub const fn ring_index(service: u16, rank: u32, half: u32) -> u32 {
+    (service as u32 * TIERS as u32 + rank) * 2 + half
+}
+
 /// Entries in one [`RingLine`].
 pub const RING_LINE_ENTRIES: usize = 16;
 /// Lines that hold the entries of a ring.
@@ -445,7 +459,7 @@ pub const RING_TITLE_LINE: usize = RING_ENTRY_LINES + RING_MEMBER_LINES;
 /// Lines of a whole ring map.
 pub const RING_LINES: usize = RING_TITLE_LINE + 1;
 
-/// One cache line of a ring, an inner map of `RINGS[service * 2 + half]`.
+/// One cache line of a ring, an inner map of `RINGS[`[`ring_index`]`]`.
 ///
 /// Lines 0 to [`RING_ENTRY_LINES`] hold the entries ([`crate::ring::Entry`]), the lines after them
 /// one bit a slot: the members that take new work if healthy, in one buffer with the entries so

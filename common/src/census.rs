@@ -4,8 +4,9 @@
 //! few are healthy that health is ignored (panic), and whether one more may be ejected. Both planes and
 //! all processes ask them here.
 //!
-//! Panic is about those who would serve: the lowest tier that has a healthy backend, or every tier if
-//! none has. A tier whose backends are all dead is not in a panic while the next one takes its place.
+//! Panic is about those who would serve: the lowest tier that has a healthy backend, or the lowest of all
+//! if none has. A tier whose backends are all dead is not in a panic while the next one takes its place,
+//! and is not turned to again when that one is: health is ignored within one tier.
 
 use crate::health::{Ticks, Word};
 
@@ -41,16 +42,20 @@ pub struct Census {
     serving: u32,
     /// Those and the unhealthy ones of that tier that no operator took out.
     in_service: u32,
+    /// That tier.
+    tier: Option<u8>,
 }
 
 impl Census {
     /// Counts the members of a service.
     #[must_use]
     pub fn take(members: impl Iterator<Item = Member> + Clone, now: Ticks) -> Self {
-        let tier = members.clone().filter(Member::is_healthy).map(|member| member.tier).min();
-        let mut census = Self { working: 0, out: 0, serving: 0, in_service: 0 };
+        let lowest =
+            |is: fn(&Member) -> bool| members.clone().filter(is).map(|member| member.tier).min();
+        let tier = lowest(Member::is_healthy).or_else(|| lowest(Member::would_serve));
+        let mut census = Self { working: 0, out: 0, serving: 0, in_service: 0, tier };
         for member in members {
-            let serves = tier.is_none_or(|tier| tier == member.tier);
+            let serves = tier == Some(member.tier);
             census.working += u32::from(member.is_healthy());
             census.out += u32::from(member.word.is_out_by_ejection(now));
             census.serving += u32::from(serves && member.is_healthy());
@@ -59,11 +64,12 @@ impl Census {
         census
     }
 
-    /// Whether so few are healthy that health is to be ignored: under `percent`.
+    /// The tier that serves, if so few of it are healthy that health is to be ignored: under `percent`.
     #[must_use]
-    pub const fn is_panic(&self, percent: u8) -> bool {
-        self.serving < self.in_service
-            && (self.serving as u64) * 100 < (self.in_service as u64) * (percent as u64)
+    pub fn panicking(&self, percent: u8) -> Option<u8> {
+        let is_panic = self.serving < self.in_service
+            && u64::from(self.serving) * 100 < u64::from(self.in_service) * u64::from(percent);
+        self.tier.filter(|_| is_panic)
     }
 
     /// Whether one more may be ejected, if `out_max` may be out at a time: never the last.
@@ -103,30 +109,34 @@ mod tests {
         Census::take(members.into_iter(), NOW)
     }
 
+    fn is_panic(members: &[(State, u16, u8)], percent: u8) -> bool {
+        census(members).panicking(percent).is_some()
+    }
+
     #[test]
     fn half_is_enough_and_less_is_a_panic() {
         use State::{Down, Draining, Ejected, Maintenance, Up};
         let (up, down) = ((Up, 1, 0), (Down, 1, 0));
-        assert!(!census(&[up, down]).is_panic(50));
-        assert!(census(&[up, down, (Ejected, 1, 0)]).is_panic(50));
-        assert!(!census(&[up, down, down]).is_panic(0), "turned off");
-        assert!(census(&[down, down]).is_panic(1), "nobody left");
-        assert!(!census(&[up, (Draining, 1, 0), (Maintenance, 1, 0)]).is_panic(50));
-        assert!(!census(&[up, (Down, 0, 0), (Down, 0, 0)]).is_panic(50), "no weight, no part");
-        assert!(!census(&[]).is_panic(100));
-        assert!(!census(&[up]).is_panic(100), "all that there are");
+        assert!(!is_panic(&[up, down], 50));
+        assert!(is_panic(&[up, down, (Ejected, 1, 0)], 50));
+        assert!(!is_panic(&[up, down, down], 0), "turned off");
+        assert!(is_panic(&[down, down], 1), "nobody left");
+        assert!(!is_panic(&[up, (Draining, 1, 0), (Maintenance, 1, 0)], 50));
+        assert!(!is_panic(&[up, (Down, 0, 0), (Down, 0, 0)], 50), "no weight, no part");
+        assert!(!is_panic(&[], 100));
+        assert!(!is_panic(&[up], 100), "all that there are");
     }
 
     #[test]
     fn a_dead_tier_is_no_panic_while_the_next_one_serves() {
         use State::{Down, Up};
         let dead = [(Down, 1, 0); 4];
-        assert!(census(&dead).is_panic(50));
-        assert!(!census(&[&dead[..], &[(Up, 1, 1)]].concat()).is_panic(50));
+        assert!(is_panic(&dead, 50));
+        assert!(!is_panic(&[&dead[..], &[(Up, 1, 1)]].concat(), 50));
         let few = [&dead[..], &[(Up, 1, 0), (Up, 1, 1), (Up, 1, 1)]].concat();
-        assert!(census(&few).is_panic(50), "one of five has the work of all");
+        assert!(census(&few).panicking(50) == Some(0), "one of five has the work of all");
         let next = [&dead[..], &[(Up, 1, 1), (Down, 1, 1), (Down, 1, 1)]].concat();
-        assert!(census(&next).is_panic(50));
+        assert!(census(&next).panicking(50) == Some(1));
     }
 
     #[test]
@@ -159,10 +169,10 @@ mod tests {
         ) {
             let of = |up| (if up { State::Up } else { State::Down }, 1, 0);
             let mut members: Vec<_> = states.iter().map(|up| of(*up)).collect();
-            let before = census(&members).is_panic(percent);
+            let before = is_panic(&members, percent);
             let gone = gone.index(members.len());
             members[gone] = of(false);
-            prop_assert!(!before || census(&members).is_panic(percent));
+            prop_assert!(!before || is_panic(&members, percent));
         }
     }
 }

@@ -10,6 +10,7 @@
 //! - [`publish`]: how a state change reaches the bitmap that XDP and the workers read.
 //! - [`maglev`] and [`ring`]: the consistent-hashing table, how it is filled and read.
 //! - [`steer`]: which backend a packet goes to, and what is remembered of it.
+//! - [`candidates`]: who takes work that its home can't take, tier by tier.
 //! - [`crew`]: which worker a connection goes to.
 //! - [`life`]: when a flow is over.
 //! - [`error`]: why a request is answered by Steerage itself.
@@ -19,6 +20,7 @@
 #![deny(unsafe_code)]
 
 pub mod abi;
+pub mod candidates;
 pub mod census;
 pub mod checksum;
 pub mod crew;

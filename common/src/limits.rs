@@ -13,6 +13,9 @@ pub const HEALTH_WORDS: usize = SLOTS / SLOTS_PER_WORD;
 /// Services that one host can know at a time.
 pub const SERVICES: usize = 1024;
 
+/// Tiers of a service's backends: each has rings of its own.
+pub const TIERS: usize = 8;
+
 /// L4 service addresses that one host can serve.
 pub const VIPS: usize = 512;
 

@@ -1,31 +1,27 @@
 //! Which backend takes a flow: the ring, masked by health at the moment of the lookup.
 //!
 //! The decision itself is `steerage_common::steer::decide`; here is what it asks. A dead backend needs no
-//! rebuilt ring: the next position of the flow's own sequence is tried, and after [`ATTEMPTS`] of them all
-//! members of the service are looked through, so that a backend that takes new work is found if there
-//! is any. If there is none the packet is dropped; no index ever stands for "some backend".
+//! rebuilt ring: `steerage_common::candidates` goes on along the flow's own sequence, tier by tier, so that a
+//! backend that takes new work is found if there is any. If there is none the packet is dropped; no index
+//! ever stands for "some backend".
 //!
-//! While a service panics (too few of its backends are healthy, see `ServiceLine::panicking`) a
-//! backend is as good as a healthy one unless an operator took it out. That is looked up only for a
+//! While a service panics (too few of a tier are healthy, see `ServiceLine::panicking`) a backend of
+//! that tier is as good as a healthy one unless an operator took it out. That is looked up only for a
 //! backend whose bit is clear: the way of all other packets knows nothing of it.
 
 use core::ptr;
 
 use steerage_common::{
     abi::{self, Backend, BackendTable, Control, HealthWord, active_half},
-    crew::nth_bit,
+    candidates,
     health::Word,
-    limits::{HEALTH_WORDS, SLOTS, SLOTS_PER_WORD},
+    limits::{SLOTS, SLOTS_PER_WORD, TIERS},
     ring::{self, Entry},
     steer::{NOBODY, Standing},
 };
 
 use crate::flow::Arrival;
-use crate::maps::{BACKENDS, CONTROL, HEALTH, RINGS, Ring, SERVICES, STATE};
-
-/// Positions of a flow's sequence to try before all members are looked through. With a tenth of the
-/// backends alive one flow in thirty gets there; with all of them alive none ever does.
-const ATTEMPTS: u32 = 32;
+use crate::maps::{ARRIVAL, BACKENDS, CONTROL, HEALTH, RINGS, Ring, SERVICES, STATE};
 
 const _: () = assert!(SLOTS <= NOBODY as usize);
 
@@ -82,13 +78,18 @@ pub fn standing(service: u16, slot: u16) -> Standing {
     }
 }
 
-/// Whether the service panics, and would give the slot work though its bit is clear.
+/// Whether the slot's tier panics, and would give the slot work though its bit is clear.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn balance_serves_in_panic(service: u32, slot: u32) -> u32 {
     let Some(line) = SERVICES.get(service) else { return 0 };
     // SAFETY: a reference to a u64 in shared memory, stored whole elsewhere.
-    if unsafe { ptr::read_volatile(&raw const line.panicking) } == 0 {
+    let panicking = unsafe { ptr::read_volatile(&raw const line.panicking) };
+    if panicking == 0 {
+        return 0;
+    }
+    let Some(now) = Snapshot::take() else { return 0 };
+    if u64::from(now.backend(slot as u16).tier) + 1 != panicking {
         return 0;
     }
     let Some(word) = STATE.get(slot) else { return 0 };
@@ -128,62 +129,79 @@ fn set_bits(word: *mut HealthWord, mask: u64) {
 #[inline(always)]
 pub fn entry(service: u16, half: u32, position: u32) -> Option<Entry> {
     let (line, word) = ring::place(position);
-    let line = RINGS.get(u32::from(service) * 2 + half)?.get(line)?;
+    let line = RINGS.get(abi::ring_index(service, 0, half))?.get(line)?;
     Some(Entry::from_raw(line.words[word]))
 }
 
 /// Finds the slot for a flow that can't have its home; leaves [`NOBODY`] if there is none.
-#[inline(never)]
+#[inline(always)]
 pub fn pick(arrival: &mut Arrival) {
-    let Some(now) = Snapshot::take() else { return };
-    let Some(ring) = RINGS.get(u32::from(arrival.service) * 2 + now.half) else { return };
-    for attempt in 0..ATTEMPTS {
-        let (line, word) = ring::place(ring::position(arrival.hash, attempt));
-        let Some(line) = ring.get(line) else { return };
-        let Some(slot) = Entry::from_raw(line.words[word]).current() else { return };
-        if standing(arrival.service, slot.raw()).accepts_new {
-            arrival.nat.slot = slot.raw();
+    for rank in 0..TIERS as u32 {
+        let slot = balance_pick(rank) as u16;
+        if slot != NOBODY {
+            arrival.nat.slot = slot;
             return;
         }
     }
-    pick_any(ring, arrival);
 }
 
-/// The nth of the members that take new work, n by hash: even where so few are left that the ring's
-/// sequence missed them all.
+/// The slot of a tier's ring for the flow of [`ARRIVAL`]; [`NOBODY`] if the tier has none.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn pick_any(ring: &Ring, arrival: &mut Arrival) {
-    let mut count = 0;
-    for index in 0..HEALTH_WORDS as u32 {
-        count += candidates(ring, index).count_ones();
+pub extern "C" fn balance_pick(rank: u32) -> u32 {
+    let (Some(now), Some(arrival)) = (Snapshot::take(), ARRIVAL.get(0)) else {
+        return NOBODY.into();
+    };
+    let (service, hash) = (arrival.service, arrival.hash);
+    // Numbers from elsewhere are no numbers that the kernel could take for ranks.
+    let index = abi::ring_index(service, rank % TIERS as u32, now.half);
+    let Some(ring) = RINGS.get(index) else { return NOBODY.into() };
+    let tier = Tier { ring, service };
+    let slot = candidates::next(hash, &tier);
+    if slot != NOBODY {
+        return slot.into();
     }
-    let mut left = (((arrival.hash & 0xffff_ffff) * u64::from(count)) >> 32) as u32;
-    let (mut found, mut first) = (0, 0);
-    for index in 0..HEALTH_WORDS as u32 {
-        let word = candidates(ring, index);
-        let here = word.count_ones();
-        if left < here {
-            (found, first) = (word, index * SLOTS_PER_WORD as u32);
-            break;
-        }
-        left -= here;
+    candidates::any(hash, |word| tier.takers(word)).into()
+}
+
+/// A tier's ring, and whose.
+struct Tier<'a> {
+    ring: &'a Ring,
+    service: u16,
+}
+
+impl candidates::Tier for Tier<'_> {
+    #[inline(always)]
+    fn at(&self, position: u32) -> u16 {
+        let (line, word) = ring::place(position);
+        let Some(line) = self.ring.get(line) else { return NOBODY };
+        let slot = Entry::from_raw(line.words[word]).current_raw();
+        if slot == ring::NONE { NOBODY } else { slot }
     }
-    // Nobody takes new work, or health changed between the two passes and the sender tries again.
-    if found != 0 {
-        arrival.nat.slot = first as u16 + nth_bit(found, left);
+
+    #[inline(always)]
+    fn takes(&self, slot: u16) -> bool {
+        standing(self.service, slot).accepts_new
+    }
+
+    #[inline(always)]
+    fn is_eager(&self, _slot: u16) -> bool {
+        true
     }
 }
 
-/// Members among the 64 slots of a health word that take new work.
-#[inline(always)]
-fn candidates(ring: &Ring, index: u32) -> u64 {
-    let (line, low) = ring::member_place(index * 2);
-    let Some(line) = ring.get(line) else { return 0 };
-    // Two groups of 32 lie side by side, as a line holds an even number of them.
-    let members = u64::from(line.words[low]) | u64::from(line.words[low | 1]) << 32;
-    let Some(word) = HEALTH.get(index) else { return 0 };
-    // SAFETY: as in `standing`.
-    members & unsafe { ptr::read_volatile(&raw const word.accepts_new) }
+impl Tier<'_> {
+    /// Members among the 64 slots of a health word that take new work.
+    #[inline(always)]
+    fn takers(&self, index: u32) -> u64 {
+        let (line, low) = ring::member_place(index * 2);
+        let Some(line) = self.ring.get(line) else { return 0 };
+        // Two groups of 32 lie side by side, as a line holds an even number of them.
+        let members = u64::from(line.words[low]) | u64::from(line.words[low | 1]) << 32;
+        let Some(word) = HEALTH.get(index) else { return 0 };
+        // SAFETY: as in `standing`.
+        members & unsafe { ptr::read_volatile(&raw const word.accepts_new) }
+    }
 }
 
 const _: () = assert!(abi::RING_LINE_ENTRIES.is_multiple_of(2));

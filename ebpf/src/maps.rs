@@ -14,7 +14,7 @@
 //! | `SOCKETS` | row of the listener × worker's seat | supervisor |
 //! | `VIPS` | address, port, protocol | supervisor |
 //! | `VIP_FILTER` | hash of an address / 64; then how often vips changed | supervisor |
-//! | `RINGS` | service × 2 + half | supervisor, the half not in force |
+//! | `RINGS` | (service × tiers + tier) × 2 + half | supervisor, the half not in force |
 //! | `FLOWS` | flow whose backend the ring does not tell, as the client sees it | these programs |
 //! | `NATS` | flow of `nat`, as the backend sees it | these programs |
 //! | `VIP_COUNTERS`, `BACKEND_COUNTERS`, `REASON_COUNTERS` | vip, slot, reason | these programs |
@@ -35,8 +35,8 @@ use aya_ebpf::{
 use steerage_common::{
     abi::{
         BackendTable, Cell, Control, Crew, Flow, FlowKey, HealthWord, ListenerKey, Nat, NatKey,
-        NeighborEvent, RING_LINES, Reason, RingLine, ServiceLine, Traffic, VIP_FILTER_WORDS, Vip,
-        VipKey, WorkerLine,
+        NeighborEvent, RING_LINES, RINGS_MAX, Reason, RingLine, ServiceLine, Traffic,
+        VIP_FILTER_WORDS, Vip, VipKey, WorkerLine,
     },
     limits,
 };
@@ -108,7 +108,7 @@ pub static VIPS: HashMap<VipKey, Vip, { limits::VIPS }> = HashMap::new();
 pub static VIP_FILTER: Array<u64, { VIP_FILTER_WORDS + 1 }> = Array::new();
 
 #[btf_map]
-pub static RINGS: ArrayOfMaps<Ring, { limits::SERVICES * 2 }> = ArrayOfMaps::new();
+pub static RINGS: ArrayOfMaps<Ring, RINGS_MAX> = ArrayOfMaps::new();
 
 /// One half of a service's pair of rings.
 pub type Ring = Array<RingLine, RING_LINES, MMAPABLE>;

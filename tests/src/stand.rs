@@ -44,6 +44,8 @@ pub struct Choices {
     pub workers: usize,
     /// A backend for each weight.
     pub weights: Vec<u16>,
+    /// Their tiers; 0 for those that are not named.
+    pub tiers: Vec<u8>,
     /// Whether there is a TCP vip.
     pub tcp_vip: bool,
     /// Whether there is a UDP vip, on the same backends.
@@ -67,6 +69,7 @@ impl Default for Choices {
         Self {
             workers: 2,
             weights: vec![1, 1],
+            tiers: Vec::new(),
             tcp_vip: false,
             udp_vip: false,
             global: "",
@@ -98,10 +101,13 @@ impl Choices {
             );
         }
         let _ = writeln!(text, "[[service]]\nname = \"app\"\n{}", self.service);
-        for (number, weight) in (1..).zip(&self.weights) {
+        let tiers = self.tiers.iter().chain(std::iter::repeat(&0));
+        for ((number, weight), tier) in (1..).zip(&self.weights).zip(tiers) {
             let address = topology::backend_socket(number);
-            let _ =
-                writeln!(text, "[[service.backend]]\naddress = \"{address}\"\nweight = {weight}");
+            let _ = writeln!(
+                text,
+                "[[service.backend]]\naddress = \"{address}\"\nweight = {weight}\ntier = {tier}"
+            );
         }
         text.push_str(&self.more);
         text

@@ -427,7 +427,7 @@ fn in_a_panic_flows_go_home_to_the_dead_but_not_against_an_operator_s_wish() -> 
     plane.kill(0);
     plane.kill(1);
     assert!(at(0).take(5).all(|port| slot_of(&sent(port, SYN)) == 2), "the one that lives has all");
-    plane.set_panicking(true);
+    plane.set_panicking(Some(0));
     for port in at(0).skip(5) {
         let first = sent(port, SYN);
         assert_eq!(slot_of(&first), 0, "home, dead or not");
@@ -436,7 +436,7 @@ fn in_a_panic_flows_go_home_to_the_dead_but_not_against_an_operator_s_wish() -> 
     assert_eq!(plane.count(Reason::Moved), 0);
     plane.tell(1, Event::Drain);
     assert!(at(1).all(|port| slot_of(&sent(port, SYN)) != 1));
-    plane.set_panicking(false);
+    plane.set_panicking(None);
     let back = at(0).skip(5).inspect(|port| assert_eq!(slot_of(&sent(*port, ACK)), 2)).count();
     assert_eq!(plane.count(Reason::Moved), back as u64);
     Ok(())

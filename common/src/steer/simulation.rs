@@ -1,4 +1,5 @@
-//! A million flows through random adds, removes, changes of weight, deaths, recoveries and drains.
+//! A million flows through random adds, removes, changes of weight, deaths, recoveries and drains, in
+//! two tiers.
 //!
 //! The table never fills here: what it forgets, nobody can promise. Time goes in ticks; a flow that is
 //! silent for longer than the idle limit is over, as `flow_idle` says.
@@ -6,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::{Choice, Kind, Memory, NOBODY, Standing, decide};
+use crate::candidates;
 use crate::hash::mix;
 use crate::life::IdleLimits;
 use crate::limits::RING_ENTRIES;
@@ -25,6 +27,7 @@ struct Backend {
     identity: u64,
     epoch: u32,
     weight: u16,
+    tier: u8,
     seated: bool,
     standing: Standing,
 }
@@ -51,11 +54,15 @@ struct World {
     random: u64,
     backends: [Backend; SLOTS as usize],
     ring: Vec<Entry>,
+    /// Who serves each position of the second tier's ring, if there is a lower one.
+    second: Vec<u16>,
     changed_at: HashMap<usize, u32>,
     table: HashMap<u64, Record>,
     now: u32,
     asked: u64,
     packets: u64,
+    /// Flows sent to the second tier though the first has members.
+    descended: u64,
 }
 
 impl World {
@@ -64,11 +71,13 @@ impl World {
             random: mix(seed),
             backends: [Backend::default(); SLOTS as usize],
             ring: vec![Entry::EMPTY; RING_ENTRIES],
+            second: Vec::new(),
             changed_at: HashMap::new(),
             table: HashMap::new(),
             now: 0,
             asked: 0,
             packets: 0,
+            descended: 0,
         };
         for slot in 0..8 {
             world.seat(slot);
@@ -89,9 +98,12 @@ impl World {
     fn seat(&mut self, slot: u16) {
         let identity = self.draw();
         let weight = 1 + self.below(9) as u16;
+        // Few are of the first tier: the second one serves now and then.
+        let tier = u8::from(!slot.is_multiple_of(8));
         let backend = &mut self.backends[usize::from(slot)];
         let standing = Standing { accepts_new: true, keeps_flows: true, ..backend.standing };
-        *backend = Backend { identity, epoch: backend.epoch + 1, weight, seated: true, standing };
+        let epoch = backend.epoch + 1;
+        *backend = Backend { identity, epoch, weight, tier, seated: true, standing };
     }
 
     fn set(&mut self, slot: u16, accepts_new: bool, keeps_flows: bool) {
@@ -101,18 +113,9 @@ impl World {
 
     /// As the supervisor does: the new ring builds on the one in force.
     fn publish(&mut self, freed: &[u16]) {
-        let mut members: Vec<Member> = (0..SLOTS)
-            .zip(&self.backends)
-            .filter(|(_, backend)| backend.seated && backend.weight > 0)
-            .map(|(slot, backend)| Member {
-                identity: backend.identity,
-                slot: Slot::new(slot).unwrap(),
-                weight: backend.weight,
-            })
-            .collect();
-        let mut cursors = vec![Cursor::default(); members.len()];
-        let mut slots = vec![NOBODY; RING_ENTRIES];
-        populate([1, 2], &mut members, &mut cursors, &mut slots);
+        let mut rings = [0, 1].map(|tier| self.filled(tier)).into_iter().flatten();
+        let slots = rings.next().unwrap_or_else(|| vec![NOBODY; RING_ENTRIES]);
+        self.second = rings.next().unwrap_or_default();
         for (index, (entry, slot)) in self.ring.iter_mut().zip(slots).enumerate() {
             *entry = entry.passed_to(Slot::new(slot));
             if freed.contains(&entry.former_raw()) {
@@ -122,6 +125,54 @@ impl World {
                 self.changed_at.entry(index).or_insert(self.now);
             }
         }
+    }
+
+    /// The ring of a tier that has members.
+    fn filled(&self, tier: u8) -> Option<Vec<u16>> {
+        let mut members: Vec<Member> = (0..SLOTS)
+            .zip(&self.backends)
+            .filter(|(_, of)| of.seated && of.weight > 0 && of.tier == tier)
+            .map(|(slot, backend)| Member {
+                identity: backend.identity,
+                slot: Slot::new(slot).unwrap(),
+                weight: backend.weight,
+            })
+            .collect();
+        let mut cursors = vec![Cursor::default(); members.len()];
+        let mut slots = vec![NOBODY; RING_ENTRIES];
+        populate([1, 2], &mut members, &mut cursors, &mut slots).then_some(slots)
+    }
+
+    /// As the program does: tier by tier.
+    fn pick(&self, hash: u64) -> u16 {
+        let first: &dyn Fn(usize) -> u16 = &|at| self.ring[at].current().map_or(NOBODY, Slot::raw);
+        let second: &dyn Fn(usize) -> u16 = &|at| self.second.get(at).copied().unwrap_or(NOBODY);
+        let picks = [(0, first), (1, second)].map(|(rank, ring)| {
+            match candidates::next(hash, &Tier { world: self, ring }) {
+                NOBODY => candidates::any(hash, |word| self.takers(word, rank)),
+                slot => slot,
+            }
+        });
+        picks.into_iter().find(|slot| *slot != NOBODY).unwrap_or(NOBODY)
+    }
+
+    /// Who takes work of the first or second tier that has members.
+    fn takers(&self, word: u32, rank: usize) -> u64 {
+        let is_member = |of: &&Backend| of.seated && of.weight > 0;
+        let mut tiers: Vec<u8> = self.backends.iter().filter(is_member).map(|of| of.tier).collect();
+        tiers.sort_unstable();
+        tiers.dedup();
+        let Some(tier) = tiers.get(rank).filter(|_| word == 0) else { return 0 };
+        let takes = |of: &&Backend| is_member(of) && of.tier == *tier && of.standing.accepts_new;
+        let all = (0..SLOTS).zip(&self.backends).filter(|(_, of)| takes(of));
+        all.fold(0, |bits, (slot, _)| bits | 1 << slot)
+    }
+
+    /// Whether somebody of a lower tier would have taken work that `slot` was given.
+    fn is_passed_over(&self, slot: u16) -> bool {
+        let tier = self.backends[usize::from(slot)].tier;
+        let takes = |of: &Backend| of.seated && of.weight > 0 && of.standing.accepts_new;
+        self.backends.iter().any(|of| of.tier < tier && takes(of))
     }
 
     fn disturb(&mut self) {
@@ -184,14 +235,14 @@ impl World {
         }
         let Choice { mut slot, remember, .. } = choice;
         if slot == NOBODY {
-            slot = (0..64)
-                .filter_map(|attempt| self.ring[position(hash, attempt) as usize].current())
-                .map(Slot::raw)
-                .find(|slot| self.standing(*slot).accepts_new)
-                .unwrap_or(NOBODY);
+            slot = self.pick(hash);
             if slot == NOBODY {
                 return NOBODY;
             }
+            assert!(!self.is_passed_over(slot), "a lower tier has somebody");
+            let home = self.backends.get(usize::from(entry.current_raw()));
+            let tier = self.backends[usize::from(slot)].tier;
+            self.descended += u64::from(home.is_some_and(|home| home.tier < tier));
             if let Some(home) = self.backends.get_mut(usize::from(entry.current_raw())) {
                 home.standing.has_strays = true;
             }
@@ -232,6 +283,25 @@ impl World {
                 backend.standing.has_strays = false;
             }
         }
+    }
+}
+
+struct Tier<'a> {
+    world: &'a World,
+    ring: &'a dyn Fn(usize) -> u16,
+}
+
+impl candidates::Tier for Tier<'_> {
+    fn at(&self, position: u32) -> u16 {
+        (self.ring)(position as usize)
+    }
+
+    fn takes(&self, slot: u16) -> bool {
+        self.world.standing(slot).accepts_new
+    }
+
+    fn is_eager(&self, _: u16) -> bool {
+        true
     }
 }
 
@@ -288,11 +358,13 @@ fn of_a_million_flows_none_moves_without_need() {
     assert!(world.packets > 10_000_000, "{} packets", world.packets);
     assert_eq!(moved, [0, 0], "seed {SEED}: TCP and UDP flows that moved");
     assert!(world.asked < world.packets, "every packet asked the table");
+    assert!(world.descended > 10_000, "the second tier served {} flows", world.descended);
     // When nobody sends any more all that was remembered comes to an end.
     world.now += IDLE.segments + 1;
     world.settle();
     assert!(world.changed_at.is_empty(), "{} entries are changed still", world.changed_at.len());
     let well = world.backends.iter().filter(|backend| backend.standing.accepts_new);
     assert_eq!(well.filter(|backend| backend.standing.has_strays).count(), 0);
-    println!("{} packets, {} asked the table", world.packets, world.asked);
+    let World { packets, asked, descended, .. } = world;
+    println!("{packets} packets, {asked} asked the table, {descended} flows went a tier down");
 }

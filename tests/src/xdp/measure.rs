@@ -119,6 +119,7 @@ impl Bench {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)? as u32;
         let plane = Plane::with(Choices {
             weights: vec![1; BACKENDS],
+            tiers: Vec::new(),
             max_flows: (FLOWS_MAX as u32 + (1 << 16)) * cpus,
             vips: family,
             backends: family,

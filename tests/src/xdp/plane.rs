@@ -15,7 +15,7 @@ use steerage::region::{Group, Region, Tenant};
 use steerage_common::abi::{self, Backend, MODE_NAT, Reason, VIP_ALL_PORTS, Vip, VipKey};
 use steerage_common::health::{Cause, Event, Policy};
 use steerage_common::life::IdleLimits;
-use steerage_common::limits::{RING_ENTRIES, SLOTS};
+use steerage_common::limits::{RING_ENTRIES, SLOTS, TIERS};
 use steerage_common::maglev::{self, Cursor, Member};
 use steerage_common::slot::Slot;
 
@@ -70,6 +70,8 @@ impl Verdict {
 pub struct Choices {
     /// Weights of the backends, all up, at slots 0 and up.
     pub weights: Vec<u16>,
+    /// Their tiers; 0 for those that are not named.
+    pub tiers: Vec<u8>,
     /// How many flows it remembers.
     pub max_flows: u32,
     /// Family of the vips.
@@ -86,6 +88,7 @@ impl Default for Choices {
     fn default() -> Self {
         Self {
             weights: vec![1],
+            tiers: Vec::new(),
             max_flows: 1 << 12,
             vips: Family::V4,
             backends: Family::V4,
@@ -177,16 +180,23 @@ impl Plane {
     /// If the kernel refuses.
     pub fn publish(&mut self) -> Result<()> {
         let generation = self.region.generation() + 1;
-        let mut members = self.members();
-        let slots: Vec<Slot> = members.iter().map(|member| member.slot).collect();
-        let mut ring = vec![0; RING_ENTRIES];
-        let mut cursors = vec![Cursor::default(); members.len()];
-        let filled = maglev::populate(HASH_KEY, &mut members, &mut cursors, &mut ring);
+        let mut tiers = self.members();
+        tiers.retain(|members| !members.is_empty());
+        if tiers.is_empty() {
+            tiers.push(Vec::new());
+        }
         let freed = std::mem::take(&mut self.freed);
-        let ring = if filled { &ring[..] } else { &[] };
-        let is_held = |slot| !freed.contains(&slot);
-        let filling = Filling { slots: Some(ring), members: &slots, is_held: &is_held };
-        self.kernel.set_ring(SERVICE, Title { identity: 1, generation }, filling)?;
+        for (rank, members) in (0..).zip(&mut tiers) {
+            let slots: Vec<Slot> = members.iter().map(|member| member.slot).collect();
+            let mut ring = vec![0; RING_ENTRIES];
+            let mut cursors = vec![Cursor::default(); members.len()];
+            let filled = maglev::populate(HASH_KEY, members, &mut cursors, &mut ring);
+            let ring = if filled { &ring[..] } else { &[] };
+            let is_held = |slot| !freed.contains(&slot);
+            let filling = Filling { slots: Some(ring), members: &slots, is_held: &is_held };
+            self.kernel.set_ring(SERVICE, rank, Title { identity: 1, generation }, filling)?;
+        }
+        self.kernel.clear_rings(SERVICE, tiers.len() as u32, generation)?;
         let entries: Vec<_> =
             (0..self.weights.len() as u16).map(|slot| (of(slot), self.entry(slot))).collect();
         self.region.write_backends(&entries);
@@ -244,9 +254,10 @@ impl Plane {
         }
     }
 
-    /// Says whether the service ignores health.
-    pub fn set_panicking(&self, is_panicking: bool) {
-        self.region.service(SERVICE).panicking.store(is_panicking.into(), Ordering::Relaxed);
+    /// Says of which tier the service ignores health.
+    pub fn set_panicking(&self, tier: Option<u8>) {
+        let word = tier.map_or(0, |tier| u64::from(tier) + 1);
+        self.region.service(SERVICE).panicking.store(word, Ordering::Relaxed);
     }
 
     /// Lets the probes find the backend at `slot` dead.
@@ -295,7 +306,7 @@ impl Plane {
     /// # Errors
     /// If there is no ring.
     pub fn changed_entries(&self) -> Result<usize> {
-        let ring = self.kernel.ring_in_force(SERVICE, self.region.generation())?;
+        let ring = self.kernel.ring_in_force(SERVICE, 0, self.region.generation())?;
         let ring = ring.context("a ring in force")?;
         Ok((0..RING_ENTRIES as u32).filter(|at| ring.entry(*at).is_changed()).count())
     }
@@ -383,15 +394,18 @@ impl Plane {
         Vip { generation, index, service: SERVICE, mode, flags, reserved: [0; 6] }
     }
 
-    fn members(&self) -> Vec<Member> {
-        let weighted = self.weights.iter().enumerate().filter(|(_, weight)| **weight > 0);
-        weighted
-            .map(|(slot, weight)| Member {
-                identity: identity(slot as u16),
-                slot: of(slot as u16),
-                weight: *weight,
-            })
-            .collect()
+    fn tier(&self, slot: u16) -> u8 {
+        self.choices.tiers.get(usize::from(slot)).copied().unwrap_or(0)
+    }
+
+    /// The members of each tier.
+    fn members(&self) -> Vec<Vec<Member>> {
+        let mut tiers = vec![Vec::new(); TIERS];
+        for (slot, weight) in (0..).zip(&self.weights).filter(|(_, weight)| **weight > 0) {
+            let member = Member { identity: identity(slot), slot: of(slot), weight: *weight };
+            tiers[usize::from(self.tier(slot))].push(member);
+        }
+        tiers
     }
 
     fn entry(&self, slot: u16) -> Backend {
@@ -407,7 +421,8 @@ impl Plane {
             weight: self.weights[usize::from(slot)],
             service: SERVICE,
             family,
-            reserved: [0; 13],
+            tier: self.tier(slot),
+            reserved: [0; 12],
         }
     }
 }

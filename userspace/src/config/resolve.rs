@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use steerage_common::limits::{SERVICES, SLOTS, VIPS, WEIGHT_MAX, WORKERS};
+use steerage_common::limits::{SERVICES, SLOTS, TIERS, VIPS, WEIGHT_MAX, WORKERS};
 use toml::Spanned;
 
 use super::error::Problem;
@@ -299,12 +299,15 @@ impl Resolver<'_> {
                     format!("weight: must be from 0 to {WEIGHT_MAX}"),
                 );
             }
+            if usize::from(*backend.tier.get_ref()) >= TIERS {
+                self.problem(backend.tier.span(), format!("tier: must be from 0 to {}", TIERS - 1));
+            }
             resolved.push(model::Backend {
                 address,
                 max_connections: self.limit("max_connections", backend.max_connections),
                 max_requests: self.limit("max_requests", backend.max_requests),
                 weight: backend.weight.into_inner(),
-                tier: backend.tier,
+                tier: backend.tier.into_inner(),
             });
         }
         resolved

@@ -430,14 +430,18 @@ pub struct Backend {
     pub address: Spanned<SocketAddr>,
     #[serde(default = "one")]
     pub weight: Spanned<u16>,
-    #[serde(default)]
-    pub tier: u8,
+    #[serde(default = "first")]
+    pub tier: Spanned<u8>,
     pub max_connections: Option<Spanned<u32>>,
     pub max_requests: Option<Spanned<u32>>,
 }
 
 fn one() -> Spanned<u16> {
     Spanned::new(0..0, 1)
+}
+
+fn first() -> Spanned<u8> {
+    Spanned::new(0..0, 0)
 }
 
 /// A length of time above zero, written `"2s"`, `"500ms"`, `"1h 30m"`.

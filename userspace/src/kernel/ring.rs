@@ -1,5 +1,8 @@
 //! Rings and vips: what the supervisor publishes to the L4 programs.
 //!
+//! A service has a ring for each rank of its tiers that has members ([`ring_index`]). Flows are at home on
+//! that of rank 0; whoever is sent to one of the others is remembered, so those know of no former slots.
+//!
 //! A new ring builds on the one in force: each entry knows who served its position before
 //! ([`steerage_common::ring::Entry`]). Which ring that is says its title: a service that had none in the
 //! last generation begins with settled entries.
@@ -10,8 +13,9 @@ use aya::maps::{Array, MapError};
 use aya_obj::generated::BPF_F_MMAPABLE;
 use steerage_common::abi::{
     MODE_NAT, RING_LINES, VIP_FILTER_STAMP, VIP_FILTER_WORDS, Vip, VipKey, active_half, filter_bit,
+    ring_index,
 };
-use steerage_common::limits::{RING_ENTRIES, SERVICES};
+use steerage_common::limits::{RING_ENTRIES, SERVICES, TIERS};
 use steerage_common::ring::Entry;
 use steerage_common::slot::Slot;
 use zerocopy::FromBytes as _;
@@ -32,17 +36,18 @@ pub struct Filling<'a> {
 }
 
 impl Kernel {
-    /// Fills the ring of a service for the generation in `title`, which is to come next; false if it
-    /// was to be that in force, and there is none.
+    /// Fills the ring of a service's tier for the generation in `title`, which is to come next; false if
+    /// it was to be that in force, and there is none.
     ///
     /// # Errors
-    /// If `service_line` is out of range, or the kernel refuses (no memory).
+    /// If `service_line` or `rank` is out of range, or the kernel refuses (no memory).
     ///
     /// # Panics
     /// If the slots are neither none nor [`RING_ENTRIES`].
     pub fn set_ring(
         &mut self,
         service_line: u16,
+        rank: u32,
         title: Title,
         filling: Filling<'_>,
     ) -> Result<bool, Error> {
@@ -50,12 +55,15 @@ impl Kernel {
         let is_whole = |slots: &[u16]| slots.is_empty() || slots.len() == RING_ENTRIES;
         assert!(slots.is_none_or(is_whole), "a ring is whole or empty");
         let before = title.generation.wrapping_sub(1);
-        let former = self.ring_in_force(service_line, before)?;
-        let former = former.filter(|ring| ring.title().identity == title.identity);
+        let former = self.ring_in_force(service_line, rank, before)?;
+        let mut former = former.filter(|ring| ring.title().identity == title.identity);
         if former.is_none() && slots.is_none() {
             return Ok(false);
         }
-        let ring = self.ring(service_line, active_half(title.generation))?;
+        if rank > 0 && slots.is_some() {
+            former = None;
+        }
+        let ring = self.ring(index_of(service_line, rank, active_half(title.generation))?)?;
         let entry = |position: u32| {
             let before = former.as_ref().map_or(Entry::EMPTY, |ring| ring.entry(position));
             let entry = match slots {
@@ -72,13 +80,33 @@ impl Kernel {
         Ok(true)
     }
 
-    /// The ring of a service in the generation in force, if it has one.
+    /// Says that no tier of the service has this rank or a higher one in the generation to come.
     ///
     /// # Errors
     /// If `service_line` is out of range, or the kernel refuses.
-    pub fn ring_in_force(&self, service_line: u16, generation: u64) -> Result<Option<Ring>, Error> {
-        let half = active_half(generation);
-        let ring = self.existing_ring(index_of(service_line, half)?)?;
+    pub fn clear_rings(&self, service_line: u16, rank: u32, generation: u64) -> Result<(), Error> {
+        for rank in rank..TIERS as u32 {
+            let index = index_of(service_line, rank, active_half(generation))?;
+            if let Some(ring) = self.existing_ring(index)?
+                && ring.title() != Title::NONE
+            {
+                ring.write(Title::NONE, |_| Entry::EMPTY, &[]);
+            }
+        }
+        Ok(())
+    }
+
+    /// The ring of a service's tier in the generation in force, if it has one.
+    ///
+    /// # Errors
+    /// If `service_line` or `rank` is out of range, or the kernel refuses.
+    pub fn ring_in_force(
+        &self,
+        service_line: u16,
+        rank: u32,
+        generation: u64,
+    ) -> Result<Option<Ring>, Error> {
+        let ring = self.existing_ring(index_of(service_line, rank, active_half(generation))?)?;
         Ok(ring.filter(|ring| ring.title().generation == generation))
     }
 
@@ -96,7 +124,7 @@ impl Kernel {
         let mut vips: Vec<Vip> = self.vips()?.into_iter().map(|(_, vip)| vip).collect();
         vips.retain(|vip| vip.mode != MODE_NAT);
         for line in vips.iter().map(|vip| vip.service).collect::<BTreeSet<u16>>() {
-            let Some(ring) = self.ring_in_force(line, generation)? else { continue };
+            let Some(ring) = self.ring_in_force(line, 0, generation)? else { continue };
             let entries = (0..RING_ENTRIES as u32).map(|position| ring.entry(position));
             for slot in entries.filter(|entry| entry.is_changed()).filter_map(Entry::former) {
                 *counts.entry(slot).or_default() += 1;
@@ -106,8 +134,7 @@ impl Kernel {
     }
 
     /// The table of a ring, mapped; made when it is first needed.
-    fn ring(&mut self, service_line: u16, half: u32) -> Result<Ring, Error> {
-        let index = index_of(service_line, half)?;
+    fn ring(&mut self, index: u32) -> Result<Ring, Error> {
         if let Some(ring) = self.existing_ring(index)? {
             return Ok(ring);
         }
@@ -189,11 +216,14 @@ impl Kernel {
     }
 }
 
-fn index_of(service_line: u16, half: u32) -> Result<u32, Error> {
+fn index_of(service_line: u16, rank: u32, half: u32) -> Result<u32, Error> {
     if usize::from(service_line) >= SERVICES {
         return Err(Error::OutOfRange { what: "service line", index: service_line.into() });
     }
-    Ok(u32::from(service_line) * 2 + (half & 1))
+    if rank as usize >= TIERS {
+        return Err(Error::OutOfRange { what: "rank of a tier", index: rank as usize });
+    }
+    Ok(ring_index(service_line, rank, half))
 }
 
 /// The bytes of a plain value, as aya's maps take them.

@@ -104,7 +104,7 @@ impl Settler {
         let mut settled = 0;
         let lines: HashSet<u16> = changed.keys().map(|(line, _)| *line).collect();
         for line in lines {
-            let Some(ring) = kernel.ring_in_force(line, region.generation())? else { continue };
+            let Some(ring) = kernel.ring_in_force(line, 0, region.generation())? else { continue };
             for ((_, position), entry) in changed.iter().filter(|((of, _), _)| *of == line) {
                 let place = (line, *position);
                 let slots = strays.places.get(&place).map_or(&[][..], Vec::as_slice);
@@ -127,7 +127,7 @@ fn changed(kernel: &Kernel, region: &Region) -> Result<HashMap<Place, Entry>, Er
     let lines: HashSet<u16> = kernel.vips()?.iter().map(|(_, vip)| vip.service).collect();
     let mut changed = HashMap::new();
     for line in lines {
-        let Some(ring) = kernel.ring_in_force(line, region.generation())? else { continue };
+        let Some(ring) = kernel.ring_in_force(line, 0, region.generation())? else { continue };
         let entries = (0..RING_ENTRIES as u32).map(|position| (position, ring.entry(position)));
         changed.extend(
             entries

@@ -140,40 +140,41 @@ impl Group {
         );
     }
 
-    /// Whether health is ignored.
+    /// The tier whose health is ignored, if there is one.
     #[inline]
     #[must_use]
-    pub fn is_panicking(&self, region: &Region) -> bool {
-        region.service(self.line).panicking.load(Ordering::Acquire) != 0
+    pub fn panicking(&self, region: &Region) -> Option<u8> {
+        let word = region.service(self.line).panicking.load(Ordering::Acquire);
+        word.checked_sub(1).map(|tier| tier as u8)
     }
 
     /// Makes the service's word agree with its backends' states; gives what it says.
-    pub fn publish_panic(&self, region: &Region) -> bool {
+    pub fn publish_panic(&self, region: &Region) -> Option<u8> {
         let word = &region.service(self.line).panicking;
-        let mut is_panic = self.is_panic(region);
+        let mut tier = self.panics(region);
         loop {
-            let was = word.swap(is_panic.into(), Ordering::AcqRel) != 0;
-            let again = self.is_panic(region);
-            if again == is_panic {
-                if was != is_panic {
-                    self.tell(is_panic);
+            let was = word.swap(tier.map_or(0, |tier| u64::from(tier) + 1), Ordering::AcqRel) != 0;
+            let again = self.panics(region);
+            if again == tier {
+                if was != tier.is_some() {
+                    self.tell(tier.is_some());
                 }
-                return is_panic;
+                return tier;
             }
-            is_panic = again;
+            tier = again;
         }
     }
 
     /// As [`publish_panic`](Self::publish_panic), for regular calls: writes only what is wrong.
     pub fn mend(&self, region: &Region) {
-        if !self.is_aside && self.is_panicking(region) != self.is_panic(region) {
+        if !self.is_aside && self.panicking(region) != self.panics(region) {
             self.publish_panic(region);
         }
     }
 
-    fn is_panic(&self, region: &Region) -> bool {
+    fn panics(&self, region: &Region) -> Option<u8> {
         // Ejections that run are of no account here, and so the time is not.
-        self.census(region, Ticks::from_ms(0)).is_panic(self.panic_percent)
+        self.census(region, Ticks::from_ms(0)).panicking(self.panic_percent)
     }
 
     fn census(&self, region: &Region, now: Ticks) -> Census {

@@ -36,6 +36,11 @@ pub struct Title {
     pub generation: u64,
 }
 
+impl Title {
+    /// Of a ring that is nobody's.
+    pub const NONE: Self = Self { identity: 0, generation: 0 };
+}
+
 /// A mapped ring.
 #[derive(Debug)]
 pub struct Ring(Segment<RingLine>);
@@ -86,7 +91,7 @@ impl Ring {
     /// Writes all of it: the entry of each position, and who may take flows whose positions are all
     /// dead. It must not be in force.
     pub fn write(&self, title: Title, entry: impl Fn(u32) -> Entry, members: &[Slot]) {
-        self.set_title(Title { identity: 0, generation: 0 });
+        self.set_title(Title::NONE);
         for position in 0..RING_ENTRIES as u32 {
             self.word(place(position)).store(entry(position).to_raw(), Ordering::Relaxed);
         }

@@ -1,8 +1,8 @@
 //! Which backends may be picked now.
 //!
-//! Those whose bit in the bitmap is set, of the lowest tier that has any. If too few are left
+//! Those whose bit in the bitmap is set, of the lowest tier that has any. If too few of it are left
 //! (`panic_percent`), the few would break down under the work of all; then health is ignored, and every
-//! backend that no operator took out is picked. Whether that is so the service's line says
+//! backend of that tier that no operator took out is picked. Whether that is so the service's line says
 //! ([`Group::publish_panic`]), to packets as to requests.
 
 use super::{Backend, smooth};
@@ -16,8 +16,10 @@ use crate::region::{Group, Region};
 pub(super) struct Available {
     words: Vec<Seen>,
     is_built: bool,
-    /// Whether health is ignored, as the service's line said last.
-    pub(super) is_panicking: bool,
+    /// The tier whose health is ignored, as the service's line said last.
+    pub(super) panicking: Option<u8>,
+    /// The tier that serves.
+    pub(super) tier: Option<u8>,
     /// Indices of available backends with a weight.
     pub(super) backends: Vec<u16>,
     /// Sum of their weights.
@@ -50,7 +52,8 @@ impl Available {
         Self {
             words,
             is_built: false,
-            is_panicking: false,
+            panicking: None,
+            tier: None,
             backends: Vec::new(),
             weight: 0,
             sequence: Vec::new(),
@@ -66,7 +69,7 @@ impl Available {
     /// Looks at the bitmap and the service's line again.
     #[inline]
     pub(super) fn refresh(&mut self, region: &Region, group: &Group, backends: &[Backend]) {
-        let mut changed = !self.is_built || group.is_panicking(region) != self.is_panicking;
+        let mut changed = !self.is_built || group.panicking(region) != self.panicking;
         for seen in &mut self.words {
             let bits = region.health_word(seen.word) & seen.mask;
             changed |= bits != seen.bits;
@@ -86,17 +89,18 @@ impl Available {
     fn rebuild(&mut self, region: &Region, group: &Group, backends: &[Backend]) {
         self.is_built = true;
         // Whoever changed a bit says so a moment later; this worker need not wait for it.
-        self.is_panicking = group.publish_panic(region);
+        self.panicking = group.publish_panic(region);
         let serves = |backend: &Backend| region.word(backend.tenant.slot()).serves_in_panic();
         let may_be_picked = |backend: &Backend| {
             backend.weight > 0
-                && if self.is_panicking { serves(backend) } else { self.has_seen(backend) }
+                && (self.has_seen(backend)
+                    || self.panicking == Some(backend.tier) && serves(backend))
         };
         self.has = backends.iter().map(may_be_picked).collect();
-        let tier =
+        self.tier =
             backends.iter().zip(&self.has).filter(|(_, has)| **has).map(|(b, _)| b.tier).min();
         for (has, backend) in self.has.iter_mut().zip(backends) {
-            *has &= Some(backend.tier) == tier;
+            *has &= Some(backend.tier) == self.tier;
         }
         let weight = |(backend, has): (&Backend, &bool)| if *has { backend.weight } else { 0 };
         let weights: Vec<u16> = backends.iter().zip(&self.has).map(weight).collect();

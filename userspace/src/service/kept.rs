@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::consistent::Ring;
+use super::consistent::Rings;
 use super::ewma::Ewma;
 use super::{Backend, Service, sticky};
 
@@ -50,11 +50,11 @@ impl<'a> Kept<'a> {
     }
 
     /// The former ring, if it is the same.
-    pub(super) fn ring(&self, key: [u64; 2]) -> Rc<Ring> {
+    pub(super) fn ring(&self, key: [u64; 2]) -> Rc<Rings> {
         let before = self.former.map_or(&[][..], |former| &former.backends);
-        let member = |backend: &Backend| (backend.tenant, backend.weight);
+        let member = |backend: &Backend| (backend.tenant, backend.weight, backend.tier);
         let is_same = before.iter().map(member).eq(self.backends.iter().map(member));
         let former = self.former.filter(|_| is_same).and_then(|former| former.ring.clone());
-        former.unwrap_or_else(|| Rc::new(Ring::new(self.backends, key)))
+        former.unwrap_or_else(|| Rc::new(Rings::new(self.backends, key)))
     }
 }

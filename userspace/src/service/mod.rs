@@ -37,7 +37,7 @@ use crate::config::model::{self, Balance, Model};
 use crate::region::{self, Group, Region, Tenant};
 
 use available::Available;
-use consistent::Ring;
+use consistent::Rings;
 use ewma::Ewma;
 use kept::Kept;
 pub use random::Random;
@@ -97,7 +97,7 @@ pub struct Service {
     /// Parallel to `backends`, for `peak_ewma`.
     latencies: Vec<Ewma>,
     median_us: Cell<f64>,
-    ring: Option<Rc<Ring>>,
+    ring: Option<Rc<Rings>>,
     tokens: Vec<u64>,
     random: Random,
 }
@@ -359,7 +359,7 @@ impl Service {
             self.median_us.set(ewma::median(&self.latencies, crate::net::clock::now_us()));
         }
         let mut available = self.available.borrow_mut();
-        if available.is_panicking {
+        if available.panicking.is_some() {
             available.forget();
         }
     }

@@ -2,8 +2,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use steerage_common::abi::FailureClass;
+use steerage_common::candidates;
 use steerage_common::health::{Event, State};
+use steerage_common::limits::RING_ENTRIES;
+use steerage_common::maglev::{Cursor, Member, populate};
 use steerage_common::slot::Slot;
+use steerage_common::steer::NOBODY;
 
 use super::*;
 
@@ -316,6 +320,24 @@ fn a_dead_tier_is_no_panic_while_the_next_one_serves() {
 }
 
 #[test]
+fn the_dead_of_a_former_tier_have_no_part_in_the_panic_of_the_next() {
+    for balance in ALL {
+        let service = &workers_with(&[1; 7], balance, 1, |model| {
+            model.panic_percent = 50;
+            model.ejection.max_percent = 100;
+            model.ejection.base = Duration::from_secs(60);
+            model.ejection.max = Duration::from_secs(60);
+            model.backends[4..].iter_mut().for_each(|backend| backend.tier = 1);
+        })[0];
+        (0..6).for_each(|backend| eject(service, backend));
+        let counts = counts(service, 900);
+        assert_eq!(counts[..4], [0; 4], "{balance:?}");
+        assert!(counts[4..].iter().all(|count| *count > 0), "{balance:?}: {counts:?}");
+        assert_eq!(service.region.service(3).panicking.load(Ordering::Relaxed), 2);
+    }
+}
+
+#[test]
 fn a_share_of_failures_in_the_window_ejects_though_successes_come_between() {
     let adapt = |model: &mut model::Service| {
         model.ejection.ratio = 0.5;
@@ -455,26 +477,76 @@ fn a_client_comes_back_to_its_backend_while_that_lives() {
     assert!(!stays(service));
 }
 
-/// The packet program's table and the workers' are the same, entry by entry.
+/// A tier as the packet program sees it: slots on a ring, and their bits.
+struct Slots<'a> {
+    region: &'a Region,
+    members: &'a [Member],
+    ring: &'a [u16],
+}
+
+impl candidates::Tier for Slots<'_> {
+    fn at(&self, position: u32) -> u16 {
+        self.ring[position as usize]
+    }
+
+    fn takes(&self, slot: u16) -> bool {
+        self.region.accepts_new(Slot::new(slot).unwrap())
+    }
+
+    fn is_eager(&self, _: u16) -> bool {
+        true
+    }
+}
+
+impl Slots<'_> {
+    fn pick(&self, hash: u64) -> Option<u16> {
+        let takers = |word: u32| {
+            let slots = self.members.iter().map(|member| member.slot.raw());
+            let here = slots.filter(|slot| u32::from(*slot) / 64 == word);
+            let takers = here.filter(|slot| candidates::Tier::takes(self, *slot));
+            takers.fold(0, |bits, slot| bits | 1 << (slot % 64))
+        };
+        match candidates::next(hash, self) {
+            NOBODY => Some(candidates::any(hash, takers)).filter(|slot| *slot != NOBODY),
+            slot => Some(slot),
+        }
+    }
+}
+
+/// The packet program's tables and the workers' are the same, entry by entry, and so are the ways
+/// around whoever takes no work, in each tier.
 #[test]
 fn both_planes_name_the_same_backend() {
-    let service = &workers(&[3, 0, 1, 2], Balance::Maglev, 1)[0];
-    let key = [0, 0];
-    let members = service.backends.iter().filter(|backend| backend.weight > 0);
-    let mut members: Vec<_> = members
-        .map(|backend| steerage_common::maglev::Member {
-            identity: identity::backend_identity("web", backend.address),
-            slot: backend.tenant.slot(),
-            weight: backend.weight,
-        })
-        .collect();
-    let mut ring = vec![0; steerage_common::limits::RING_ENTRIES];
-    let mut cursors = vec![steerage_common::maglev::Cursor::default(); members.len()];
-    assert!(steerage_common::maglev::populate(key, &mut members, &mut cursors, &mut ring));
-    for hash in (0..100_000).map(steerage_common::hash::mix) {
-        let slot = ring[steerage_common::ring::position(hash, 0) as usize];
-        let picked = service.pick(&Criteria { hash, ..Criteria::ANY }).unwrap().backend;
-        assert_eq!(service.backends[picked].tenant.slot().raw(), slot);
+    let service = &workers_with(&[3, 0, 1, 2, 1, 5, 1], Balance::Maglev, 1, |model| {
+        model.backends[4..].iter_mut().for_each(|backend| backend.tier = 3);
+    })[0];
+    let rings = [0, 3].map(|tier| {
+        let all = service.backends.iter();
+        let members = all.filter(|backend| backend.weight > 0 && backend.tier == tier);
+        let mut members: Vec<_> = members
+            .map(|backend| Member {
+                identity: identity::backend_identity("web", backend.address),
+                slot: backend.tenant.slot(),
+                weight: backend.weight,
+            })
+            .collect();
+        let mut ring = vec![0; RING_ENTRIES];
+        let mut cursors = vec![Cursor::default(); members.len()];
+        assert!(populate([0, 0], &mut members, &mut cursors, &mut ring));
+        (members, ring)
+    });
+    for gone in [None, Some(2), Some(0), Some(3), Some(5), Some(4), Some(6)] {
+        if let Some(gone) = gone {
+            drain(service, gone);
+        }
+        let region = &service.region;
+        let tiers = rings.each_ref().map(|(members, ring)| Slots { region, members, ring });
+        for hash in (0..2_000).map(steerage_common::hash::mix) {
+            let by_packet = tiers.iter().find_map(|tier| tier.pick(hash));
+            let picked = service.pick(&Criteria { hash, ..Criteria::ANY });
+            let by_request = picked.map(|pick| service.backends[pick.backend].tenant.slot().raw());
+            assert_eq!(by_request, by_packet, "after {gone:?}");
+        }
     }
 }
 

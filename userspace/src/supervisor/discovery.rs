@@ -16,7 +16,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use hickory_resolver::{Resolver, TokioResolver};
-use steerage_common::limits::WEIGHT_MAX;
+use steerage_common::limits::{TIERS, WEIGHT_MAX};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{info, warn};
@@ -230,7 +230,8 @@ async fn ask(resolver: &TokioResolver, discover: &Discover) -> Result<Answer, Fa
     let greatest = services.iter().map(|service| service.weight).max().unwrap_or(0);
     for service in services {
         let tier = priorities.iter().position(|priority| *priority == service.priority);
-        let tier = u8::try_from(tier.unwrap_or(0)).unwrap_or(u8::MAX);
+        // More priorities than there are tiers share the last one.
+        let tier = tier.unwrap_or(0).min(TIERS - 1) as u8;
         let weight = scaled(service.weight, greatest);
         let target = service.target.to_utf8();
         for ip in addresses(resolver, &target, Records::Any, &mut ttl).await? {

@@ -8,7 +8,7 @@
 //! service, until it has nothing left to do: its flows go on. Who may free the slot is
 //! [`super::leavers`]'s to say.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
@@ -60,7 +60,8 @@ pub struct Leaving {
 #[derive(Debug, Default)]
 pub struct Rings(HashMap<u16, Vec<Filled>>);
 
-type Filled = (u64, u16, u16);
+/// Identity, slot, weight and rank of a member.
+type Filled = (u64, u16, u16, usize);
 
 /// A configuration on its way into the region. What [`Publication::begin`] does nobody sees but the
 /// prober; [`Publication::commit`] shows the whole to everybody.
@@ -233,27 +234,35 @@ impl<'a> Publication<'a> {
         for service in used {
             let (service, line, slots) =
                 (&model.services[service], seats.lines[service], &seats.slots[service]);
-            let mut members = members(service, slots, paths);
-            let filled_with = |member: &Member| (member.identity, member.slot.raw(), member.weight);
-            let wanted: Vec<Filled> = members.iter().map(filled_with).collect();
-            let slots: Vec<Slot> = members.iter().map(|member| member.slot).collect();
+            let mut tiers = tiers(service, slots, paths);
+            let filled_with = |rank| {
+                move |member: &Member| (member.identity, member.slot.raw(), member.weight, rank)
+            };
+            let ranked = tiers.iter().enumerate();
+            let wanted: Vec<Filled> =
+                ranked.flat_map(|(rank, members)| members.iter().map(filled_with(rank))).collect();
             let is_same = rings.0.remove(&line).is_some_and(|known| known == wanted);
-            let mut filling =
-                Filling { slots: None, members: &slots, is_held: &|slot| held.contains(&slot) };
-            let title = Title { identity: service_identity(&service.name), generation };
-            if !(is_same && kernel.set_ring(line, title, filling)?) {
-                let mut cursors = vec![Cursor::default(); members.len()];
-                if maglev::populate(*key, &mut members, &mut cursors, &mut ring) {
-                    filling.slots = Some(&ring);
-                } else {
-                    filling.slots = Some(&[]);
-                    warn!(
-                        service = service.name,
-                        "no backend of the service can take L4 flows: packets to its vips are dropped"
-                    );
-                }
-                kernel.set_ring(line, title, filling)?;
+            if wanted.is_empty() {
+                warn!(
+                    service = service.name,
+                    "no backend of the service can take L4 flows: its vips have none"
+                );
+                // The ring of nobody knows who had its positions before.
+                tiers.push(Vec::new());
             }
+            let title = Title { identity: service_identity(&service.name), generation };
+            for (rank, members) in (0..).zip(&mut tiers) {
+                let slots: Vec<Slot> = members.iter().map(|member| member.slot).collect();
+                let mut filling =
+                    Filling { slots: None, members: &slots, is_held: &|slot| held.contains(&slot) };
+                if !(is_same && kernel.set_ring(line, rank, title, filling)?) {
+                    let mut cursors = vec![Cursor::default(); members.len()];
+                    let is_filled = maglev::populate(*key, members, &mut cursors, &mut ring);
+                    filling.slots = Some(if is_filled { &ring } else { &[] });
+                    kernel.set_ring(line, rank, title, filling)?;
+                }
+            }
+            kernel.clear_rings(line, tiers.len() as u32, generation)?;
             rings.0.insert(line, wanted);
         }
         Ok(())
@@ -330,6 +339,7 @@ fn entries(
                 weight: backend.weight,
                 service: *line,
                 family,
+                tier: backend.tier,
                 ..abi::Backend::default()
             };
             entries.push((tenant.slot(), entry));
@@ -338,18 +348,20 @@ fn entries(
     entries
 }
 
-fn members(service: &Service, slots: &[Slot], paths: &HashMap<SocketAddr, Path>) -> Vec<Member> {
-    service
-        .backends
-        .iter()
-        .zip(slots)
-        .filter(|(backend, _)| backend.weight > 0 && paths.contains_key(&backend.address))
-        .map(|(backend, slot)| Member {
+/// The members of each tier that has any, lowest first.
+fn tiers(service: &Service, slots: &[Slot], paths: &HashMap<SocketAddr, Path>) -> Vec<Vec<Member>> {
+    let mut tiers: BTreeMap<u8, Vec<Member>> = BTreeMap::new();
+    let backends = service.backends.iter().zip(slots);
+    for (backend, slot) in
+        backends.filter(|(backend, _)| backend.weight > 0 && paths.contains_key(&backend.address))
+    {
+        tiers.entry(backend.tier).or_default().push(Member {
             identity: backend_identity(&service.name, backend.address),
             slot: *slot,
             weight: backend.weight,
-        })
-        .collect()
+        });
+    }
+    tiers.into_values().collect()
 }
 
 /// Puts the model's vips into the kernel's table and takes out the others. A vip that stays keeps
