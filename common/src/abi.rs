@@ -37,6 +37,10 @@ pub const MODE_TUNNEL: u8 = 2;
 /// `mode` of a vip whose packets are passed on by link address, and answered by the backends themselves.
 pub const MODE_L2: u8 = 3;
 
+/// `mode` of an address that this host serves itself: what its guard lets pass goes to the host as it
+/// came. It has no backends.
+pub const MODE_LOCAL: u8 = 4;
+
 /// IP protocol number of TCP.
 pub const PROTOCOL_TCP: u8 = 6;
 /// IP protocol number of UDP.
@@ -397,12 +401,14 @@ pub struct Vip {
     pub index: u16,
     /// Index of the service, and of its pair of rings.
     pub service: u16,
-    /// [`MODE_NAT`], [`MODE_TUNNEL`] or [`MODE_L2`].
+    /// [`MODE_NAT`], [`MODE_TUNNEL`], [`MODE_L2`] or [`MODE_LOCAL`].
     pub mode: u8,
     /// [`VIP_REMEMBERS`], [`VIP_GUE`], [`VIP_ALL_PORTS`].
     pub flags: u8,
+    /// Index of its [`Guard`] in `GUARDS`; 0 for none.
+    pub guard: u16,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 4],
 }
 
 /// In [`Vip::flags`]: every flow goes through the flow table, whatever the ring says.
@@ -417,6 +423,132 @@ pub const VIP_ALL_PORTS: u8 = 4;
 #[must_use]
 pub const fn vip_generation(generation: u64, index: u16) -> u32 {
     (generation as u32) << VIPS.trailing_zeros() | index as u32
+}
+
+/// A token bucket's size: one token comes each `interval_ns`, and as many as `burst_ns` has intervals
+/// may be taken at once ([`crate::guard::take`]).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Rate {
+    /// Nanoseconds from token to token; 0 for no limit.
+    pub interval_ns: u64,
+    /// Nanoseconds that an empty bucket takes to be full.
+    pub burst_ns: u64,
+}
+
+/// `GUARDS[guard]`: what sources may do to vips. Written by the supervisor, while no vip leads to it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Guard {
+    /// Packets of a source.
+    pub packets: Rate,
+    /// SYNs of a source.
+    pub syns: Rate,
+    /// The bits of an IPv4 address that make a source.
+    pub mask_v4: [u8; 16],
+    /// The bits of an IPv6 address that make a source.
+    pub mask_v6: [u8; 16],
+    /// How long a source that has proved itself is believed.
+    pub proof_ns: u64,
+    /// How long a flood is believed to go on after the last window that showed it.
+    pub hold_ns: u64,
+    /// SYNs to a vip in a window ([`crate::guard::WINDOW_NS`]) that begin a flood; 0 for never.
+    pub flood_begins: u32,
+    /// SYNs to a vip in a window that make a flood go on.
+    pub flood_goes_on: u32,
+    /// SYNs that a CPU counts for itself before it adds them to the vip's.
+    pub batch: u32,
+    /// [`GUARD_LISTS_V4`], [`GUARD_LISTS_V6`], [`GUARD_OFFENDERS`].
+    pub flags: u32,
+    /// Whose buckets and proofs these are: guards of one scope share them, so that they outlive a
+    /// change of the guard.
+    pub scope: u32,
+    /// Zero.
+    pub reserved: [u32; 3],
+}
+
+/// In [`Guard::flags`]: `ACL_V4` has prefixes of this guard.
+pub const GUARD_LISTS_V4: u32 = 1;
+/// In [`Guard::flags`]: `ACL_V6` has prefixes of this guard.
+pub const GUARD_LISTS_V6: u32 = 2;
+/// In [`Guard::flags`]: sources in `OFFENDERS` are held to what is said there.
+pub const GUARD_OFFENDERS: u32 = 4;
+
+/// Value in `ACL_V4` and `ACL_V6`, keyed by guard and prefix: sources that are dropped.
+pub const LISTED_DENY: u32 = 1;
+/// Value in `ACL_V4` and `ACL_V6`: sources that a shorter prefix would deny, and that are not.
+pub const LISTED_ALLOW: u32 = 2;
+/// Value in `ACL_V4` and `ACL_V6`: sources that the guard lets do whatever they want.
+pub const LISTED_EXEMPT: u32 = 3;
+
+/// `FLOODS[vip]`: how many SYNs come to a vip.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Flood {
+    /// SYNs of the latest window ([`crate::guard::count_syns`]).
+    pub syns: u64,
+    /// Coarse monotonic time until which the vip is under flood.
+    pub until_ns: u64,
+    /// Zero; the end of the line.
+    pub reserved: [u64; 6],
+}
+
+/// Key of `SOURCES`: a prefix of clients' addresses, to the vips of one guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SourceKey {
+    /// The prefix, with zeros after it.
+    pub address: [u8; 16],
+    /// [`Guard::scope`].
+    pub scope: u32,
+    /// [`FAMILY_IPV4`] or [`FAMILY_IPV6`].
+    pub family: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+/// Value of `SOURCES`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Source {
+    /// Bucket of packets.
+    pub packets: u64,
+    /// Bucket of SYNs.
+    pub syns: u64,
+    /// Coarse monotonic time until which it is proven that packets from there come from there.
+    pub proven_until_ns: u64,
+}
+
+/// Key of `OFFENDERS`: one address that L7 wants to be held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct OffenderKey {
+    /// The address.
+    pub address: [u8; 16],
+    /// [`FAMILY_IPV4`] or [`FAMILY_IPV6`].
+    pub family: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Value of `OFFENDERS`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Offender {
+    /// Coarse monotonic time until which it is held back.
+    pub until_ns: u64,
+    /// Packets that it may send meanwhile; without an interval none.
+    pub packets: Rate,
+    /// Their bucket.
+    pub bucket: u64,
 }
 
 /// Words of `VIP_FILTER`: with the most vips one address in 64 that is none looks like one.
@@ -598,11 +730,23 @@ pub enum Reason {
     NotOnLink = 9,
     /// Dropped: the driver leaves no room for outer headers.
     NoRoom = 10,
+    /// Dropped: the guard's lists deny the source.
+    Denied = 11,
+    /// Dropped: more packets of the source than its guard allows.
+    PacketRate = 12,
+    /// Dropped: more SYNs of the source than its guard allows.
+    SynRate = 13,
+    /// Dropped: L7 reported the source.
+    Offender = 14,
+    /// Answered: a SYN under flood, from a source that has not proved itself.
+    Challenged = 15,
+    /// Taken: the answer to a challenge, which proves the source.
+    Proven = 16,
 }
 
 impl Reason {
     /// All reasons, in index order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 17] = [
         Self::NoBackend,
         Self::NoPort,
         Self::TableFull,
@@ -614,6 +758,12 @@ impl Reason {
         Self::Moved,
         Self::NotOnLink,
         Self::NoRoom,
+        Self::Denied,
+        Self::PacketRate,
+        Self::SynRate,
+        Self::Offender,
+        Self::Challenged,
+        Self::Proven,
     ];
 
     /// The reason's name in metrics.
@@ -631,6 +781,12 @@ impl Reason {
             Self::Moved => "moved",
             Self::NotOnLink => "not_on_link",
             Self::NoRoom => "no_room",
+            Self::Denied => "denied",
+            Self::PacketRate => "packet_rate",
+            Self::SynRate => "syn_rate",
+            Self::Offender => "offender",
+            Self::Challenged => "challenged",
+            Self::Proven => "proven",
         }
     }
 }
@@ -695,6 +851,12 @@ const _: () = {
     assert!(size_of::<ServiceLine>() == 64);
     assert!(size_of::<VipKey>() == 20);
     assert!(size_of::<Vip>() == 16);
+    assert!(size_of::<Guard>() == 112);
+    assert!(size_of::<Flood>() == 64);
+    assert!(size_of::<SourceKey>() == 24);
+    assert!(size_of::<Source>() == 24);
+    assert!(size_of::<OffenderKey>() == 24);
+    assert!(size_of::<Offender>() == 32);
     assert!(size_of::<RingLine>() == 64);
     assert!(size_of::<FlowKey>() == 24);
     assert!(size_of::<Flow>() == 20);

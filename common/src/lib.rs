@@ -13,6 +13,7 @@
 //! - [`candidates`]: who takes work that its home can't take, tier by tier.
 //! - [`crew`]: which worker a connection goes to.
 //! - [`life`]: when a flow is over.
+//! - [`guard`]: what a source may do, and how it proves itself.
 //! - [`error`]: why a request is answered by Steerage itself.
 //! - [`replay`]: whether a request may be sent again.
 //! - [`hash`], [`checksum`], [`slot`], [`limits`]: the small parts.
@@ -26,6 +27,7 @@ pub mod checksum;
 pub mod crew;
 pub mod cut;
 pub mod error;
+pub mod guard;
 pub mod hash;
 pub mod health;
 pub mod life;

@@ -19,6 +19,16 @@ pub const TIERS: usize = 8;
 /// L4 service addresses that one host can serve.
 pub const VIPS: usize = 512;
 
+/// Guards that the packet programs know at a time: one for each vip, as many again while a reload
+/// replaces them, and 0 for none.
+pub const GUARDS: usize = 2 * VIPS + 1;
+
+/// Prefixes of each family in the lists of all guards, the replaced ones among them during a reload.
+pub const ACL_PREFIXES: usize = 1 << 16;
+
+/// Addresses that L7 has reported and that are held back at a time.
+pub const OFFENDERS: usize = 1 << 14;
+
 /// Worker processes of one host, and so lines in the worker table; twice the cores of a large
 /// machine, because old workers drain beside new ones.
 pub const WORKERS: usize = 256;

@@ -1,6 +1,6 @@
 //! The kernel programs of Steerage: entry points only.
 //!
-//! A packet goes through [`parse`] (what is it?), [`balance`] (which backend?), [`rewrite`] (new
+//! A packet goes through [`parse`] (what is it?), [`guard`] (may it?), [`balance`] (which backend?), [`rewrite`] (new
 //! addresses, new checksums) or [`tunnel`] (new headers), and [`route`] (which link?); [`verdict`] counts and decides. Policy is
 //! computed in userspace and read here from [`maps`]; the only pointer arithmetic on packets is in
 //! [`packet`]. A connection to a listener goes through [`accept`] (which worker?).
@@ -16,7 +16,9 @@ use aya_ebpf::{
 
 mod accept;
 mod balance;
+mod challenge;
 mod flow;
+mod guard;
 mod maps;
 mod mss;
 mod nat;

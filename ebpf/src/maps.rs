@@ -18,8 +18,13 @@
 //! | `FLOWS` | flow whose backend the ring does not tell, as the client sees it | these programs |
 //! | `NATS` | flow of `nat`, as the backend sees it | these programs |
 //! | `VIP_COUNTERS`, `BACKEND_COUNTERS`, `REASON_COUNTERS` | vip, slot, reason | these programs |
-//! | `ARRIVAL` | 0 | these programs, for the time of one packet |
+//! | `GUARDS` | guard | supervisor, while no vip leads to it |
+//! | `ACL_V4`, `ACL_V6` | guard, prefix | supervisor, while no vip leads to the guard |
+//! | `SOURCES` | scope of a guard, prefix of clients | these programs |
+//! | `OFFENDERS` | address | supervisor, as workers say; its bucket these programs |
+//! | `FLOODS`, `SYNS` | vip | these programs |
 //! | `KNOWN_VIPS` | hash of a service address | these programs |
+//! | `ARRIVAL`, `GUEST` | 0 | these programs, for the time of one packet |
 //! | `HOPS` | hash of a destination | these programs |
 //! | `ASKED` | hash of a next hop | these programs |
 //! | `EVENTS` | - | these programs, for the supervisor |
@@ -29,25 +34,29 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_COMMON_LRU},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, ReusePortSockArray, RingBuf},
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ReusePortSockArray, RingBuf,
+    },
     macros::btf_map,
 };
 use steerage_common::{
     abi::{
-        BackendTable, Cell, Control, Crew, Flow, FlowKey, HealthWord, ListenerKey, Nat, NatKey,
-        NeighborEvent, RING_LINES, RINGS_MAX, Reason, RingLine, ServiceLine, Traffic,
-        VIP_FILTER_WORDS, Vip, VipKey, WorkerLine,
+        BackendTable, Cell, Control, Crew, Flood, Flow, FlowKey, Guard, HealthWord, ListenerKey,
+        Nat, NatKey, NeighborEvent, Offender, OffenderKey, RING_LINES, RINGS_MAX, Reason, RingLine,
+        ServiceLine, Source, SourceKey, Traffic, VIP_FILTER_WORDS, Vip, VipKey, WorkerLine,
     },
     limits,
 };
 
-use crate::{flow::Arrival, packet::Address, route::KnownHop, vip::KnownVip};
+use crate::{flow::Arrival, guard::Guest, packet::Address, route::KnownHop, vip::KnownVip};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const PER_CPU_LRU: usize = BPF_F_NO_COMMON_LRU as usize;
 
 /// Flows remembered unless the loader asks for another number.
 const FLOWS_DEFAULT: usize = 1 << 18;
+/// Sources that are told apart unless the loader asks for another number.
+const SOURCES_DEFAULT: usize = 1 << 16;
 /// Bytes of the ring buffer: 2,000 neighbour events.
 const EVENT_BYTES: usize = 1 << 16;
 /// Each CPU remembers two to the power of so many service addresses.
@@ -120,6 +129,34 @@ pub static FLOWS: LruHashMap<FlowKey, Flow, FLOWS_DEFAULT, PER_CPU_LRU> = LruHas
 pub static NATS: LruHashMap<NatKey, Nat, FLOWS_DEFAULT, PER_CPU_LRU> = LruHashMap::new();
 
 #[btf_map]
+pub static GUARDS: Array<Guard, { limits::GUARDS }> = Array::new();
+
+/// A guard and a prefix of IPv4 addresses, as words.
+pub type ListedV4 = [u32; 2];
+/// A guard and a prefix of IPv6 addresses, as words.
+pub type ListedV6 = [u32; 5];
+
+#[btf_map]
+pub static ACL_V4: LpmTrie<ListedV4, u32, { limits::ACL_PREFIXES }> = LpmTrie::new();
+
+#[btf_map]
+pub static ACL_V6: LpmTrie<ListedV6, u32, { limits::ACL_PREFIXES }> = LpmTrie::new();
+
+/// The loader sets the number of entries.
+#[btf_map]
+pub static SOURCES: LruHashMap<SourceKey, Source, SOURCES_DEFAULT, PER_CPU_LRU> = LruHashMap::new();
+
+#[btf_map]
+pub static OFFENDERS: LruHashMap<OffenderKey, Offender, { limits::OFFENDERS }> = LruHashMap::new();
+
+#[btf_map]
+pub static FLOODS: Array<Flood, { limits::VIPS }> = Array::new();
+
+/// SYNs that this CPU has not added to [`FLOODS`] yet.
+#[btf_map]
+pub static SYNS: PerCpuArray<u32, { limits::VIPS }> = PerCpuArray::new();
+
+#[btf_map]
 pub static VIP_COUNTERS: PerCpuArray<Traffic, { limits::VIPS }> = PerCpuArray::new();
 
 #[btf_map]
@@ -142,6 +179,10 @@ pub static ASKED: PerCpuArray<Asked, ASKED_ENTRIES> = PerCpuArray::new();
 /// Scratch space; belongs to one load of the programs and is not pinned.
 #[btf_map]
 pub static ARRIVAL: PerCpuArray<Arrival, 1> = PerCpuArray::new();
+
+/// As [`ARRIVAL`].
+#[btf_map]
+pub static GUEST: PerCpuArray<Guest, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static EVENTS: RingBuf<NeighborEvent, EVENT_BYTES> = RingBuf::new();

@@ -211,6 +211,12 @@ impl Transport<'_> {
         }
     }
 
+    /// Whether the packet resets its connection.
+    #[inline(always)]
+    pub fn is_reset(&self) -> bool {
+        self.flags & RST != 0
+    }
+
     /// Whether the packet is part of a handshake.
     #[inline(always)]
     fn is_handshake(&self) -> bool {

@@ -12,6 +12,7 @@ use steerage_common::{
 use crate::{
     balance::Snapshot,
     flow::{self, Placed},
+    guard,
     maps::{BACKEND_COUNTERS, REASON_COUNTERS, VIP_COUNTERS},
     nat,
     packet::{Address, Frame, Mac},
@@ -46,6 +47,11 @@ fn forward(
     now: &Snapshot<'static>,
 ) -> Result<u32, Reason> {
     let mut transport = packet.transport().map_err(|_| Reason::Malformed)?;
+    if vip.guard != 0
+        && let Some(action) = guard::check(context, &packet, &transport, vip)
+    {
+        return Ok(action);
+    }
     if packet.ttl <= 1 {
         return Err(Reason::TtlExpired);
     }
@@ -178,7 +184,13 @@ pub fn count(vip: u16, slot: u16, add: impl Fn(&mut Traffic)) {
 /// Counts what became of a packet.
 #[inline(always)]
 pub fn note(reason: Reason) {
-    if let Some(counter) = REASON_COUNTERS.get_ptr_mut(reason as u32) {
+    note_index(reason as u32);
+}
+
+/// [`note`], of a reason that is known by its index.
+#[inline(always)]
+pub fn note_index(reason: u32) {
+    if let Some(counter) = REASON_COUNTERS.get_ptr_mut(reason) {
         // SAFETY: this CPU's own line.
         unsafe { *counter += 1 };
     }

@@ -31,6 +31,7 @@ impl Instance {
             instance_dir: self.0.clone(),
             cells: SLOTS as u32,
             max_flows: 1000,
+            max_sources: 1000,
             log_level: LogLevel::Info,
         }
     }
@@ -52,7 +53,8 @@ impl Drop for Instance {
 }
 
 const KEY: VipKey = VipKey { address: [9; 16], port_be: 80, protocol: 6, family: 4 };
-const VIP: Vip = Vip { generation: 7, index: 3, service: 2, mode: 1, flags: 0, reserved: [0; 6] };
+const VIP: Vip =
+    Vip { generation: 7, index: 3, service: 2, mode: 1, flags: 0, guard: 0, reserved: [0; 4] };
 
 #[test]
 fn vips_survive_the_daemon() -> Result<()> {

@@ -34,6 +34,8 @@ pub struct Packet {
     pub protocol: u8,
     /// Flags, of TCP.
     pub flags: u8,
+    /// Sequence and acknowledgement numbers, of TCP.
+    pub numbers: [u32; 2],
     /// Time to live, or hop limit.
     pub ttl: u8,
     /// Type of service, or traffic class.
@@ -59,6 +61,7 @@ impl Packet {
             destination,
             protocol: TCP,
             flags,
+            numbers: [1, 2],
             ttl: 64,
             class: 0x2e,
             ip_options: Vec::new(),
@@ -123,7 +126,7 @@ impl Packet {
         segment.extend(self.source.port().to_be_bytes());
         segment.extend(self.destination.port().to_be_bytes());
         let checksum_at = if self.protocol == TCP {
-            segment.extend([0, 0, 0, 1, 0, 0, 0, 2]);
+            self.numbers.iter().for_each(|number| segment.extend(number.to_be_bytes()));
             segment.extend([
                 ((20 + self.tcp_options.len()) / 4 * 16) as u8,
                 self.flags,
@@ -190,6 +193,7 @@ impl Packet {
             let pseudo = pseudo_header(source, destination, protocol, segment);
             assert_eq!(sum(&[&pseudo, segment]), 0, "the transport checksum");
         }
+        let number = |at: usize| u32::from(port(at)) << 16 | u32::from(port(at + 2));
         let header = if protocol == TCP { usize::from(segment[12] >> 4) * 4 } else { 8 };
         Self {
             class: if is_v4 { ip[1] } else { ip[0] << 4 | ip[1] >> 4 },
@@ -197,6 +201,7 @@ impl Packet {
             destination: SocketAddr::new(destination, port(2)),
             protocol,
             flags: if protocol == TCP { segment[13] } else { 0 },
+            numbers: if protocol == TCP { [number(4), number(8)] } else { [1, 2] },
             ttl,
             ip_options: if is_v4 { ip[20..].to_vec() } else { Vec::new() },
             tcp_options: if protocol == TCP { segment[20..header].to_vec() } else { Vec::new() },

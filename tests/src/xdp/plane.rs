@@ -9,7 +9,7 @@ use aya::{TestRun as _, TestRunOptions};
 use steerage::clock;
 use steerage::config::model::{LogLevel, table_address};
 use steerage::kernel::flows::Remembered;
-use steerage::kernel::{self, Filling, Kernel, Options, Settler};
+use steerage::kernel::{self, Filling, Guarding, Kernel, Options, Settler};
 use steerage::region::rings::Title;
 use steerage::region::{Group, Region, Tenant};
 use steerage_common::abi::{self, Backend, MODE_NAT, Reason, VIP_ALL_PORTS, Vip, VipKey};
@@ -115,6 +115,8 @@ pub struct Plane {
     tenants: Vec<u16>,
     /// Slots that changed their tenants since the last publication.
     freed: Vec<Slot>,
+    /// Index of the vips' guard.
+    guard: u16,
     pins: Pins,
 }
 
@@ -146,6 +148,7 @@ impl Plane {
             instance_dir: pins.0.clone(),
             cells: SLOTS as u32,
             max_flows: choices.max_flows,
+            max_sources: 1 << 12,
             log_level: LogLevel::Info,
         };
         let kernel = Kernel::load(&options).context("loading the kernel programs")?;
@@ -156,7 +159,7 @@ impl Plane {
         let weights = weights.clone();
         let freed = Vec::new();
         let mut plane =
-            Self { kernel, region, host, choices, group, weights, tenants, freed, pins };
+            Self { kernel, region, host, choices, group, weights, tenants, freed, guard: 0, pins };
         let control = plane.region.control();
         control.schema_version.store(abi::SCHEMA_VERSION, Ordering::Relaxed);
         for (word, key) in control.hash_key.iter().zip(HASH_KEY) {
@@ -231,6 +234,24 @@ impl Plane {
         control.tunnel_hosts_v4.store(u32::from_ne_bytes([0, 0, 255, 255]), Ordering::Relaxed);
         let first = u64::from_ne_bytes([0xfd, 0, 0, 0x99, 0, 0, 0, 0]);
         control.tunnel_source_v6[0].store(first, Ordering::Relaxed);
+    }
+
+    /// Gives both vips a guard, in the place of the one they have.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_guard(&mut self, guarding: Guarding) -> Result<()> {
+        self.guard = self.kernel.set_guards(&[guarding])?[0];
+        for protocol in [TCP, UDP] {
+            self.kernel.set_vip(&self.vip_key(protocol), &self.vip(protocol, 1))?;
+        }
+        Ok(self.kernel.keep_guards(&[self.guard])?)
+    }
+
+    /// Index of the vips' guard in the programs' tables.
+    #[must_use]
+    pub const fn guard(&self) -> u16 {
+        self.guard
     }
 
     /// Feeds an event to the state machine of the backend at `slot`.
@@ -391,7 +412,15 @@ impl Plane {
         let index = vip_index(protocol);
         let Choices { mode, flags, .. } = self.choices;
         let generation = abi::vip_generation(generation, index);
-        Vip { generation, index, service: SERVICE, mode, flags, reserved: [0; 6] }
+        Vip {
+            generation,
+            index,
+            service: SERVICE,
+            mode,
+            flags,
+            guard: self.guard,
+            reserved: [0; 4],
+        }
     }
 
     fn tier(&self, slot: u16) -> u8 {

@@ -5,6 +5,7 @@
 mod action;
 mod discover;
 mod forwarding;
+mod guard;
 mod probe;
 mod route;
 
@@ -23,6 +24,7 @@ use crate::net::Io;
 pub use action::{Action, HeaderRules, HostHeader, Piece, Redirect, Rewrite, Template};
 pub use discover::{Discover, Records};
 pub use forwarding::{Forwarding, RequestId, Via};
+pub use guard::{Guard, Prefix, Rate, SynFlood};
 pub use probe::{
     Authorities, Check, CheckKind, GrpcCheck, HttpCheck, PROBE_BODY_MAX, Probe, ProbeMethod,
     TlsCheck, Trust,
@@ -34,6 +36,8 @@ pub use route::{HeaderMatch, Host, Path, Route, RouteTimeouts, ValueMatch};
 pub struct Model {
     /// What concerns the daemon as a whole.
     pub global: Global,
+    /// What clients of vips may do that have no guard of their own.
+    pub guard: Guard,
     /// Addresses where clients connect.
     pub listeners: Vec<Listener>,
     /// L4 service addresses.
@@ -67,6 +71,8 @@ pub struct Global {
     pub max_connections: usize,
     /// Flows that the L4 tables remember.
     pub max_flows: u32,
+    /// Sources that the guards tell apart.
+    pub max_sources: u32,
     /// How long an L4 flow may be silent and still have a claim to its backend.
     pub flow_idle: FlowIdle,
     /// Where tunnels' outer sources come from, at most one prefix a family; the host's own address
@@ -217,6 +223,8 @@ pub struct Vip {
     pub flow_table: FlowTable,
     /// The link on which clients' packets come in.
     pub interface: String,
+    /// What its clients may do, if that is not [`Model::guard`].
+    pub guard: Option<Guard>,
     /// Index in [`Model::services`].
     pub service: usize,
 }

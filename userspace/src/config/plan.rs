@@ -47,7 +47,7 @@ impl fmt::Display for Change {
 }
 
 /// Keys of `[global]` that hold for the life of the process, by the names of the model.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 12] = [
     "instance",
     "workers",
     "user",
@@ -57,6 +57,7 @@ const FIXED: [&str; 11] = [
     "pid_file",
     "hash_seed",
     "max_flows",
+    "max_sources",
     "flow_idle",
     "io",
 ];
@@ -78,6 +79,7 @@ pub fn diff(before: &Model, after: &Model) -> Vec<Change> {
         change.needs_restart = is_fixed(key.split('.').next().unwrap_or(key));
         changes.push(change);
     }
+    changes.extend(fields("guard", &value(&before.guard), &value(&after.guard)));
     listeners(before, after, &mut changes);
     vips(before, after, &mut changes);
     services(&before.services, &after.services, &mut changes);
@@ -91,6 +93,7 @@ pub fn applicable(before: &Model, after: &Model) -> Model {
     let Global { max_connections, trusted_proxies, drain, watch, .. } = after.global.clone();
     Model {
         global: Global { max_connections, trusted_proxies, drain, watch, ..fixed },
+        guard: after.guard.clone(),
         listeners: after.listeners.clone(),
         vips: after.vips.clone(),
         services: after.services.clone(),
@@ -353,6 +356,7 @@ fn compare(of: &str, key: &str, old: &Value, new: &Value, changes: &mut Vec<Chan
                     path = format!("{file}{rest}");
                 }
             }
+            let is_table = ["global", "guard"].contains(&of);
             let is_secret = SECRET.contains(&key);
             // A route's end and rewriting are sentences already.
             let is_told = ["action", "rewrite"].contains(&key);
@@ -362,7 +366,7 @@ fn compare(of: &str, key: &str, old: &Value, new: &Value, changes: &mut Vec<Chan
                 value => shown(value),
             };
             changes.push(Change {
-                what: if of == "global" { format!("{of}.{path}") } else { format!("{of}: {path}") },
+                what: if is_table { format!("{of}.{path}") } else { format!("{of}: {path}") },
                 from: Some(text(old)),
                 to: Some(text(new)),
                 needs_restart: false,

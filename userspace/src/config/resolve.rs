@@ -3,6 +3,7 @@
 mod action;
 mod discover;
 mod forwarding;
+mod guard;
 mod pages;
 mod probe;
 mod route;
@@ -41,6 +42,8 @@ pub fn resolve(
     };
     let listeners = resolver.listeners(file.listener, &names, &replies);
     let vips = resolver.vips(file.vip, &names, &services);
+    let guard = file.guard.map(|guard| resolver.guard(guard, None)).unwrap_or_default();
+    resolver.check_lists(vips.iter().filter_map(|vip| vip.guard.as_ref()).chain([&guard]));
     let global = resolver.global(file.global);
     let mut problems = resolver.problems;
     if listeners.is_empty() && vips.is_empty() && problems.is_empty() {
@@ -51,7 +54,7 @@ pub fn resolve(
         ));
     }
     if problems.is_empty() {
-        return Ok(Model { global, listeners, vips, services });
+        return Ok(Model { global, guard, listeners, vips, services });
     }
     problems.sort_by_key(|problem| (problem.line, problem.column));
     Err(problems)
@@ -99,6 +102,9 @@ impl Resolver<'_> {
         if !(1024..=1 << 26).contains(global.max_flows.get_ref()) {
             self.problem(global.max_flows.span(), "max_flows: must be from 1024 to 67108864");
         }
+        if !(1024..=1 << 26).contains(global.max_sources.get_ref()) {
+            self.problem(global.max_sources.span(), "max_sources: must be from 1024 to 67108864");
+        }
         Global {
             instance: global.instance.into_inner(),
             workers,
@@ -114,6 +120,7 @@ impl Resolver<'_> {
             log: Log { level: global.log.level, format: global.log.format },
             max_connections: global.max_connections.into_inner(),
             max_flows: global.max_flows.into_inner(),
+            max_sources: global.max_sources.into_inner(),
             flow_idle: self.flow_idle(&global.flow_idle),
             tunnel_sources: self.tunnel_sources(global.tunnel_sources),
             trusted_proxies: global.trusted_proxies,
@@ -501,6 +508,7 @@ impl Resolver<'_> {
                 encapsulation: vip.encapsulation.map(Spanned::into_inner).unwrap_or_default(),
                 flow_table: vip.flow_table,
                 interface: vip.interface.into_inner(),
+                guard: vip.guard.map(|guard| self.guard(guard, Some(vip.protocol))),
                 service,
             });
         }

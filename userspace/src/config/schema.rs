@@ -3,6 +3,7 @@
 mod action;
 mod discover;
 mod forwarding;
+mod guard;
 mod probe;
 mod route;
 
@@ -24,6 +25,7 @@ use crate::net::Io;
 pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
 pub use discover::Discover;
 pub use forwarding::{Forwarding, Traceparent};
+pub use guard::{Guard, Net, Rate, SynFlood};
 pub use probe::{Expect, Probe, ProbeKind, Tls};
 pub use route::{Route, ValueMatch};
 
@@ -32,6 +34,7 @@ pub use route::{Route, ValueMatch};
 pub struct File {
     #[serde(default)]
     pub global: Global,
+    pub guard: Option<Guard>,
     #[serde(default)]
     pub listener: Vec<Listener>,
     #[serde(default)]
@@ -54,6 +57,7 @@ pub struct Global {
     pub log: Log,
     pub max_connections: Spanned<usize>,
     pub max_flows: Spanned<u32>,
+    pub max_sources: Spanned<u32>,
     pub flow_idle: FlowIdle,
     pub tunnel_sources: Spanned<Vec<IpNet>>,
     pub trusted_proxies: Vec<IpNet>,
@@ -78,7 +82,8 @@ impl Default for Global {
             hash_seed: None,
             log: Log::default(),
             max_connections: Spanned::new(unplaced.clone(), 100_000),
-            max_flows: Spanned::new(unplaced, 262_144),
+            max_flows: Spanned::new(unplaced.clone(), 262_144),
+            max_sources: Spanned::new(unplaced, 65_536),
             flow_idle: FlowIdle::default(),
             tunnel_sources: Spanned::new(0..0, Vec::new()),
             trusted_proxies: Vec::new(),
@@ -272,6 +277,7 @@ pub struct Vip {
     #[serde(default)]
     pub flow_table: FlowTable,
     pub interface: Spanned<String>,
+    pub guard: Option<Guard>,
     pub service: Spanned<String>,
 }
 

@@ -20,11 +20,12 @@ use zerocopy::FromBytes as _;
 use super::Error;
 
 /// Tables whose size follows the configuration: a pin of another size is replaced, not refused. The
-/// flow tables' contents are found again by hash, the cells' counters start anew.
-const RESIZED: [&str; 3] = ["CELLS", "FLOWS", "NATS"];
+/// flow tables' contents are found again by hash, sources prove themselves again, the cells' counters
+/// start anew.
+const RESIZED: [&str; 4] = ["CELLS", "FLOWS", "NATS", "SOURCES"];
 
 /// Maps that belong to one load of the programs, as their data sections do, and are not pinned.
-const PRIVATE: [&str; 4] = [super::log::MAP, "ARRIVAL", "HOPS", "KNOWN_VIPS"];
+const PRIVATE: [&str; 5] = [super::log::MAP, "ARRIVAL", "GUEST", "HOPS", "KNOWN_VIPS"];
 
 /// What two maps must have in common to be used as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

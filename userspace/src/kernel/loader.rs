@@ -42,6 +42,7 @@ pub fn load(options: &Options) -> Result<Ebpf, Error> {
         ("CELLS", options.cells.max(1)),
         ("FLOWS", options.max_flows.max(1)),
         ("NATS", options.max_flows.max(1)),
+        ("SOURCES", options.max_sources.max(1)),
     ];
     let expected = Expected::of(OBJECT, &sizes)?;
     let directory = map_directory(&options.instance_dir);

@@ -12,6 +12,7 @@ pub mod decap;
 mod error;
 mod events;
 pub mod flows;
+mod guard;
 pub mod layout;
 mod loader;
 mod log;
@@ -32,6 +33,7 @@ use steerage_common::abi::{RingLine, Vip, VipKey};
 pub use attach::{Mode, detach};
 pub use error::Error;
 pub use events::{Events, follow};
+pub use guard::Guarding;
 pub use log::Logger;
 pub use ring::Filling;
 pub use settle::{Settler, settle};
@@ -57,6 +59,8 @@ pub struct Options {
     pub cells: u32,
     /// Flows that the L4 tables remember.
     pub max_flows: u32,
+    /// Sources that the guards tell apart.
+    pub max_sources: u32,
     /// The least important level that the programs log.
     pub log_level: LogLevel,
 }
@@ -74,6 +78,7 @@ pub struct Kernel {
     backend_counters: TrafficMap,
     reason_counters: PerCpuArray<MapData, u64>,
     seats: Seats,
+    guards: guard::Tables,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -102,6 +107,7 @@ impl Kernel {
             backend_counters: take(&mut ebpf, "BACKEND_COUNTERS")?,
             reason_counters: take(&mut ebpf, "REASON_COUNTERS")?,
             seats: Seats::take(&mut ebpf)?,
+            guards: guard::Tables::of(&mut ebpf)?,
             ebpf,
         })
     }
@@ -175,4 +181,12 @@ fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(
 ) -> Result<T, Error> {
     let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
     T::try_from(map).map_err(Error::map(name))
+}
+
+/// The bytes of a plain value, as aya's maps take them.
+fn bytes_of<T: zerocopy::IntoBytes + zerocopy::Immutable, const N: usize>(value: &T) -> [u8; N] {
+    const { assert!(size_of::<T>() == N) };
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(value.as_bytes());
+    bytes
 }

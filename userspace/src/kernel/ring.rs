@@ -20,7 +20,7 @@ use steerage_common::ring::Entry;
 use steerage_common::slot::Slot;
 use zerocopy::FromBytes as _;
 
-use super::{Error, InnerRing, Kernel};
+use super::{Error, InnerRing, Kernel, bytes_of};
 use crate::region::rings::{Ring, Title};
 
 /// What a ring is filled with.
@@ -224,12 +224,4 @@ fn index_of(service_line: u16, rank: u32, half: u32) -> Result<u32, Error> {
         return Err(Error::OutOfRange { what: "rank of a tier", index: rank as usize });
     }
     Ok(ring_index(service_line, rank, half))
-}
-
-/// The bytes of a plain value, as aya's maps take them.
-fn bytes_of<T: zerocopy::IntoBytes + zerocopy::Immutable, const N: usize>(value: &T) -> [u8; N] {
-    const { assert!(size_of::<T>() == N) };
-    let mut bytes = [0; N];
-    bytes.copy_from_slice(value.as_bytes());
-    bytes
 }

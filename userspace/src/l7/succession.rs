@@ -27,6 +27,7 @@ impl Proxy {
     ) -> Self {
         let nothing = Model {
             global: placed.model.global.clone(),
+            guard: placed.model.guard.clone(),
             listeners: Vec::new(),
             vips: Vec::new(),
             services: Vec::new(),

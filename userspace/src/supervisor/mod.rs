@@ -16,6 +16,7 @@ mod discovery;
 mod error;
 mod file;
 mod front;
+mod guards;
 mod handout;
 pub mod inherit;
 mod leavers;

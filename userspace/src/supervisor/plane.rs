@@ -40,6 +40,7 @@ impl Plane {
             cells: (worker_lines * SLOTS) as u32,
             // Tables that no vip needs are kept as small as they can be.
             max_flows: if model.vips.is_empty() { 1 } else { model.global.max_flows },
+            max_sources: if model.vips.is_empty() { 1 } else { model.global.max_sources },
             log_level: model.global.log.level,
         };
         let (kernel, fds) = match Kernel::load(&options) {

@@ -23,6 +23,7 @@ use steerage_common::slot::Slot;
 use tracing::{info, warn};
 
 use super::Error;
+use super::guards;
 use super::network::{self, Path};
 use super::slots::{Seats, seat};
 use crate::config::Model;
@@ -380,8 +381,9 @@ fn write_vips(
     let taken: BTreeSet<u16> =
         wanted.iter().filter_map(|key| former.get(key)).map(|vip| vip.index).collect();
     let mut free = (0..VIPS as u16).filter(|index| !taken.contains(index));
+    let guards = guards::set(model, kernel)?;
     let mut indices = Vec::with_capacity(wanted.len());
-    for (vip, key) in model.vips.iter().zip(&wanted) {
+    for ((vip, key), guard) in model.vips.iter().zip(&wanted).zip(&guards) {
         let service = seats.lines[vip.service];
         let kept = former.get(key).filter(|former| former.service == service);
         let kept = kept.filter(|former| former.mode == vip.mode.number());
@@ -397,13 +399,15 @@ fn write_vips(
             service,
             mode: vip.mode.number(),
             flags: flags(vip),
-            reserved: [0; 6],
+            guard: *guard,
+            reserved: [0; 4],
         };
         kernel.set_vip(key, &value)?;
         indices.push(value.index);
         info!(vip = vip.name, address = %vip.address, index = value.index, "vip in force");
     }
     kernel.set_vip_filter(&wanted)?;
+    kernel.keep_guards(&guards)?;
     Ok(indices)
 }
 

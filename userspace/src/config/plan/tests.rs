@@ -72,6 +72,10 @@ fn each_difference_is_one_line_with_the_keys_of_the_file() {
         ),
         (&[("workers = 2", "workers = 3")], &["~ global.workers: 2 -> 3 (needs a restart)"]),
         (&[("'one'", "'two'")], &["~ global.hash_seed: (secret) -> (secret) (needs a restart)"]),
+        (
+            &[("[[listener]]", "[guard]\ndeny = ['10.0.0.9']\noffenders = false\n[[listener]]")],
+            &["~ guard.deny: [] -> [\"10.0.0.9/32\"]"],
+        ),
         (&[("workers = 2", "workers = 2\ndrain = '5s'")], &["~ global.drain: 30s -> 5s"]),
         (
             &[("127.0.0.1:80", "127.0.0.1:81")],
