@@ -37,7 +37,7 @@ use super::upgrade::Wish;
 use super::upload::{RequestBody, Stage, Upload};
 use super::via::{Mark, Via};
 use super::{Target, forward, version};
-use crate::net::{self, Deadline, Stream, clock};
+use crate::net::{self, Deadline, Elapsed, Stream, clock};
 use crate::region::{self, add};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -202,9 +202,16 @@ impl Attempt {
     /// A place on a connection that many requests share.
     async fn lane(&self, multiplex: &Multiplex) -> Result<Lane, Failure> {
         let timeout = self.destination.timeouts.connect;
-        // Ends: each look follows a connection that was made, and has room for some.
+        let mut line: Option<Deadline> = None;
+        // Ends: each look follows a connection that was made, and has room for some, or a time in line.
         loop {
-            match multiplex.turn().await {
+            match multiplex.turn(line.is_some()).await {
+                Turn::Wait => {
+                    let queue_timeout = self.target().queue_timeout;
+                    let deadline = line.get_or_insert_with(|| Deadline::after(queue_timeout));
+                    let called = deadline.cut(multiplex.line()).await;
+                    called.map_err(|Elapsed| Failure::Final(ErrorClass::QueueTimeout))?;
+                }
                 Turn::Go(lane) => return Ok(lane),
                 Turn::Look => {}
                 Turn::Crashed(Crash::Ours) => return Err(Failure::Final(ErrorClass::Exhausted)),
@@ -276,7 +283,7 @@ impl Attempt {
                 tracing::debug!(backend = %address, %error, "connecting failed");
                 Err(self.unconnected(FailureClass::Connect))
             }
-            Err(net::Elapsed) => Err(self.unconnected(FailureClass::ConnectTimeout)),
+            Err(Elapsed) => Err(self.unconnected(FailureClass::ConnectTimeout)),
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A request goes to the first connection with room: fewer streams than its peer allows, and than
 //! `upstream.streams`. If there is none, one more is made, by one request at a time: the others wait for
-//! it instead of making as many, and share its failure.
+//! it instead of making as many, and share its failure. With as many connections as the backend may have
+//! (`max_connections`) requests wait in line for a stream.
 //!
 //! A connection takes no new requests once it is too old, has carried its number of requests, or is going
 //! away (GOAWAY, or the end of its task); it is closed with its last stream. Idle ones are closed after
@@ -62,6 +63,17 @@ pub(super) struct Multiplex {
     open: RefCell<Vec<Rc<Trunk>>>,
     /// The connection that is being made.
     flight: RefCell<Option<Rc<Flight>>>,
+    /// How many connections there may be.
+    connections_max: Cell<usize>,
+    crowd: Rc<Crowd>,
+}
+
+/// The connections that there are, and who waits because there may be no more.
+#[derive(Debug, Default)]
+struct Crowd {
+    connections: Cell<usize>,
+    waiting: Cell<usize>,
+    room: Notify,
 }
 
 type Http2 = http2::Connection<TokioIo<Stream>, RequestBody, Executor>;
@@ -73,6 +85,7 @@ struct Trunk {
     /// Polled by its task, and gone with its end; knows what the peer allows.
     connection: Rc<RefCell<Option<Http2>>>,
     meter: Rc<Meter>,
+    crowd: Rc<Crowd>,
     streams: Cell<usize>,
     expires_ms: u64,
     requests_left: Cell<u64>,
@@ -88,6 +101,8 @@ impl Drop for Trunk {
         let reason = self.close.get().unwrap_or(PoolClose::Broken);
         add(&self.meter.cell().pool_closed[reason as usize], 1);
         self.meter.count(-1);
+        self.crowd.connections.set(self.crowd.connections.get() - 1);
+        self.crowd.room.notify_one();
     }
 }
 
@@ -191,6 +206,7 @@ impl Drop for Lane {
     fn drop(&mut self) {
         self.trunk.streams.set(self.trunk.streams.get().saturating_sub(1));
         self.trunk.idle_since_ms.set(net::clock::now_ms());
+        self.trunk.crowd.room.notify_one();
     }
 }
 
@@ -262,8 +278,10 @@ pub(super) enum Turn<'a> {
     Go(Lane),
     /// Make a connection.
     Fly(Pilot<'a>),
-    /// It looked when another's connection was made.
+    /// Look again: another's connection was made.
     Look,
+    /// Stand in line ([`Multiplex::line`]), and look again when called.
+    Wait,
     Crashed(Crash),
 }
 
@@ -281,6 +299,8 @@ impl Multiplex {
             random: Random::new(seed),
             open: RefCell::default(),
             flight: RefCell::default(),
+            connections_max: Cell::new(usize::MAX),
+            crowd: Rc::default(),
         }
     }
 
@@ -290,17 +310,30 @@ impl Multiplex {
         self.limits.set(limits);
     }
 
+    /// Makes no more connections than `most`; those that there are stay.
+    pub(super) fn limit_connections(&self, most: usize) {
+        self.connections_max.set(most);
+        self.crowd.room.notify_waiters();
+    }
+
     /// Lets no connection outlive its streams.
     pub(super) fn retire(&self) {
         self.open.borrow_mut().drain(..).for_each(|trunk| trunk.end(PoolClose::Ejected));
     }
 
-    /// A lane if there is one; else what to do to get one.
-    pub(super) async fn turn(&self) -> Turn<'_> {
+    /// A lane if there is one; else what to do to get one. Whoever was not in line stands behind those
+    /// who are.
+    pub(super) async fn turn(&self, is_called: bool) -> Turn<'_> {
+        if !is_called && self.crowd.waiting.get() > 0 {
+            return Turn::Wait;
+        }
         if let Some(lane) = self.lane() {
             return Turn::Go(lane);
         }
         let flight = self.flight.borrow().clone();
+        if flight.is_none() && self.crowd.connections.get() >= self.connections_max.get() {
+            return Turn::Wait;
+        }
         let Some(flight) = flight else {
             let flight = Rc::new(Flight::default());
             self.flight.replace(Some(flight.clone()));
@@ -308,6 +341,14 @@ impl Multiplex {
         };
         flight.landed.notified().await;
         flight.outcome.get().map_or(Turn::Look, Turn::Crashed)
+    }
+
+    /// Waits until there may be room.
+    pub(super) async fn line(&self) {
+        let waiting = &self.crowd.waiting;
+        waiting.set(waiting.get() + 1);
+        let _end = Leave(waiting);
+        self.crowd.room.notified().await;
     }
 
     fn lane(&self) -> Option<Lane> {
@@ -355,11 +396,13 @@ impl Multiplex {
         });
         add(&self.meter.cell().connections_created, 1);
         self.meter.count(1);
+        self.crowd.connections.set(self.crowd.connections.get() + 1);
         let now = net::clock::now_ms();
         self.open.borrow_mut().push(Rc::new(Trunk {
             sender,
             connection,
             meter: self.meter.clone(),
+            crowd: self.crowd.clone(),
             streams: Cell::new(0),
             expires_ms: now + self.random.spread(ms(limits.max_age)),
             requests_left: Cell::new(self.random.spread(limits.max_requests)),
@@ -367,6 +410,8 @@ impl Multiplex {
             idle_since_ms: Cell::new(now),
             close: Cell::new(None),
         }));
+        // It has room for more than the one that made it.
+        self.crowd.room.notify_waiters();
         Ok(())
     }
 
@@ -386,6 +431,15 @@ impl Multiplex {
             // Its lanes keep it until their end.
             trunk.close.get().is_none()
         });
+    }
+}
+
+/// Takes one off a number when dropped.
+struct Leave<'a>(&'a Cell<usize>);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

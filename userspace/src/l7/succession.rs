@@ -156,21 +156,28 @@ impl Proxy {
             }
         };
         let pools: Vec<Rc<Pool>> = tenants.iter().map(pool).collect();
-        let multiplex = |(tenant, pool): (&Tenant, &Rc<Pool>)| match known.get(tenant) {
-            Some((_, Some(multiplex))) => {
-                multiplex.limit(model.upstream, model.pool);
-                multiplex.clone()
-            }
-            _ => {
-                let seed = random.next();
-                Rc::new(Multiplex::new(model.upstream, model.pool, pool.meter(), seed))
-            }
+        let multiplex = |((tenant, pool), backend): ((&Tenant, &Rc<Pool>), &model::Backend)| {
+            let multiplex = match known.get(tenant) {
+                Some((_, Some(multiplex))) => {
+                    multiplex.limit(model.upstream, model.pool);
+                    multiplex.clone()
+                }
+                _ => {
+                    let seed = random.next();
+                    Rc::new(Multiplex::new(model.upstream, model.pool, pool.meter(), seed))
+                }
+            };
+            // A connection is kept for the next request, so each worker has its share of them.
+            let share = |most: u32| (most as usize / region.cell_workers()).max(1);
+            multiplex.limit_connections(backend.max_connections.map_or(usize::MAX, share));
+            multiplex
         };
         let is_http2 = model.upstream.protocol == UpstreamProtocol::Http2;
         let half = |half: usize| region.control().hash_key[half].load(Ordering::Relaxed);
         Target {
             service,
-            multiplexes: is_http2.then(|| tenants.iter().zip(&pools).map(multiplex).collect()),
+            multiplexes: is_http2
+                .then(|| tenants.iter().zip(&pools).zip(&model.backends).map(multiplex).collect()),
             pools,
             replay: model.replay_policy(),
             budget: Budget::new(model.retry.budget_percent.into()),

@@ -75,6 +75,19 @@ impl Deadline {
         self.set_at_ms(NEVER);
     }
 
+    /// What becomes of `future` before the time has come.
+    ///
+    /// # Errors
+    /// If the time comes first.
+    pub async fn cut<F: Future>(&self, future: F) -> Result<F::Output, Elapsed> {
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => self.poll_reached(cx).map(|()| Err(Elapsed)),
+        })
+        .await
+    }
+
     /// Ready once the time has come; until then the task is woken when it comes.
     pub fn poll_reached(&self, cx: &Context<'_>) -> Poll<()> {
         let now = clock::now_ms();
@@ -134,13 +147,7 @@ fn wake(chosen: impl Fn(&Entry) -> bool) {
 /// # Errors
 /// [`Elapsed`] if it does.
 pub async fn within<F: Future>(duration: Duration, future: F) -> Result<F::Output, Elapsed> {
-    let deadline = Deadline::after(duration);
-    let mut future = pin!(future);
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Ok(output)),
-        Poll::Pending => deadline.poll_reached(cx).map(|()| Err(Elapsed)),
-    })
-    .await
+    Deadline::after(duration).cut(future).await
 }
 
 #[cfg(test)]

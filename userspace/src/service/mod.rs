@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use serde::{Deserialize, Serialize};
 use steerage_common::health::{EPOCH_MASK, Policy, State};
 
-use crate::config::model::{self, Balance, Model};
+use crate::config::model::{self, Balance, Model, UpstreamProtocol};
 use crate::region::{self, Group, Region, Tenant};
 
 use available::Available;
@@ -171,7 +171,7 @@ impl Service {
                 address: backend.address,
                 weight: backend.weight,
                 tier: backend.tier,
-                limit: [backend.max_connections, backend.max_requests].into_iter().flatten().min(),
+                limit: limit(model, backend),
                 tenant: *tenant,
                 identity: identity::backend_identity(&model.name, backend.address),
             })
@@ -369,6 +369,16 @@ impl Service {
         let warmth = word.warmth(crate::clock::now_ticks(), &self.policy);
         self.random.below(256) < warmth as usize
     }
+}
+
+/// Requests that a backend may have at a time. Over HTTP/1.1 each takes a connection; how many there may
+/// be of HTTP/2 is for those to heed who make them.
+fn limit(service: &model::Service, backend: &model::Backend) -> Option<u32> {
+    let connections = match service.upstream.protocol {
+        UpstreamProtocol::Http1 => backend.max_connections,
+        UpstreamProtocol::Http2 => None,
+    };
+    connections.into_iter().chain(backend.max_requests).min()
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ fn workers_with(
             max_percent: 50,
         },
         upstream: model::Upstream {
-            protocol: model::UpstreamProtocol::Http1,
+            protocol: UpstreamProtocol::Http1,
             streams: 1,
             idle: Duration::from_secs(1),
             ping: Duration::from_secs(1),

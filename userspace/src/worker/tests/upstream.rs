@@ -146,6 +146,53 @@ fn a_burst_makes_no_more_connections_than_its_streams_need() {
     assert!(value(&worker.cell(0).connections_created) >= 3);
 }
 
+/// `max_connections` holds whatever the number of requests; they wait in line for a stream.
+#[test]
+fn no_more_connections_are_made_than_the_backend_may_have() {
+    let (at_once, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (at_once_there, most_there) = (at_once.clone(), most.clone());
+    let backend = serving(3, move |request, respond| {
+        let (at_once, most) = (at_once_there.clone(), most_there.clone());
+        async move {
+            most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            let hold = request.uri().path() == "/hold";
+            tokio::time::sleep(Duration::from_millis(if hold { 1000 } else { 5 })).await;
+            at_once.fetch_sub(1, Ordering::SeqCst);
+            say(respond, "ok".into()).await;
+        }
+    });
+    let worker = Worker::start_with(&[backend], |model| {
+        http2(model);
+        model.services[0].queue_timeout = Duration::from_millis(500);
+        model.services[0].backends[0].max_connections = Some(2);
+    });
+    with_client(&worker, async |sender| {
+        let get = |path: &'static str| {
+            let mut sender = sender.clone();
+            tokio::task::spawn_local(async move {
+                sender = sender.ready().await.unwrap();
+                let request = Request::get(format!("http://a.test{path}")).body(()).unwrap();
+                let (response, _) = sender.send_request(request, true).unwrap();
+                response.await.unwrap().status()
+            })
+        };
+        for request in (0..60).map(|_| get("/")).collect::<Vec<_>>() {
+            assert_eq!(request.await.unwrap(), 200);
+        }
+        let held = (0..6).map(|_| get("/hold")).collect::<Vec<_>>();
+        while at_once.load(Ordering::SeqCst) < 6 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(get("/").await.unwrap(), 503, "the line is longer than its time");
+        for request in held {
+            assert_eq!(request.await.unwrap(), 200);
+        }
+    });
+    assert_eq!(value(&worker.cell(0).connections_created), 2);
+    assert_eq!(most.load(Ordering::SeqCst), 6, "both connections were used up");
+    assert_eq!(worker.errors(ErrorClass::QueueTimeout), 1);
+}
+
 #[test]
 fn bodies_and_trailers_pass_between_http2_and_http2() {
     let worker = start(serving(100, async |request, mut respond| {
