@@ -159,8 +159,15 @@ impl Daemon {
     /// # Errors
     /// As the command.
     pub fn backend(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new(&self.binary);
-        command::output(command.arg("backend").args(arguments).arg("-c").arg(&self.config))
+        self.ask(&[&["backend"], arguments].concat())
+    }
+
+    /// `steerage` with these arguments, about this daemon.
+    ///
+    /// # Errors
+    /// As the command.
+    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
+        command::output(Command::new(&self.binary).args(arguments).arg("-c").arg(&self.config))
     }
 
     /// Its workers that take connections.

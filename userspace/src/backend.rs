@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use steerage::admin::client;
-use steerage::admin::order::{Action, Remaining, Terms};
-use steerage::cli::Backend;
+use steerage::admin::order::{Action, ConfigChange, Remaining, Terms};
+use steerage::cli::{self, Backend};
+use steerage::config::edit::{Edit, NewBackend};
 use steerage::stats::status::Status;
 use steerage::stats::table;
 
+use crate::configuration::change;
 use crate::{admin_socket, ask};
 
 /// Between two looks at what a draining backend still has.
@@ -36,6 +38,27 @@ pub fn run(what: Backend) -> anyhow::Result<()> {
             let named = order(&socket, &name, Action::Drain, Terms { deadline_ms })?;
             if no_wait { Ok(()) } else { watch(&socket, &named) }
         }
+        Backend::Add { name, weight, tier, max_requests, max_connections, options } => {
+            let Some((service, address)) = name.split_once('/') else {
+                bail!("{name:?}: give SERVICE/ADDRESS:PORT");
+            };
+            let (service, address) = (service.to_owned(), address_of(&name, address)?);
+            let backend = NewBackend { address, weight, tier, max_requests, max_connections };
+            change(&ConfigChange::Edit(Edit::AddBackend { service, backend }), &options)
+        }
+        Backend::Remove { name, options } => {
+            for_each(&name, &options, |Named { service, address: backend }| Edit::RemoveBackend {
+                service,
+                backend,
+            })
+        }
+        Backend::Weight { name, weight, options } => {
+            for_each(&name, &options, |Named { service, address: backend }| Edit::SetWeight {
+                service,
+                backend,
+                weight,
+            })
+        }
         Backend::Undrain { name, daemon } => {
             order(&admin_socket(&daemon)?, &name, Action::Undrain, Terms::default()).map(drop)
         }
@@ -43,6 +66,14 @@ pub fn run(what: Backend) -> anyhow::Result<()> {
             order(&admin_socket(&daemon)?, &name, Action::Maintenance, Terms::default()).map(drop)
         }
     }
+}
+
+/// Makes a change about each of the backends of this name.
+fn for_each(name: &str, options: &cli::Change, edit: impl Fn(Named) -> Edit) -> anyhow::Result<()> {
+    for named in find(&ask(client::status(&admin_socket(&options.daemon)?))?, name)? {
+        change(&ConfigChange::Edit(edit(named)), options)?;
+    }
+    Ok(())
 }
 
 fn order(socket: &Path, name: &str, action: Action, terms: Terms) -> anyhow::Result<Vec<Named>> {
@@ -60,9 +91,7 @@ fn find(status: &Status, name: &str) -> anyhow::Result<Vec<Named>> {
         Some((service, address)) => (Some(service), address),
         None => (None, name),
     };
-    let Ok(address) = address.parse::<SocketAddr>() else {
-        bail!("{name:?} is no backend: give ADDRESS:PORT or SERVICE/ADDRESS:PORT");
-    };
+    let address = address_of(name, address)?;
     let named: Vec<Named> = status
         .services
         .iter()
@@ -74,6 +103,11 @@ fn find(status: &Status, name: &str) -> anyhow::Result<Vec<Named>> {
         bail!("no service has the backend {name}; `steerage backend list` names them all");
     }
     Ok(named)
+}
+
+fn address_of(name: &str, address: &str) -> anyhow::Result<SocketAddr> {
+    let parsed = address.parse();
+    parsed.map_err(|_| anyhow!("{name:?} is no backend: give ADDRESS:PORT or SERVICE/ADDRESS:PORT"))
 }
 
 /// Shows what is left until nothing is, or until the deadline has put the backend out.

@@ -112,8 +112,49 @@ pub enum ConfigOrder {
         #[command(flatten)]
         daemon: Daemon,
     },
+    /// Print the text that the configuration in force was made of.
+    Text {
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
     /// Say what the daemon's file says else than what is in force; nothing is changed.
     Diff {
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Put another configuration in force, until the daemon's own file is read the next time.
+    Apply {
+        /// A file that holds it; `-` for standard input.
+        file: PathBuf,
+        /// How.
+        #[command(flatten)]
+        options: Change,
+    },
+    /// Give one key another value.
+    Set {
+        /// The key: `global.log.level`, `service.NAME.panic_percent`.
+        key: String,
+        /// The value as in the file; quotes around a text may be left out.
+        value: String,
+        /// How.
+        #[command(flatten)]
+        options: Change,
+    },
+    /// Take a configuration back.
+    Rollback {
+        /// To which revision; by default to the one before that in force.
+        revision: Option<u64>,
+        /// How.
+        #[command(flatten)]
+        options: Change,
+    },
+    /// List the configurations that can be taken back; the last is in force.
+    Revisions {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
         /// Which daemon.
         #[command(flatten)]
         daemon: Daemon,
@@ -143,6 +184,44 @@ pub enum Backend {
         #[command(flatten)]
         daemon: Daemon,
     },
+    /// Give a service another backend, until the daemon's file is read the next time.
+    Add {
+        /// `SERVICE/ADDRESS:PORT`.
+        name: String,
+        /// Its share of the work, 0 to 256.
+        #[arg(long)]
+        weight: Option<u16>,
+        /// It serves while no lower tier has any backend.
+        #[arg(long)]
+        tier: Option<u8>,
+        /// Requests that it may have at a time.
+        #[arg(long)]
+        max_requests: Option<u32>,
+        /// Connections that it may have in use.
+        #[arg(long)]
+        max_connections: Option<u32>,
+        /// How.
+        #[command(flatten)]
+        options: Change,
+    },
+    /// Take a backend out of the configuration: it finishes what it has.
+    Remove {
+        /// `ADDRESS:PORT`, in every service that has it, or `SERVICE/ADDRESS:PORT`.
+        name: String,
+        /// How.
+        #[command(flatten)]
+        options: Change,
+    },
+    /// Give a backend another share of the work.
+    Weight {
+        /// `ADDRESS:PORT`, in every service that has it, or `SERVICE/ADDRESS:PORT`.
+        name: String,
+        /// The weight, 0 to 256; 0 takes no new work.
+        weight: u16,
+        /// How.
+        #[command(flatten)]
+        options: Change,
+    },
     /// Let a backend take work again.
     Undrain {
         /// `ADDRESS:PORT`, in every service that has it, or `SERVICE/ADDRESS:PORT`.
@@ -159,6 +238,20 @@ pub enum Backend {
         #[command(flatten)]
         daemon: Daemon,
     },
+}
+
+/// How a change of the configuration is made.
+#[derive(Debug, Args)]
+pub struct Change {
+    /// Make it in the daemon's configuration file too; everything else there stays as it is written.
+    #[arg(long)]
+    pub persist: bool,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Which daemon.
+    #[command(flatten)]
+    pub daemon: Daemon,
 }
 
 /// Which daemon to ask.

@@ -1,7 +1,7 @@
 //! Steerage: an L4 and L7 load balancer on one health truth.
 //!
 //! The kernel half is in the `steerage-ebpf` crate, what both halves share in `steerage-common`.
-//! Layers, from below: `clock`, `sys`, `net` < `config`, `stats` < `region` < `service`, `health` <
+//! Layers, from below: `clock`, `sys`, `net` < `config`, `log`, `stats` < `region` < `service`, `health` <
 //! `l7` < `kernel`, `worker`, `admin` < `supervisor`. Nothing imports upward.
 
 pub mod admin;
@@ -11,6 +11,7 @@ pub mod config;
 pub mod health;
 pub mod kernel;
 pub mod l7;
+pub mod log;
 pub mod net;
 pub mod region;
 pub mod service;

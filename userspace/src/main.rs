@@ -4,19 +4,16 @@ mod backend;
 mod configuration;
 mod decap;
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use steerage::cli::{Cli, Command, Daemon};
 use steerage::config::Model;
-use steerage::config::model::{Log, LogFormat, LogLevel};
 use steerage::l7::explain::{Subject, explain};
 use steerage::stats::table;
 use steerage::supervisor::inherit;
-use steerage::{admin, config, kernel, supervisor, sys, worker};
-use tracing_subscriber::filter::LevelFilter;
+use steerage::{admin, config, kernel, log, supervisor, sys, worker};
 
 /// Workers allocate buffers of all sizes in quick succession: a new client connection costs 1.5 µs less
 /// than with glibc's allocator (`cargo xtask bench`).
@@ -47,8 +44,7 @@ fn said_once(error: &anyhow::Error) -> String {
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Run { config } => {
-            let log = config::load(&config.path)?.global.log;
-            start_logging(log);
+            log::start(config::load(&config.path)?.global.log);
             Ok(supervisor::run(&config.path)?)
         }
         Command::Check { file, request } => {
@@ -85,7 +81,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             .context("workers are started by `steerage run`, not by hand")?;
             // Started through /proc/self/exe, it would be called "exe".
             sys::name_process("steerage-worker")?;
-            start_logging(inheritance.setup.plan.placed.model.global.log);
+            log::start(inheritance.setup.plan.placed.model.global.log);
             worker::serve(
                 inheritance.setup,
                 inheritance.region,
@@ -132,24 +128,6 @@ fn summary(model: &Model) -> String {
         model.vips.len(),
         model.services.len()
     )
-}
-
-fn start_logging(log: Log) {
-    let level = match log.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match log.format {
-        LogFormat::Text => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }
 
 #[cfg(test)]

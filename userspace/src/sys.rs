@@ -31,6 +31,12 @@ pub fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
+/// Whom this process acts as.
+#[must_use]
+pub fn user() -> u32 {
+    Uid::effective().as_raw()
+}
+
 /// A user of this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {

@@ -10,9 +10,13 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::net::UnixStream;
 
-use super::order::{Action, Reloaded, Remaining, Terms};
+use super::order::{
+    Action, Assignment, Back, ConfigChange, Reloaded, Remaining, Revision, Terms, Weight,
+};
+use crate::config::edit::Edit;
 use crate::config::plan::Change;
 use crate::stats::status::Status;
 
@@ -115,9 +119,63 @@ pub async fn remaining(
 /// # Errors
 /// If the daemon is not there, is not understood, or does not take the file.
 pub async fn reload(path: &Path) -> Result<Reloaded, Error> {
-    let exchange = exchange(path, Method::POST, "/v1/config/reload", Bytes::new());
-    let answer = tokio::time::timeout(RELOAD_TIMEOUT, exchange).await;
-    let answer = answer.unwrap_or(Err(Error::Timeout { path: path.to_owned() }))?;
+    take(path, Method::POST, "/v1/config/reload", Bytes::new()).await
+}
+
+/// Makes a change of the configuration, in the file too if it is to persist.
+///
+/// # Errors
+/// If the daemon is not there, is not understood, or does not take the change.
+pub async fn change(path: &Path, change: &ConfigChange, persist: bool) -> Result<Reloaded, Error> {
+    let (method, mut target, body) = match change {
+        ConfigChange::Edit(Edit::AddBackend { service, backend }) => {
+            let target = format!("/v1/services/{}/backends", part(service));
+            (Method::POST, target, serde_json::to_vec(backend)?)
+        }
+        ConfigChange::Edit(Edit::RemoveBackend { service, backend }) => {
+            let target = format!("/v1/services/{}/backends/{backend}", part(service));
+            (Method::DELETE, target, Vec::new())
+        }
+        ConfigChange::Edit(Edit::SetWeight { service, backend, weight }) => {
+            let body = serde_json::to_vec(&Weight { weight: *weight })?;
+            (Method::PUT, backend_target(service, *backend, "weight"), body)
+        }
+        ConfigChange::Edit(Edit::Set { key, value }) => {
+            let order = Assignment { key: key.clone(), value: value.clone() };
+            (Method::PATCH, "/v1/config".to_owned(), serde_json::to_vec(&order)?)
+        }
+        ConfigChange::Apply(text) => (Method::PUT, "/v1/config".to_owned(), text.clone().into()),
+        ConfigChange::Rollback(revision) => {
+            let body = serde_json::to_vec(&Back { revision: *revision })?;
+            (Method::POST, "/v1/config/rollback".to_owned(), body)
+        }
+    };
+    if persist {
+        target += "?persist=true";
+    }
+    take(path, method, &target, body.into()).await
+}
+
+/// Asks for former configurations and the one in force, which comes last.
+///
+/// # Errors
+/// If the daemon is not there, refuses, or is not understood.
+pub async fn revisions(path: &Path) -> Result<Vec<Revision>, Error> {
+    let answer = ask(path, Method::GET, "/v1/config/revisions", Bytes::new()).await?;
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+/// Asks for the text of the configuration in force.
+///
+/// # Errors
+/// If the daemon is not there, or refuses.
+pub async fn config_text(path: &Path) -> Result<String, Error> {
+    let answer = ask(path, Method::GET, "/v1/config/text", Bytes::new()).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+async fn take(path: &Path, method: Method, target: &str, body: Bytes) -> Result<Reloaded, Error> {
+    let answer = within(RELOAD_TIMEOUT, path, method, target, body).await?;
     Ok(serde_json::from_slice(&answer)?)
 }
 
@@ -138,15 +196,40 @@ pub async fn config(path: &Path) -> Result<serde_json::Value, Error> {
 }
 
 fn backend_target(service: &str, backend: SocketAddr, what: &str) -> String {
-    format!("/v1/services/{service}/backends/{backend}/{what}")
+    format!("/v1/services/{}/backends/{backend}/{what}", part(service))
+}
+
+/// A name as a part of a path.
+fn part(name: &str) -> impl std::fmt::Display {
+    utf8_percent_encode(name, NON_ALPHANUMERIC)
 }
 
 async fn ask(path: &Path, method: Method, target: &str, body: Bytes) -> Result<Bytes, Error> {
-    let exchange = tokio::time::timeout(ANSWER_TIMEOUT, exchange(path, method, target, body));
-    exchange.await.unwrap_or(Err(Error::Timeout { path: path.to_owned() }))
+    within(ANSWER_TIMEOUT, path, method, target, body).await
 }
 
-async fn exchange(path: &Path, method: Method, target: &str, body: Bytes) -> Result<Bytes, Error> {
+async fn within(
+    time: Duration,
+    path: &Path,
+    method: Method,
+    target: &str,
+    body: Bytes,
+) -> Result<Bytes, Error> {
+    let exchange = tokio::time::timeout(time, exchange(path, method, target, body)).await;
+    let (status, body) = exchange.unwrap_or(Err(Error::Timeout { path: path.to_owned() }))?;
+    if !status.is_success() {
+        let text = String::from_utf8_lossy(&body).trim().to_owned();
+        return Err(Error::Refused { status, text });
+    }
+    Ok(body)
+}
+
+pub(super) async fn exchange(
+    path: &Path,
+    method: Method,
+    target: &str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), Error> {
     let http = |source| Error::Http { path: path.to_owned(), source };
     let stream = UnixStream::connect(path)
         .await
@@ -164,91 +247,5 @@ async fn exchange(path: &Path, method: Method, target: &str, body: Bytes) -> Res
     let status = response.status();
     let body = response.into_body().collect().await.map_err(http)?.to_bytes();
     connection.abort();
-    if !status.is_success() {
-        let text = String::from_utf8_lossy(&body).trim().to_owned();
-        return Err(Error::Refused { status, text });
-    }
-    Ok(body)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::super::order::{Daemon, Later, Refusal};
-    use super::super::server::{bind_admin, serve_admin};
-    use super::*;
-    use crate::stats::table::tests::sample;
-
-    struct Fake;
-
-    impl Daemon for Fake {
-        fn status(&self) -> Status {
-            sample()
-        }
-
-        fn order(
-            &self,
-            service: &str,
-            backend: SocketAddr,
-            action: Action,
-            terms: Terms,
-        ) -> Result<(), Refusal> {
-            if backend.ip().to_string() != "10.0.0.1" {
-                return Err(Refusal::Unknown { service: service.to_owned(), backend });
-            }
-            assert_eq!((service, action, terms.deadline_ms), ("api", Action::Drain, Some(5)));
-            Ok(())
-        }
-
-        fn remaining(&self, _: &str, _: SocketAddr) -> Result<Remaining, Refusal> {
-            let state = "draining".into();
-            Ok(Remaining { state, requests: 4, tunnels: 3, connections: 5, flows: None })
-        }
-
-        fn reload(&self) -> Later<'_, Result<Reloaded, Refusal>> {
-            Box::pin(async { Err(Refusal::Config("steerage.toml:3:1: no".into())) })
-        }
-
-        fn diff(&self) -> Later<'_, Result<Vec<Change>, Refusal>> {
-            let (from, to) = (Some("1".into()), Some("2".into()));
-            let change = Change { what: "a".into(), from, to, needs_restart: true };
-            Box::pin(async { Ok(vec![change]) })
-        }
-
-        fn config(&self) -> serde_json::Value {
-            serde_json::json!({ "services": [] })
-        }
-    }
-
-    #[tokio::test]
-    async fn the_daemon_tells_its_status_to_root_alone() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let dir = std::env::temp_dir().join(format!("steerage-admin-{}", std::process::id()));
-        let path = dir.join("admin.sock");
-        let error = status(&path).await.unwrap_err().to_string();
-        assert!(error.contains("is the daemon running?"), "{error}");
-        let listener = bind_admin(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(bind_admin(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        let listener = tokio::net::UnixListener::from_std(listener).unwrap();
-        let server = tokio::spawn(serve_admin(listener, Arc::new(Fake)));
-        assert_eq!(status(&path).await.unwrap(), sample());
-        let nothing = ask(&path, Method::GET, "/nothing", Bytes::new()).await;
-        assert!(matches!(nothing, Err(Error::Refused { .. })));
-        let (known, unknown) = ("10.0.0.1:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
-        let terms = Terms { deadline_ms: Some(5) };
-        order(&path, "api", known, Action::Drain, terms).await.unwrap();
-        let error = order(&path, "api", unknown, Action::Undrain, Terms::default()).await;
-        assert!(error.unwrap_err().to_string().contains("has no backend 10.0.0.2:80"));
-        assert_eq!(remaining(&path, "api", known).await.unwrap().tunnels, 3);
-        let error = reload(&path).await.unwrap_err().to_string();
-        assert!(error.contains("422") && error.contains("steerage.toml:3:1"), "{error}");
-        assert_eq!(diff(&path).await.unwrap()[0].to_string(), "~ a: 1 -> 2 (needs a restart)");
-        assert!(config(&path).await.unwrap()["services"].is_array());
-        server.abort();
-        let _ = server.await;
-        drop(bind_admin(&path).unwrap());
-        std::fs::remove_dir_all(dir).unwrap();
-    }
+    Ok((status, body))
 }

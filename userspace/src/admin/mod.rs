@@ -1,8 +1,10 @@
 //! The admin socket and the metrics listener: what the outside may ask of the daemon.
 //!
-//! `GET /v1/status` on the admin socket (HTTP over a unix socket that only root opens), `GET
-//! /metrics` on the metrics address. [`client`] is what the command line asks with.
+//! [`routes`] on the admin socket (HTTP over a unix socket, for root alone), which `openapi.json` describes;
+//! `GET /metrics` on the metrics address. [`client`] is what the command line asks with.
 
+mod answer;
 pub mod client;
 pub mod order;
+pub mod routes;
 pub mod server;

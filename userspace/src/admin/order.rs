@@ -5,11 +5,13 @@ use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::edit::Edit;
 use crate::config::plan::Change;
 use crate::stats::status::Status;
 
 /// What shall become of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// It gets no new work and finishes what it has.
@@ -37,6 +39,7 @@ impl Action {
 
 /// The body of a drain order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Terms {
     /// After so many milliseconds the backend is out, whatever is left.
@@ -45,6 +48,7 @@ pub struct Terms {
 
 /// What a backend still has in hand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Remaining {
     /// Its state.
     pub state: String,
@@ -68,6 +72,7 @@ impl Remaining {
 
 /// What a reload did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Reloaded {
     /// What the file says else than what was in force.
     pub changes: Vec<Change>,
@@ -77,6 +82,80 @@ pub struct Reloaded {
     pub took_ms: f64,
     /// Of that, writing the tables that both planes read and putting them in force.
     pub publish_us: f64,
+}
+
+/// A change of the configuration in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigChange {
+    /// A part of it.
+    Edit(Edit),
+    /// Another text.
+    Apply(String),
+    /// A former one, by its number; the one before that in force if none is given.
+    Rollback(Option<u64>),
+}
+
+impl ConfigChange {
+    /// The change in a few words.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match self {
+            Self::Edit(Edit::AddBackend { service, backend }) => {
+                format!("add backend {service}/{}", backend.address)
+            }
+            Self::Edit(Edit::RemoveBackend { service, backend }) => {
+                format!("remove backend {service}/{backend}")
+            }
+            Self::Edit(Edit::SetWeight { service, backend, weight }) => {
+                format!("weight {weight} of {service}/{backend}")
+            }
+            Self::Edit(Edit::Set { key, value }) => format!("set {key} = {value}"),
+            Self::Apply(_) => "apply".to_owned(),
+            Self::Rollback(None) => "rollback".to_owned(),
+            Self::Rollback(Some(number)) => format!("rollback to {number}"),
+        }
+    }
+}
+
+/// A configuration that was in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Revision {
+    /// Rises with each configuration of this daemon.
+    pub number: u64,
+    /// When it came into force, in seconds since 1970.
+    pub at_seconds: u64,
+    /// By what.
+    pub why: String,
+}
+
+/// The body of a rollback.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct Back {
+    /// The revision; that before the one in force if none is given.
+    pub revision: Option<u64>,
+}
+
+/// The body of a change of weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Weight {
+    /// The weight, 0 to 256.
+    pub weight: u16,
+}
+
+/// The body of a change of any key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Assignment {
+    /// The key, as [`Edit::Set`] has it.
+    pub key: String,
+    /// Its value as TOML writes it.
+    pub value: String,
 }
 
 /// Why an order was not carried out.
@@ -132,4 +211,13 @@ pub trait Daemon: Send + Sync {
 
     /// The configuration in force, as JSON.
     fn config(&self) -> serde_json::Value;
+
+    /// Its text.
+    fn text(&self) -> Later<'_, Result<String, Refusal>>;
+
+    /// Former configurations and the one in force, which comes last.
+    fn revisions(&self) -> Later<'_, Result<Vec<Revision>, Refusal>>;
+
+    /// Makes a change, in the file as well if it is to persist.
+    fn change(&self, change: ConfigChange, persist: bool) -> Later<'_, Result<Reloaded, Refusal>>;
 }

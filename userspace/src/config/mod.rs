@@ -4,6 +4,7 @@
 //! turns it into the [`model`], in which every reference is an index, every default is filled in and
 //! nothing contradicts anything. The rest of the program sees the model alone.
 
+pub mod edit;
 pub mod error;
 pub mod model;
 pub mod pattern;

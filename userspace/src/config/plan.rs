@@ -15,11 +15,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::model::{Action, Global, Host, Listener, Model, Path, Rewrite, Route, Service, Vip};
+use super::model::{
+    Action, Global, Host, Listener, Log, Model, Path, Rewrite, Route, Service, Vip,
+};
 use super::template;
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Change {
     /// What it is about: `service "api": backend 10.0.0.1:80: weight`.
     pub what: String,
@@ -47,7 +50,7 @@ impl fmt::Display for Change {
 }
 
 /// Keys of `[global]` that hold for the life of the process, by the names of the model.
-const FIXED: [&str; 12] = [
+const FIXED: [&str; 13] = [
     "instance",
     "workers",
     "user",
@@ -60,12 +63,14 @@ const FIXED: [&str; 12] = [
     "max_sources",
     "flow_idle",
     "io",
+    "log.format",
 ];
 
-/// Whether a key of `[global]` holds for the life of the process.
+/// Whether a key of `[global]`, or of a table in it, holds for the life of the process.
 #[must_use]
 pub fn is_fixed(key: &str) -> bool {
-    FIXED.contains(&key) || key == "log"
+    let is_in = |table: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
+    FIXED.iter().any(|fixed| key == *fixed || is_in(fixed))
 }
 
 /// All differences between the configuration in force and another one: empty if there are none that
@@ -76,7 +81,7 @@ pub fn diff(before: &Model, after: &Model) -> Vec<Change> {
     let (old, new) = (value(&before.global), value(&after.global));
     for mut change in fields("global", &old, &new) {
         let key = change.what.trim_start_matches("global.");
-        change.needs_restart = is_fixed(key.split('.').next().unwrap_or(key));
+        change.needs_restart = is_fixed(key);
         changes.push(change);
     }
     changes.extend(fields("guard", &value(&before.guard), &value(&after.guard)));
@@ -90,9 +95,10 @@ pub fn diff(before: &Model, after: &Model) -> Vec<Change> {
 #[must_use]
 pub fn applicable(before: &Model, after: &Model) -> Model {
     let fixed = before.global.clone();
-    let Global { max_connections, trusted_proxies, drain, watch, .. } = after.global.clone();
+    let Global { log, max_connections, trusted_proxies, drain, watch, .. } = after.global.clone();
+    let log = Log { level: log.level, ..fixed.log };
     Model {
-        global: Global { max_connections, trusted_proxies, drain, watch, ..fixed },
+        global: Global { log, max_connections, trusted_proxies, drain, watch, ..fixed },
         guard: after.guard.clone(),
         listeners: after.listeners.clone(),
         vips: after.vips.clone(),

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use steerage_common::health::State;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
@@ -227,13 +228,16 @@ impl Round {
 }
 
 impl Watched {
-    /// Lets others hear; those who are new to it hear of the last check at once.
+    /// Lets others hear. Those who are new to it hear of the last check at once, and so do those of whom
+    /// nothing is known any more: they were leaving, and are wanted again.
     fn pass_to(&self, others: Vec<Subscriber>, region: &Region) {
         let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
         let former = std::mem::replace(&mut *subscribers, others);
         if let Some(report) = self.record.report() {
             let known: HashSet<_> = former.iter().map(|subscriber| subscriber.tenant).collect();
-            let fresh = subscribers.iter().filter(|subscriber| !known.contains(&subscriber.tenant));
+            let fresh = subscribers.iter().filter(|Subscriber { tenant, .. }| {
+                !known.contains(tenant) || region.word(tenant.slot()).state() == State::Unknown
+            });
             tell(fresh, region, report.failure.as_deref());
         }
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The whole daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Status {
     /// Version of the daemon.
     pub version: String,
@@ -35,6 +36,7 @@ pub struct Status {
 
 /// A name and a count.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Count {
     /// What was counted.
     pub name: String,
@@ -44,6 +46,7 @@ pub struct Count {
 
 /// How often a figure was how great.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Histogram {
     /// Upper bounds, each with the number of all figures that do not pass it.
     pub bounds: Vec<(f64, u64)>,
@@ -55,6 +58,7 @@ pub struct Histogram {
 
 /// A listener.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Listener {
     /// Its name.
     pub name: String,
@@ -64,6 +68,7 @@ pub struct Listener {
 
 /// A worker process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Worker {
     /// Its line in `WORKERS`.
     pub line: usize,
@@ -93,6 +98,7 @@ pub struct Worker {
 
 /// A service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Service {
     /// Its name.
     pub name: String,
@@ -108,6 +114,7 @@ pub struct Service {
 
 /// A backend of a service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Backend {
     /// Its address.
     pub address: SocketAddr,
@@ -135,6 +142,7 @@ pub struct Backend {
 
 /// The checks of a backend: those of all services that share them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Probe {
     /// Checks that succeeded.
     pub ok: u64,
@@ -146,6 +154,7 @@ pub struct Probe {
 
 /// L7 figures of a backend.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct L7 {
     /// Responses by class.
     pub responses: Vec<Count>,
@@ -195,6 +204,7 @@ impl L7 {
 
 /// L4 figures of a vip or a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct L4 {
     /// Packets from clients.
     pub in_packets: u64,
@@ -212,6 +222,7 @@ pub struct L4 {
 
 /// A vip.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Vip {
     /// Its name.
     pub name: String,

@@ -112,6 +112,23 @@ pub enum Error {
         /// The vip's name.
         vip: String,
     },
+    /// A change at run time names what is not there.
+    #[error(transparent)]
+    Edit(#[from] crate::config::edit::Error),
+    /// No such configuration is kept.
+    #[error("{}; `steerage config revisions` lists what can be taken back", match .0 {
+        Some(number) => format!("there is no revision {number}"),
+        None => "no configuration was in force before this one".to_owned(),
+    })]
+    NoRevision(Option<u64>),
+    /// The change is in force, and the file is as it was.
+    #[error("{}: cannot be written: {source}; the change is in force until the next reload", path.display())]
+    Persist {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The daemon ends.
     #[error("the daemon is about to end")]
     Ending,

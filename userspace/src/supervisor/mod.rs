@@ -11,6 +11,7 @@
 //!
 //! Stop: workers drain, sockets go, pins stay. L4 forwarding goes on until `steerage detach`.
 
+mod change;
 mod claim;
 mod discovery;
 mod error;
@@ -25,6 +26,7 @@ mod network;
 mod orders;
 mod plane;
 mod publish;
+mod revisions;
 mod slots;
 mod steward;
 mod view;
@@ -51,6 +53,7 @@ use self::leavers::Leavers;
 use self::listeners::Listening;
 use self::plane::Plane;
 use self::publish::{Publication, Rings};
+use self::revisions::Revisions;
 use self::steward::Steward;
 use self::view::{InForce, View};
 use self::workers::{Phase, Post};
@@ -168,6 +171,7 @@ fn serve(asked: Model, origin: Origin, front: Front, started: Instant) -> Result
     let steward = Steward {
         view: view.clone(),
         file: origin.file,
+        revisions: Revisions::new(origin.text.clone()),
         text: origin.text,
         lines,
         handouts,

@@ -12,7 +12,9 @@ use tracing::{info, warn};
 use super::Error;
 use super::steward::Wish;
 use super::view::{InForce, View};
-use crate::admin::order::{Action, Daemon, Later, Refusal, Reloaded, Remaining, Terms};
+use crate::admin::order::{
+    Action, ConfigChange, Daemon, Later, Refusal, Reloaded, Remaining, Revision, Terms,
+};
 use crate::config::model::{Mode, Service};
 use crate::config::plan::Change;
 use crate::kernel::flows::Flows;
@@ -98,6 +100,18 @@ impl Daemon for View {
     fn config(&self) -> serde_json::Value {
         // The workers are handed it in the same way.
         serde_json::to_value(&self.in_force().model).unwrap_or_default()
+    }
+
+    fn text(&self) -> Later<'_, Result<String, Refusal>> {
+        Box::pin(self.ask(Wish::Text))
+    }
+
+    fn revisions(&self) -> Later<'_, Result<Vec<Revision>, Refusal>> {
+        Box::pin(self.ask(Wish::Revisions))
+    }
+
+    fn change(&self, change: ConfigChange, persist: bool) -> Later<'_, Result<Reloaded, Refusal>> {
+        Box::pin(self.ask(move |answer| Wish::Change(change, persist, answer)))
     }
 }
 

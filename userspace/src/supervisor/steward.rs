@@ -31,9 +31,10 @@ use super::handout::Handout;
 use super::leavers::Leavers;
 use super::listeners::Listening;
 use super::publish::{Publication, Published, Rings};
+use super::revisions::Revisions;
 use super::view::{InForce, View};
 use super::{instance_dir, network};
-use crate::admin::order::Reloaded;
+use crate::admin::order::{ConfigChange, Reloaded, Revision};
 use crate::config::model::Check;
 use crate::config::plan::{self, Change};
 use crate::config::{self, Model};
@@ -63,6 +64,12 @@ pub enum Wish {
     Reload(oneshot::Sender<Result<Reloaded, Error>>),
     /// To say what that would change.
     Diff(oneshot::Sender<Result<Vec<Change>, Error>>),
+    /// To make a change, in the file too if that is wished.
+    Change(ConfigChange, bool, oneshot::Sender<Result<Reloaded, Error>>),
+    /// To say which configurations can be taken back.
+    Revisions(oneshot::Sender<Result<Vec<Revision>, Error>>),
+    /// To show the text in force.
+    Text(oneshot::Sender<Result<String, Error>>),
 }
 
 /// Who changes the configuration.
@@ -74,6 +81,8 @@ pub struct Steward {
     pub file: PathBuf,
     /// What it held when it was last read.
     pub text: String,
+    /// The texts that were in force.
+    pub revisions: Revisions,
     /// The workers' lines in the region, which are their seats at listening sockets too.
     pub lines: Vec<usize>,
     /// To the workers.
@@ -111,6 +120,11 @@ impl Steward {
                     // Who asked may have gone.
                     Wish::Reload(answer) => drop(answer.send(self.reload("by an operator").await)),
                     Wish::Diff(answer) => drop(answer.send(self.diff())),
+                    Wish::Change(change, persist, answer) => {
+                        drop(answer.send(self.change(change, persist).await));
+                    }
+                    Wish::Revisions(answer) => drop(answer.send(Ok(self.revisions.list()))),
+                    Wish::Text(answer) => drop(answer.send(Ok(self.revisions.text().to_owned()))),
                 },
                 _ = hangups.recv() => drop(self.reload("SIGHUP").await),
                 () = file.changed() => self.look_at_file().await,
@@ -144,20 +158,14 @@ impl Steward {
     async fn reload(&mut self, why: &str) -> Result<Reloaded, Error> {
         info!(why, file = %self.file.display(), "reload");
         let outcome = match self.read() {
-            Ok(model) => self.take_file(model).await,
+            Ok(model) => self.take_asked(model).await,
             Err(error) => Err(error.into()),
         };
         log(&outcome);
+        if outcome.is_ok() && self.text != self.revisions.text() {
+            self.revisions.add(self.text.clone(), why);
+        }
         outcome
-    }
-
-    async fn take_file(&mut self, model: Model) -> Result<Reloaded, Error> {
-        // What begins to serve has somebody to serve it.
-        discovery::ask_first(&model, &mut self.answers).await;
-        let reloaded = self.take(discovery::with_found(&model, &self.answers)).await?;
-        self.answers.retain(|question, _| discovery::questions(&model).any(|q| q == *question));
-        self.asked = model;
-        Ok(reloaded)
     }
 
     /// Takes other backends that DNS names.
@@ -179,7 +187,7 @@ impl Steward {
     }
 
     /// Puts another configuration in force.
-    async fn take(&mut self, asked: Model) -> Result<Reloaded, Error> {
+    pub(super) async fn take(&mut self, asked: Model) -> Result<Reloaded, Error> {
         let began = Instant::now();
         let view = self.view.clone();
         let now = view.in_force();
@@ -225,6 +233,7 @@ impl Steward {
         let addresses = listening.addresses(model.listeners.len());
         let next = Arc::new(InForce { model, published, addresses, links });
         *view.in_force.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
+        crate::log::set_level(next.model.global.log.level);
         if let Some(kernel) = &view.kernel {
             listening.steer(kernel, &self.lines);
         }
@@ -362,7 +371,7 @@ impl Steward {
     }
 }
 
-fn log(outcome: &Result<Reloaded, Error>) {
+pub(super) fn log(outcome: &Result<Reloaded, Error>) {
     let reloaded = match outcome {
         Ok(reloaded) => reloaded,
         Err(error) => {

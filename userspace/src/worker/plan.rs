@@ -87,6 +87,7 @@ impl Serving {
     /// Puts another configuration in force. `listeners` are those of its sockets that are new here, in
     /// its order.
     pub(super) fn take(&mut self, plan: Plan, listeners: Vec<TcpListener>) -> anyhow::Result<()> {
+        crate::log::set_level(plan.placed.model.global.log.level);
         self.permits.limit(plan.placed.model.global.max_connections / self.workers.max(1));
         self.house.take(plan.placed);
         self.listen(&plan.sockets, listeners)

@@ -118,6 +118,25 @@ fn a_backend_is_known_before_the_start_and_followed_after_it() {
     assert!(checks >= 4, "{checks}");
 }
 
+/// It was leaving, and is wanted again before it was gone.
+#[test]
+fn a_backend_that_comes_back_is_known_at_once_however_long_the_interval() {
+    let region = Arc::new(Region::in_memory(1).unwrap());
+    let server = Counting::start();
+    let known = subscriber(3, server.address(1));
+    let (tenant, policy) = (assign(&region, &known), known.policy);
+    let asked = || targets([(Some(&check(NEVER)), known.clone())]);
+    let prober = Prober::start(region.clone(), asked()).unwrap();
+    wait_for(&region, tenant, State::Up);
+    region.apply(tenant, Event::Drain, &policy);
+    drop(prober.update(asked()));
+    region.apply(tenant, Event::Enable, &policy);
+    assert_eq!(region.word(tenant.slot()).state(), State::Unknown);
+    prober.update(asked()).wait();
+    wait_for(&region, tenant, State::Up);
+    assert_eq!(server.count(1), 1, "its last check said so");
+}
+
 #[test]
 fn ticks_end_an_ejection() {
     let region = Arc::new(Region::in_memory(1).unwrap());
