@@ -130,8 +130,9 @@ pub struct HealthWord {
     pub accepts_new: u64,
     /// Slots whose existing flows stay.
     pub keeps_flows: u64,
-    /// Slots at home on a ring of which flows were sent elsewhere, and are remembered there. Set by
-    /// the programs; cleared by the supervisor, with `reviewed`, when no such flow is active.
+    /// Slots at home on a ring of which flows were sent elsewhere, and are remembered there, and slots
+    /// that warm up, whose share not all new flows belong to. Set by the programs, and by whoever brings
+    /// a slot back; cleared by the supervisor, with `reviewed`, when there is neither.
     pub strays: u64,
     /// Slots whose `strays` the supervisor is about to clear: a program that sends a flow elsewhere
     /// meanwhile sets that bit again.
@@ -372,8 +373,10 @@ pub struct ServiceLine {
     pub panicking: u64,
     /// The ejection that is under way, if any ([`crate::publish::eject`]).
     pub ejection: u64,
+    /// How long recovered backends warm up, in ticks of 100 ms.
+    pub slow_start_ticks: u64,
     /// Zero.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 3],
 }
 
 /// Key of `VIPS`.
@@ -403,7 +406,7 @@ pub struct Vip {
     pub service: u16,
     /// [`MODE_NAT`], [`MODE_TUNNEL`], [`MODE_L2`] or [`MODE_LOCAL`].
     pub mode: u8,
-    /// [`VIP_REMEMBERS`], [`VIP_GUE`], [`VIP_ALL_PORTS`].
+    /// [`VIP_REMEMBERS`], [`VIP_GUE`], [`VIP_ALL_PORTS`], [`VIP_PASSES`].
     pub flags: u8,
     /// Index of its [`Guard`] in `GUARDS`; 0 for none.
     pub guard: u16,
@@ -418,6 +421,8 @@ pub const VIP_REMEMBERS: u8 = 1;
 pub const VIP_GUE: u8 = 2;
 /// In [`Vip::flags`]: every port of the address; `nat` leaves the port as it is.
 pub const VIP_ALL_PORTS: u8 = 4;
+/// In [`Vip::flags`]: packets that no backend takes are this host's own.
+pub const VIP_PASSES: u8 = 8;
 
 /// [`Vip::generation`] of a vip at `index` that came with a generation of the tables.
 #[must_use]
@@ -708,7 +713,7 @@ pub struct Traffic {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Reason {
-    /// Dropped: no backend of the service takes new work.
+    /// Dropped, or passed to this host if the vip says so: no backend of the service takes new work.
     NoBackend = 0,
     /// Dropped: no source port was free towards the backend.
     NoPort = 1,

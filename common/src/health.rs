@@ -20,6 +20,8 @@
 //!
 //! Time is an argument: [`Ticks`] of 100 ms that wrap after 19 days and compare by distance.
 
+use crate::hash::mix;
+
 /// Coarse time: units of 100 ms of the monotonic clock, 24 bits, wrapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticks(u32);
@@ -282,16 +284,24 @@ impl Word {
     /// The share of its weight that a backend should get at `now`, in 256ths: a tenth when it has
     /// recovered, growing evenly to the whole over the slow start.
     #[must_use]
-    pub const fn warmth(self, now: Ticks, policy: &Policy) -> u32 {
+    pub const fn warmth(self, now: Ticks, slow_start_ticks: u32) -> u32 {
         const LEAST: u64 = 256 / 10;
-        if !self.is_warming() || policy.slow_start_ticks == 0 {
+        if !self.is_warming() || slow_start_ticks == 0 {
             return 256;
         }
-        let all = policy.slow_start_ticks as u64;
+        let all = slow_start_ticks as u64;
         let left = now.until(self.deadline()) as u64;
         // A policy with a shorter slow start may have come since.
         let gone = all.saturating_sub(left);
         (LEAST + (256 - LEAST) * gone / all) as u32
+    }
+
+    /// Whether the backend is warm enough for work of this hash, on both planes: who was let in once is
+    /// let in as long as it warms up.
+    #[must_use]
+    pub const fn admits(self, hash: u64, now: Ticks, slow_start_ticks: u32) -> bool {
+        // Bits that name no position and no candidate.
+        ((mix(hash) & 0xff) as u32) < self.warmth(now, slow_start_ticks)
     }
 
     /// Probes in a row that contradict the state.

@@ -63,6 +63,9 @@ pub struct Cells<'a, A> {
     pub accepts_new: &'a A,
     /// The bitmap word with the slot's "keeps flows" bit.
     pub keeps_flows: &'a A,
+    /// The bitmap word with the slot's "has strays" bit: set too while the slot warms up, so that packets
+    /// look closer ([`crate::steer`]).
+    pub strays: &'a A,
     /// The slot's bit in both.
     pub mask: u64,
 }
@@ -132,6 +135,10 @@ pub fn publish<A: Atomic>(cells: Cells<'_, A>) {
     let mut raw = cells.state.load();
     loop {
         let word = Word::from_raw(raw);
+        if word.is_warming() {
+            // Before anybody sees that it takes work.
+            cells.strays.fetch_or(cells.mask);
+        }
         write_bit(cells.keeps_flows, cells.mask, word.keeps_flows());
         write_bit(cells.accepts_new, cells.mask, word.accepts_new());
         let again = cells.state.load();
@@ -162,8 +169,14 @@ mod tests {
     #[test]
     fn bits_follow_the_word_and_spare_their_neighbours() {
         let (state, accepts, keeps) = (AtomicU64::new(0), AtomicU64::new(1), AtomicU64::new(1));
-        let cells =
-            Cells { state: &state, accepts_new: &accepts, keeps_flows: &keeps, mask: 1 << 5 };
+        let strays = AtomicU64::new(0);
+        let cells = Cells {
+            state: &state,
+            accepts_new: &accepts,
+            keeps_flows: &keeps,
+            strays: &strays,
+            mask: 1 << 5,
+        };
         let now = Ticks::from_ms(0);
         let apply = |event| apply(cells, 0, event, now, &Policy::DEFAULT);
         assert!(apply(Event::Assigned).unwrap().is_of_state());
@@ -175,6 +188,25 @@ mod tests {
         apply(Event::Removed);
         assert_eq!((Atomic::load(&accepts), Atomic::load(&keeps)), (1, 1));
         assert_eq!(apply(Event::ProbeOk), None, "news of the former tenant change nothing");
+        assert_eq!(Atomic::load(&strays), 0, "nobody has recovered");
+    }
+
+    #[test]
+    fn who_warms_up_is_looked_at_closer() {
+        let words = [0; 4].map(AtomicU64::new);
+        let [state, accepts_new, keeps_flows, strays] = &words;
+        let cells = Cells { state, accepts_new, keeps_flows, strays, mask: 2 };
+        let apply = |event| apply(cells, 0, event, Ticks::from_ms(0), &Policy::DEFAULT);
+        for event in [Event::Assigned, Event::ProbeOk] {
+            apply(event);
+        }
+        for _ in 0..3 {
+            apply(Event::ProbeFailed);
+        }
+        assert_eq!((Atomic::load(accepts_new), Atomic::load(strays)), (0, 0));
+        apply(Event::ProbeOk);
+        assert!(apply(Event::ProbeOk).unwrap().to.is_warming());
+        assert_eq!((Atomic::load(accepts_new), Atomic::load(strays)), (2, 2));
     }
 }
 
@@ -208,6 +240,7 @@ mod model {
         state: AtomicU64,
         accepts_new: AtomicU64,
         keeps_flows: AtomicU64,
+        strays: AtomicU64,
     }
 
     impl Shared {
@@ -216,6 +249,7 @@ mod model {
                 state: &self.state,
                 accepts_new: &self.accepts_new,
                 keeps_flows: &self.keeps_flows,
+                strays: &self.strays,
                 mask: 1,
             }
         }
@@ -224,6 +258,7 @@ mod model {
             let word = Word::from_raw(self.state.load(Acquire));
             assert_eq!(self.accepts_new.load(Acquire) & 1 != 0, word.accepts_new(), "{word:?}");
             assert_eq!(self.keeps_flows.load(Acquire) & 1 != 0, word.keeps_flows(), "{word:?}");
+            assert!(!word.is_warming() || self.strays.load(Acquire) & 1 != 0, "{word:?}");
         }
     }
 

@@ -6,7 +6,10 @@
 //!   slot;
 //! - where the entry's slot takes no new work: the flow may have been sent elsewhere, or have to be;
 //! - where flows of the entry's slot were sent elsewhere and still live ([`Standing::has_strays`]): they
-//!   stay there when the slot is well again.
+//!   stay there when the slot is well again;
+//! - where the entry's slot has recovered and warms up (marked by the same bit): most connections that
+//!   open are sent elsewhere at first. Only an opening segment says that it is new, so a slot has all
+//!   datagrams of its own at once.
 //!
 //! Everywhere else the packet goes where the ring says, with nothing looked up and nothing written.
 //! That is most of all packets on a quiet day, and all of a flood's.
@@ -43,7 +46,7 @@ pub struct Standing {
     pub accepts_new: bool,
     /// Its flows stay.
     pub keeps_flows: bool,
-    /// Flows whose home it is were sent elsewhere, and may live.
+    /// Flows whose home it is were sent elsewhere, and may live; or it warms up.
     pub has_strays: bool,
 }
 
@@ -75,7 +78,8 @@ pub struct Choice {
 /// Decides.
 ///
 /// `entry` is the one at the flow's position, `always` asks the table for every packet (`flow_table =
-/// "always"`), `recall` does so and is called once at most.
+/// "always"`), `recall` does so and is called once at most; `admits` says whether the entry's slot is warm
+/// enough for a new flow of this hash ([`crate::health::Word::admits`]).
 #[inline(always)]
 pub fn decide(
     entry: Entry,
@@ -83,6 +87,7 @@ pub fn decide(
     always: bool,
     standing: impl Fn(u16) -> Standing,
     recall: impl FnOnce() -> Memory,
+    admits: impl FnOnce(u16) -> bool,
 ) -> Choice {
     let home = entry.current_raw();
     let at_home = standing(home);
@@ -115,7 +120,8 @@ pub fn decide(
         return Choice { slot: home, remember: always, is_move: false };
     }
     let is_move = !is_opening && (is_known || matches!(kind, Kind::Segment));
-    if at_home.accepts_new {
+    let is_cold = is_opening && at_home.has_strays && !admits(home);
+    if at_home.accepts_new && !is_cold {
         Choice { slot: home, remember: is_open || is_known, is_move }
     } else {
         Choice { slot: NOBODY, remember: true, is_move }
@@ -152,13 +158,13 @@ mod tests {
     fn ask(entry: Entry, kind: Kind, standings: [Standing; 3], known: bool) -> Choice {
         let standing = |slot: u16| standings.get(usize::from(slot)).copied().unwrap_or(DEAD);
         let memory = if known { Memory { slot: 2, has_weight: true } } else { Memory::NONE };
-        decide(entry, kind, false, standing, || memory)
+        decide(entry, kind, false, standing, || memory, |_| true)
     }
 
     #[test]
     fn a_settled_ring_asks_and_writes_nothing() {
         for kind in KINDS {
-            let choice = decide(settled(), kind, false, |_| WELL, || panic!("asked"));
+            let choice = decide(settled(), kind, false, |_| WELL, || panic!("asked"), |_| false);
             assert_eq!(choice, Choice { slot: 0, remember: false, is_move: false });
         }
     }
@@ -222,9 +228,23 @@ mod tests {
     }
 
     #[test]
+    fn who_warms_up_takes_some_connections_and_keeps_all_that_it_has() {
+        let strays = Standing { has_strays: true, ..WELL };
+        for (kind, admits) in KINDS.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+            let choice = decide(settled(), kind, false, |_| strays, || Memory::NONE, |_| admits);
+            let is_sent_off = kind == Kind::Opening && !admits;
+            let slot = if is_sent_off { NOBODY } else { 0 };
+            assert_eq!(choice, Choice { slot, remember: is_sent_off, is_move: false });
+        }
+        let known = Memory { slot: 2, has_weight: true };
+        let choice = decide(settled(), Kind::Opening, false, |_| strays, || known, |_| true);
+        assert_eq!(choice.slot, 2, "who was sent off stays off");
+    }
+
+    #[test]
     fn the_classic_way_remembers_everything() {
         for kind in KINDS {
-            let choice = decide(settled(), kind, true, |_| WELL, || Memory::NONE);
+            let choice = decide(settled(), kind, true, |_| WELL, || Memory::NONE, |_| true);
             assert_eq!(choice, Choice { slot: 0, remember: true, is_move: false });
         }
     }

@@ -14,13 +14,13 @@ use core::ptr;
 use steerage_common::{
     abi::{self, Backend, BackendTable, Control, HealthWord, active_half},
     candidates,
-    health::Word,
+    health::{Ticks, Word},
     limits::{SLOTS, SLOTS_PER_WORD, TIERS},
     ring::{self, Entry},
     steer::{NOBODY, Standing},
 };
 
-use crate::flow::Arrival;
+use crate::flow::{Arrival, now_ns};
 use crate::maps::{ARRIVAL, BACKENDS, CONTROL, HEALTH, RINGS, Ring, SERVICES, STATE};
 
 const _: () = assert!(SLOTS <= NOBODY as usize);
@@ -97,6 +97,24 @@ pub extern "C" fn balance_serves_in_panic(service: u32, slot: u32) -> u32 {
     Word::from_raw(unsafe { ptr::read_volatile(word) }).serves_in_panic().into()
 }
 
+/// Whether a slot that takes new work is warm enough for a flow of this hash.
+#[inline(always)]
+pub fn admits(service: u16, slot: u16, hash: u64) -> bool {
+    balance_admits(service.into(), slot.into(), hash) != 0
+}
+
+/// As [`admits`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn balance_admits(service: u32, slot: u32, hash: u64) -> u32 {
+    let (Some(word), Some(line)) = (STATE.get(slot), SERVICES.get(service)) else { return 1 };
+    // SAFETY: references to u64s in shared memory, stored whole elsewhere.
+    let (word, slow_start) =
+        unsafe { (ptr::read_volatile(word), ptr::read_volatile(&raw const line.slow_start_ticks)) };
+    let now = Ticks::from_ms(now_ns() / 1_000_000);
+    Word::from_raw(word).admits(hash, now, slow_start as u32).into()
+}
+
 /// Notes that a flow whose home is `slot` goes elsewhere, before that is remembered.
 #[inline(always)]
 pub fn mark_stray(slot: u16) {
@@ -156,7 +174,7 @@ pub extern "C" fn balance_pick(rank: u32) -> u32 {
     // Numbers from elsewhere are no numbers that the kernel could take for ranks.
     let index = abi::ring_index(service, rank % TIERS as u32, now.half);
     let Some(ring) = RINGS.get(index) else { return NOBODY.into() };
-    let tier = Tier { ring, service };
+    let tier = Tier { ring, service, hash };
     let slot = candidates::next(hash, &tier);
     if slot != NOBODY {
         return slot.into();
@@ -164,10 +182,11 @@ pub extern "C" fn balance_pick(rank: u32) -> u32 {
     candidates::any(hash, |word| tier.takers(word)).into()
 }
 
-/// A tier's ring, and whose.
+/// A tier's ring, whose, and for which flow.
 struct Tier<'a> {
     ring: &'a Ring,
     service: u16,
+    hash: u64,
 }
 
 impl candidates::Tier for Tier<'_> {
@@ -185,8 +204,8 @@ impl candidates::Tier for Tier<'_> {
     }
 
     #[inline(always)]
-    fn is_eager(&self, _slot: u16) -> bool {
-        true
+    fn is_eager(&self, slot: u16) -> bool {
+        admits(self.service, slot, self.hash)
     }
 }
 

@@ -123,9 +123,9 @@ pub fn place(
     let Some(entry) = balance::entry(vip.service, now.half, position) else { return placed };
     let always = vip.flags & VIP_REMEMBERS != 0;
     let standing = |slot| balance::standing(vip.service, slot);
-    let choice = steer::decide(entry, transport.kind(), always, standing, || {
-        recall(packet, transport, vip, now)
-    });
+    let admits = |slot| balance::admits(vip.service, slot, hash);
+    let recall = || recall(packet, transport, vip, now);
+    let choice = steer::decide(entry, transport.kind(), always, standing, recall, admits);
     if choice.is_move {
         note(Reason::Moved);
     }

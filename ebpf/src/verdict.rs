@@ -5,7 +5,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use steerage_common::{
-    abi::{Backend, MODE_NAT, MODE_TUNNEL, Nat, Reason, Traffic, Vip},
+    abi::{Backend, MODE_NAT, MODE_TUNNEL, Nat, Reason, Traffic, VIP_PASSES, Vip},
     steer::{Kind, NOBODY},
 };
 
@@ -57,7 +57,11 @@ fn forward(
     }
     let placed = flow::place(context, &packet, &transport, vip, now);
     if placed.slot == NOBODY {
-        return Err(Reason::NoBackend);
+        if vip.flags & VIP_PASSES == 0 {
+            return Err(Reason::NoBackend);
+        }
+        note(Reason::NoBackend);
+        return Ok(XDP_PASS);
     }
     let backend = now.backend(placed.slot);
     let bytes = packet.bytes() as u64;

@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
-use steerage_common::abi::Reason;
+use steerage_common::abi::{Reason, VIP_PASSES};
 use steerage_common::health::Event;
 use steerage_tests::xdp::packet::{ACK, FIN, Packet, RST, SYN, TCP, UDP};
 use steerage_tests::xdp::{
-    Action, GATEWAY_MAC, NAT_PORT_COUNT, NAT_PORT_FIRST, Plane, SOURCE, answer, backend,
+    Action, Choices, GATEWAY_MAC, NAT_PORT_COUNT, NAT_PORT_FIRST, Plane, SOURCE, answer, backend,
     backend_mac, client_socket, home_of, segment, slot_of, vip_socket,
 };
 
@@ -218,6 +218,22 @@ fn with_nobody_alive_packets_are_dropped_and_nobody_gets_them() -> Result<()> {
     assert_eq!(plane.count(Reason::NoBackend), 2);
     plane.revive(1);
     assert_eq!(home_of(&plane, 1), 1);
+    Ok(())
+}
+
+#[test]
+fn what_nobody_takes_is_the_host_s_own_if_the_vip_says_so() -> Result<()> {
+    let choices = Choices { weights: vec![1, 1], flags: VIP_PASSES, ..Choices::default() };
+    let plane = Plane::with(choices)?;
+    let begun = home_of(&plane, 1);
+    (0..2).for_each(|slot| plane.kill(slot));
+    for packet in [segment(1, ACK), segment(2, SYN), datagram(3)] {
+        let verdict = plane.from_client(&packet);
+        assert_eq!((verdict.action, verdict.frame), (Action::Pass, packet.frame()));
+    }
+    assert_eq!(plane.count(Reason::NoBackend), 3);
+    plane.revive(begun);
+    assert_eq!(home_of(&plane, 2), begun);
     Ok(())
 }
 

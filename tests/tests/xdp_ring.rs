@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use steerage_common::abi::{Reason, VIP_REMEMBERS};
 use steerage_common::health::Event;
+use steerage_common::slot::Slot;
 use steerage_tests::xdp::packet::{ACK, FIN, Packet, RST, SYN, TCP, UDP};
 use steerage_tests::xdp::{Plane, client_socket, home_of, segment, slot_of, vip_socket};
 
@@ -206,5 +207,70 @@ fn draining_moves_new_flows_only_and_recovery_brings_them_home() -> Result<()> {
         assert_eq!(slot_for(&plane, &segment(port, ACK)), 1, "begun while 0 took nothing new");
     }
     assert_eq!(plane.count(Reason::Moved), 0);
+    Ok(())
+}
+
+/// Share of new connections that a third of the ring has while it warms up, in per mille of all.
+fn share_of(plane: &Plane, slot: u16, ports: std::ops::Range<u16>) -> usize {
+    let all = ports.len();
+    ports.filter(|port| home_of(plane, *port) == slot).count() * 1000 / all
+}
+
+#[test]
+fn whoever_recovers_takes_a_growing_share_of_new_connections_and_nobody_moves() -> Result<()> {
+    let plane = Plane::new(&[1, 1, 1])?;
+    assert!((280..390).contains(&share_of(&plane, 0, 1..1000)));
+    plane.kill(0);
+    let away: Vec<(u16, u16)> = (1000..1300).map(|port| (port, home_of(&plane, port))).collect();
+    plane.revive_slowly(0, 0);
+    let least = share_of(&plane, 0, 2000..5000);
+    assert!((20..50).contains(&least), "a tenth of a third: {least}");
+    let begun: Vec<(u16, u16)> = (2000..5000).map(|port| (port, home_of(&plane, port))).collect();
+    plane.kill(0);
+    plane.revive_slowly(0, 50);
+    let half = share_of(&plane, 0, 6000..9000);
+    assert!((150..220).contains(&half), "a little more than a half: {half}");
+    let mut settler = plane.settler()?;
+    plane.settle(&mut settler, 0)?;
+    assert_eq!(plane.region.strays(0) & 1, 1, "marked while it warms up");
+    for (port, home) in away.iter().chain(begun.iter().filter(|(_, home)| *home != 0)) {
+        assert_eq!(slot_for(&plane, &segment(*port, ACK)), *home, "port {port}");
+    }
+    let moved = plane.count(Reason::Moved);
+    let all_day = 90_000;
+    plane.tell(0, Event::Drain);
+    plane.tell(0, Event::Enable);
+    plane.settle(&mut settler, all_day)?;
+    assert_eq!(plane.region.strays(0), 0);
+    assert!((280..390).contains(&share_of(&plane, 0, 10_000..11_000)), "warm at last");
+    assert_eq!(plane.count(Reason::Moved), moved);
+    Ok(())
+}
+
+#[test]
+fn the_last_one_takes_everything_however_cold() -> Result<()> {
+    let plane = Plane::new(&[1, 1])?;
+    plane.kill(0);
+    plane.kill(1);
+    plane.revive_slowly(1, 0);
+    assert_eq!(share_of(&plane, 1, 1..300), 1000);
+    Ok(())
+}
+
+#[test]
+fn datagrams_of_whoever_recovers_stay_with_it() -> Result<()> {
+    let plane = Plane::new(&[1, 1])?;
+    let homes: Vec<(u16, u16)> =
+        (1..200).map(|port| (port, slot_for(&plane, &datagram(port)))).collect();
+    (0..10).for_each(|_| plane.fail(0));
+    assert!(!plane.region.accepts_new(Slot::new(0).expect("a slot")), "ejected");
+    for (port, home) in &homes {
+        assert_eq!(slot_for(&plane, &datagram(*port)), *home, "an ejected one keeps its flows");
+    }
+    plane.revive_slowly(0, 0);
+    for (port, home) in homes {
+        assert_eq!(slot_for(&plane, &datagram(port)), home);
+    }
+    assert!(share_of(&plane, 0, 1000..2000) < 100, "it warms up");
     Ok(())
 }

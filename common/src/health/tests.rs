@@ -206,11 +206,19 @@ fn ejections_are_forgotten_after_a_quiet_time() {
 #[test]
 fn a_recovered_backend_warms_up_and_one_that_starts_does_not() {
     let started = run(word(State::Unknown), &repeat(Event::ProbeOk, 1));
-    assert_eq!((started.is_warming(), started.warmth(NOW, &POLICY)), (false, 256));
+    assert_eq!((started.is_warming(), started.warmth(NOW, 300)), (false, 256));
     let up = run(word(State::Down), &repeat(Event::ProbeOk, 2));
     assert!(up.is_warming());
-    let at = |part: u32| up.warmth(NOW.after(POLICY.slow_start_ticks * part / 4), &POLICY);
+    let all = POLICY.slow_start_ticks;
+    let at = |part: u32| up.warmth(NOW.after(all * part / 4), all);
     assert_eq!([at(0), at(1), at(2), at(4)], [25, 82, 140, 256]);
+    let admitted = |part| {
+        let is_in = |hash: &u64| up.admits(mix(*hash), NOW.after(all * part / 4), all);
+        (0..10_000u64).filter(is_in).collect::<Vec<_>>()
+    };
+    assert!((800..1150).contains(&admitted(0).len()), "{} of 10,000", admitted(0).len());
+    assert!(admitted(0).iter().all(|hash| admitted(1).contains(hash)), "who is in stays in");
+    assert_eq!(admitted(4).len(), 10_000);
     let before = transition(up, Event::Tick, NOW.after(299), &POLICY);
     assert!(before.is_warming());
     let after = transition(up, Event::Tick, NOW.after(300), &POLICY);

@@ -164,6 +164,7 @@ mod tests {
         states: [AtomicU64; 6],
         accepts_new: AtomicU64,
         keeps_flows: AtomicU64,
+        strays: AtomicU64,
     }
 
     impl Service {
@@ -180,6 +181,7 @@ mod tests {
                 state: &self.states[usize::from(slot)],
                 accepts_new: &self.accepts_new,
                 keeps_flows: &self.keeps_flows,
+                strays: &self.strays,
                 mask: 1 << slot,
             }
         }
@@ -300,6 +302,7 @@ mod model {
         states: [AtomicU64; BACKENDS as usize],
         accepts_new: AtomicU64,
         keeps_flows: AtomicU64,
+        strays: AtomicU64,
     }
 
     impl Service {
@@ -308,6 +311,7 @@ mod model {
                 state: &self.states[usize::from(slot)],
                 accepts_new: &self.accepts_new,
                 keeps_flows: &self.keeps_flows,
+                strays: &self.strays,
                 mask: 1 << slot,
             }
         }

@@ -1,5 +1,6 @@
 //! A million flows through random adds, removes, changes of weight, deaths, recoveries and drains, in
-//! two tiers.
+//! two tiers. Whoever recovers warms up.
+//!
 //!
 //! The table never fills here: what it forgets, nobody can promise. Time goes in ticks; a flow that is
 //! silent for longer than the idle limit is over, as `flow_idle` says.
@@ -30,6 +31,8 @@ struct Backend {
     tier: u8,
     seated: bool,
     standing: Standing,
+    /// In 256ths.
+    warmth: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -63,6 +66,8 @@ struct World {
     packets: u64,
     /// Flows sent to the second tier though the first has members.
     descended: u64,
+    /// Connections that whoever warms up did not take.
+    refused: u64,
 }
 
 impl World {
@@ -78,6 +83,7 @@ impl World {
             asked: 0,
             packets: 0,
             descended: 0,
+            refused: 0,
         };
         for slot in 0..8 {
             world.seat(slot);
@@ -103,7 +109,7 @@ impl World {
         let backend = &mut self.backends[usize::from(slot)];
         let standing = Standing { accepts_new: true, keeps_flows: true, ..backend.standing };
         let epoch = backend.epoch + 1;
-        *backend = Backend { identity, epoch, weight, tier, seated: true, standing };
+        *backend = Backend { identity, epoch, weight, tier, seated: true, standing, warmth: 256 };
     }
 
     fn set(&mut self, slot: u16, accepts_new: bool, keeps_flows: bool) {
@@ -148,7 +154,7 @@ impl World {
         let first: &dyn Fn(usize) -> u16 = &|at| self.ring[at].current().map_or(NOBODY, Slot::raw);
         let second: &dyn Fn(usize) -> u16 = &|at| self.second.get(at).copied().unwrap_or(NOBODY);
         let picks = [(0, first), (1, second)].map(|(rank, ring)| {
-            match candidates::next(hash, &Tier { world: self, ring }) {
+            match candidates::next(hash, &Tier { world: self, ring, hash }) {
                 NOBODY => candidates::any(hash, |word| self.takers(word, rank)),
                 slot => slot,
             }
@@ -194,7 +200,14 @@ impl World {
             }
             (true, 2) => self.set(slot, false, false),
             (true, 3) => self.set(slot, false, true),
-            (true, _) => self.set(slot, true, true),
+            (true, _) => {
+                let of = &mut self.backends[usize::from(slot)];
+                if !of.standing.accepts_new {
+                    of.warmth = 25;
+                    of.standing.has_strays = true;
+                }
+                self.set(slot, true, true);
+            }
             (false, _) => {}
         }
     }
@@ -203,12 +216,16 @@ impl World {
         self.backends.get(usize::from(slot)).map_or(Standing::default(), |backend| backend.standing)
     }
 
+    fn admits(&self, slot: u16, hash: u64) -> bool {
+        self.backends.get(usize::from(slot)).is_none_or(|of| (mix(hash) & 0xff) < of.warmth)
+    }
+
     /// A packet; gives the slot that it goes to, [`NOBODY`] if it is dropped.
     fn packet(&mut self, flow: &Flow, kind: Kind) -> u16 {
         let (hash, now) = (flow.hash, self.now);
         let index = position(hash, 0) as usize;
         let entry = self.ring[index];
-        let mut asked = 0;
+        let (mut asked, mut refused) = (0, 0);
         let choice = decide(
             entry,
             kind,
@@ -225,8 +242,14 @@ impl World {
                     has_weight: self.backends[usize::from(record.slot)].weight > 0,
                 })
             },
+            |slot| {
+                let is_in = self.admits(slot, hash);
+                refused += u64::from(!is_in);
+                is_in
+            },
         );
         self.asked += asked;
+        self.refused += refused;
         self.packets += 1;
         if asked == 1
             && let Some(record) = self.table.get_mut(&hash)
@@ -279,7 +302,8 @@ impl World {
         for (slot, backend) in (0..SLOTS).zip(&mut self.backends) {
             let has_strays =
                 self.table.values().any(|record| record.home == slot && record.slot != slot);
-            if backend.standing.accepts_new && !has_strays {
+            backend.warmth = (backend.warmth + 12).min(256);
+            if backend.standing.accepts_new && !has_strays && backend.warmth == 256 {
                 backend.standing.has_strays = false;
             }
         }
@@ -289,6 +313,7 @@ impl World {
 struct Tier<'a> {
     world: &'a World,
     ring: &'a dyn Fn(usize) -> u16,
+    hash: u64,
 }
 
 impl candidates::Tier for Tier<'_> {
@@ -300,8 +325,8 @@ impl candidates::Tier for Tier<'_> {
         self.world.standing(slot).accepts_new
     }
 
-    fn is_eager(&self, _: u16) -> bool {
-        true
+    fn is_eager(&self, slot: u16) -> bool {
+        self.world.admits(slot, self.hash)
     }
 }
 
@@ -365,6 +390,10 @@ fn of_a_million_flows_none_moves_without_need() {
     assert!(world.changed_at.is_empty(), "{} entries are changed still", world.changed_at.len());
     let well = world.backends.iter().filter(|backend| backend.standing.accepts_new);
     assert_eq!(well.filter(|backend| backend.standing.has_strays).count(), 0);
-    let World { packets, asked, descended, .. } = world;
-    println!("{packets} packets, {asked} asked the table, {descended} flows went a tier down");
+    assert!(world.refused > 1_000, "{} connections were refused", world.refused);
+    let World { packets, asked, descended, refused, .. } = world;
+    println!(
+        "{packets} packets, {asked} asked the table; {descended} flows went a tier down, {refused} were \
+         refused by whoever warmed up"
+    );
 }

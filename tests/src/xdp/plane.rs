@@ -27,7 +27,8 @@ const SERVICE: u16 = 3;
 /// Index of the TCP vip; the UDP one is the next.
 const VIP_INDEX: u16 = 5;
 const HASH_KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
-const POLICY: Policy = Policy { probed: false, ..Policy::DEFAULT };
+/// Nobody warms up unless a test says so ([`Plane::revive_slowly`]).
+const POLICY: Policy = Policy { probed: false, slow_start_ticks: 0, ..Policy::DEFAULT };
 
 /// What the program decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,6 +293,20 @@ impl Plane {
     pub fn revive(&self, slot: u16) {
         for _ in 0..POLICY.rise {
             self.tell(slot, Event::ProbeOk);
+        }
+    }
+
+    /// Lets the probes find it well again, so long ago that this share of a slow start is over; the slow
+    /// start takes so long that a test sees nothing of it pass.
+    pub fn revive_slowly(&self, slot: u16, percent_gone: u32) {
+        const DAY: u32 = 864_000;
+        self.region.service(SERVICE).slow_start_ticks.store(DAY.into(), Ordering::Relaxed);
+        let tenant = Tenant::new(of(slot), self.region.word(of(slot)).epoch());
+        let policy = Policy { slow_start_ticks: DAY * (100 - percent_gone) / 100, ..POLICY };
+        let ejection_is_over = clock::now_ticks().after(POLICY.ejection_ticks_max);
+        self.region.apply_at(tenant, Event::Tick, ejection_is_over, &policy);
+        for _ in 0..POLICY.rise {
+            self.region.apply(tenant, Event::ProbeOk, &policy).expect("the slot's own tenancy");
         }
     }
 

@@ -221,6 +221,8 @@ pub struct Vip {
     pub encapsulation: Encapsulation,
     /// When packets ask the flow table.
     pub flow_table: FlowTable,
+    /// What becomes of packets that no backend takes.
+    pub no_backend: NoBackend,
     /// The link on which clients' packets come in.
     pub interface: String,
     /// What its clients may do, if that is not [`Model::guard`].
@@ -290,6 +292,17 @@ pub enum FlowTable {
     Auto,
     /// Always, and every flow is remembered.
     Always,
+}
+
+/// What becomes of a vip's packets while no backend takes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoBackend {
+    /// Nobody gets them.
+    #[default]
+    Drop,
+    /// This host gets them.
+    Pass,
 }
 
 /// Protocol of a vip.

@@ -507,6 +507,7 @@ impl Resolver<'_> {
                 mode: vip.mode,
                 encapsulation: vip.encapsulation.map(Spanned::into_inner).unwrap_or_default(),
                 flow_table: vip.flow_table,
+                no_backend: vip.no_backend,
                 interface: vip.interface.into_inner(),
                 guard: vip.guard.map(|guard| self.guard(guard, Some(vip.protocol))),
                 service,

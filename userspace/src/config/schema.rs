@@ -18,7 +18,7 @@ use serde::de::{self, Deserializer};
 use toml::Spanned;
 
 use super::model::{
-    Balance, Encapsulation, FlowTable, LogFormat, LogLevel, Mode, Protocol, StaleReplay,
+    Balance, Encapsulation, FlowTable, LogFormat, LogLevel, Mode, NoBackend, Protocol, StaleReplay,
 };
 use crate::net::Io;
 
@@ -276,6 +276,8 @@ pub struct Vip {
     pub encapsulation: Option<Spanned<Encapsulation>>,
     #[serde(default)]
     pub flow_table: FlowTable,
+    #[serde(default)]
+    pub no_backend: NoBackend,
     pub interface: Spanned<String>,
     pub guard: Option<Guard>,
     pub service: Spanned<String>,

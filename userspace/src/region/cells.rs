@@ -76,7 +76,8 @@ pub struct ServiceLine {
     pub identity: AtomicU64,
     pub panicking: AtomicU64,
     pub ejection: AtomicU64,
-    reserved: [AtomicU64; 4],
+    pub slow_start_ticks: AtomicU64,
+    reserved: [AtomicU64; 3],
 }
 
 /// [`abi::Cell`].
@@ -170,7 +171,7 @@ same_layout! {
     Crew: live, reserved;
     WorkerLine: pid, supervisor_epoch, seat, connections, active_requests, accepted, heartbeat_ms,
         busy_since_us, full, pending, reserved, errors, cuts;
-    ServiceLine: position, identity, panicking, ejection, reserved;
+    ServiceLine: position, identity, panicking, ejection, slow_start_ticks, reserved;
     Cell: responses, failures, pool_closed, replays, refusals, connections_created, connections_reused,
         request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, connections, tunnels, window, reserved;
 }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use steerage_common::abi::{self, active_half};
 use steerage_common::crew;
 use steerage_common::health::{Event, Policy, Ticks, Word};
-use steerage_common::limits::{HEALTH_WORDS, SERVICES, SLOTS, WORKERS};
+use steerage_common::limits::{HEALTH_WORDS, SERVICES, SLOTS, SLOTS_PER_WORD, WORKERS};
 use steerage_common::publish::{self, Change};
 use steerage_common::slot::Slot;
 
@@ -203,10 +203,15 @@ impl Region {
         slots
     }
 
-    /// Ends what [`Region::review_strays`] began: `found` of the `slots` have strays still.
+    /// Ends what [`Region::review_strays`] began: `found` of the `slots` have strays still. Those that
+    /// warm up stay marked too.
     pub fn end_review(&self, index: usize, slots: u64, found: u64) {
         let word = self.health.get(index);
-        word.strays.fetch_or(slots & found, Ordering::AcqRel);
+        let slot = |bit| Slot::new((index * SLOTS_PER_WORD) as u16 + bit);
+        let is_warming = |bit: &u16| slot(*bit).is_some_and(|slot| self.word(slot).is_warming());
+        let marked = (0..SLOTS_PER_WORD as u16).filter(|bit| slots >> bit & 1 != 0);
+        let warming = marked.filter(is_warming).fold(0, |bits, bit| bits | 1 << bit);
+        word.strays.fetch_or(slots & (found | warming), Ordering::AcqRel);
         word.reviewed.fetch_and(!slots, Ordering::AcqRel);
     }
 
@@ -244,8 +249,10 @@ impl Region {
     /// Makes the slot's bits agree with its state, whatever became of the process that changed it.
     pub fn publish(&self, slot: Slot) {
         let word = self.word(slot);
+        let is_marked = self.strays(slot.word()) & slot.mask() != 0;
         if word.accepts_new() != self.accepts_new(slot)
             || word.keeps_flows() != self.keeps_flows(slot)
+            || word.is_warming() && !is_marked
         {
             publish::publish(self.slot_cells(slot));
         }
@@ -257,6 +264,7 @@ impl Region {
             state: self.state.get(slot.index()),
             accepts_new: &health.accepts_new,
             keeps_flows: &health.keeps_flows,
+            strays: &health.strays,
             mask: slot.mask(),
         }
     }

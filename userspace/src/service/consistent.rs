@@ -71,7 +71,9 @@ impl candidates::Tier for Tier<'_> {
     }
 
     fn is_eager(&self, backend: u16) -> bool {
-        !self.service.is_over_bound(self.available, backend.into())
+        let backend = usize::from(backend);
+        self.service.admits(backend, self.criteria.hash)
+            && !self.service.is_over_bound(self.available, backend)
     }
 }
 

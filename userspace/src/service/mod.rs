@@ -257,7 +257,7 @@ impl Service {
         let mut backend = self.choose(&available, criteria)?;
         if self.is_warming.get() {
             // Its share is small by being passed over; the last choice stands, so that somebody is
-            // chosen. The ring has no other choice to offer.
+            // chosen. The ring sees to it itself, by hash.
             let mut attempts = WARMING_ATTEMPTS;
             while attempts > 0 && self.balance != Balance::Maglev && !self.is_warm_enough(backend) {
                 backend = self.choose(&available, criteria)?;
@@ -364,9 +364,16 @@ impl Service {
         }
     }
 
+    /// Whether a backend that warms up takes work of this hash.
+    fn admits(&self, backend: usize, hash: u64) -> bool {
+        let word = self.region.word(self.backends[backend].tenant.slot());
+        !word.is_warming()
+            || word.admits(hash, crate::clock::now_ticks(), self.policy.slow_start_ticks)
+    }
+
     fn is_warm_enough(&self, backend: usize) -> bool {
         let word = self.region.word(self.backends[backend].tenant.slot());
-        let warmth = word.warmth(crate::clock::now_ticks(), &self.policy);
+        let warmth = word.warmth(crate::clock::now_ticks(), self.policy.slow_start_ticks);
         self.random.below(256) < warmth as usize
     }
 }

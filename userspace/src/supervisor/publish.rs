@@ -27,7 +27,9 @@ use super::guards;
 use super::network::{self, Path};
 use super::slots::{Seats, seat};
 use crate::config::Model;
-use crate::config::model::{Encapsulation, FlowTable, Service, Vip, address_of, table_address};
+use crate::config::model::{
+    Encapsulation, FlowTable, NoBackend, Service, Vip, address_of, table_address,
+};
 use crate::kernel::{Filling, Kernel};
 use crate::region::rings::Title;
 use crate::region::{Region, Tenant};
@@ -153,6 +155,7 @@ impl<'a> Publication<'a> {
                 line.panicking.store(0, Ordering::Relaxed);
             }
             let policy = service.policy();
+            line.slow_start_ticks.store(policy.slow_start_ticks.into(), Ordering::Relaxed);
             let mut seated = Vec::with_capacity(slots.len());
             for slot in slots {
                 let tenant = Tenant::new(*slot, region.word(*slot).epoch());
@@ -416,6 +419,7 @@ fn flags(vip: &Vip) -> u8 {
     flag(vip.flow_table == FlowTable::Always, abi::VIP_REMEMBERS)
         | flag(vip.encapsulation == Encapsulation::Gue, abi::VIP_GUE)
         | flag(vip.address.port() == 0, abi::VIP_ALL_PORTS)
+        | flag(vip.no_backend == NoBackend::Pass, abi::VIP_PASSES)
 }
 
 fn set_tunnel_sources(region: &Region, sources: &[IpNet]) {
