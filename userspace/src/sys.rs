@@ -25,6 +25,13 @@ pub fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
 }
 
+/// Bytes of a page of memory.
+#[must_use]
+pub fn page_bytes() -> u64 {
+    let bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or(4096)
+}
+
 /// Whether this process is root.
 #[must_use]
 pub fn is_root() -> bool {

@@ -82,6 +82,12 @@ pub struct Global {
     pub trusted_proxies: Vec<IpNet>,
     /// How long open requests may take after a stop was asked for.
     pub drain: Duration,
+    /// How long nothing may be heard of a worker before it is killed; `None` for any time.
+    pub worker_hang: Option<Duration>,
+    /// How long a worker serves before another one takes its place; `None` for any time.
+    pub worker_lifetime: Option<Duration>,
+    /// How much memory a worker may have, in bytes, before another one takes its place.
+    pub worker_memory: Option<u64>,
     /// How workers read and write.
     pub io: Io,
     /// Whether a change of the file is a reload.

@@ -95,10 +95,30 @@ pub fn diff(before: &Model, after: &Model) -> Vec<Change> {
 #[must_use]
 pub fn applicable(before: &Model, after: &Model) -> Model {
     let fixed = before.global.clone();
-    let Global { log, max_connections, trusted_proxies, drain, watch, .. } = after.global.clone();
+    let Global {
+        log,
+        max_connections,
+        trusted_proxies,
+        drain,
+        watch,
+        worker_hang,
+        worker_lifetime,
+        worker_memory,
+        ..
+    } = after.global.clone();
     let log = Log { level: log.level, ..fixed.log };
     Model {
-        global: Global { log, max_connections, trusted_proxies, drain, watch, ..fixed },
+        global: Global {
+            log,
+            max_connections,
+            trusted_proxies,
+            drain,
+            watch,
+            worker_hang,
+            worker_lifetime,
+            worker_memory,
+            ..fixed
+        },
         guard: after.guard.clone(),
         listeners: after.listeners.clone(),
         vips: after.vips.clone(),

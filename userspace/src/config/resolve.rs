@@ -25,6 +25,9 @@ use super::model::{
 };
 use super::schema;
 
+/// The least memory that workers can be replaced at: they begin with a third of it.
+const WORKER_MEMORY_MIN: u64 = 64 << 20;
+
 /// Validates the whole file; all problems are found in one pass. Files that it names are looked for in
 /// `directory`.
 pub fn resolve(
@@ -125,9 +128,42 @@ impl Resolver<'_> {
             tunnel_sources: self.tunnel_sources(global.tunnel_sources),
             trusted_proxies: global.trusted_proxies,
             drain: global.drain.0,
+            worker_hang: self.at_least("worker_hang", &global.worker_hang, Duration::from_secs(1)),
+            worker_lifetime: self.at_least(
+                "worker_lifetime",
+                &global.worker_lifetime,
+                Duration::from_secs(10),
+            ),
+            worker_memory: self.worker_memory(&global.worker_memory),
             io: global.io,
             watch: global.watch,
         }
+    }
+
+    /// A time that is `least` or more, or off.
+    fn at_least(
+        &mut self,
+        name: &str,
+        span: &Spanned<schema::SpanOrOff>,
+        least: Duration,
+    ) -> Option<Duration> {
+        let value = span.get_ref().0;
+        if value.is_zero() {
+            return None;
+        }
+        if value < least {
+            let least = humantime::format_duration(least);
+            self.problem(span.span(), format!("{name}: must be at least {least}, or \"off\""));
+        }
+        Some(value)
+    }
+
+    fn worker_memory(&mut self, limit: &Spanned<schema::SizeLimit>) -> Option<u64> {
+        let bytes = limit.get_ref().0?;
+        if bytes < WORKER_MEMORY_MIN {
+            self.problem(limit.span(), "worker_memory: must be at least 64MiB, or \"off\"");
+        }
+        Some(bytes)
     }
 
     fn flow_idle(&mut self, idle: &schema::FlowIdle) -> model::FlowIdle {

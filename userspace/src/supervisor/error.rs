@@ -140,6 +140,11 @@ pub enum Error {
         /// How it ended.
         status: String,
     },
+    /// Every worker was given up.
+    #[error(
+        "no worker is left: each died again and again right after its start; what they said is above"
+    )]
+    NoWorkers,
     /// A worker could not be started.
     #[error("worker {worker} cannot be started: {source}")]
     Spawn {

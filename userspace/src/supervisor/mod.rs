@@ -41,7 +41,7 @@ use std::time::Instant;
 
 use steerage_common::abi::SCHEMA_VERSION;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -56,7 +56,7 @@ use self::publish::{Publication, Rings};
 use self::revisions::Revisions;
 use self::steward::Steward;
 use self::view::{InForce, View};
-use self::workers::{Phase, Post};
+use self::workers::{Lines, Phase, Post};
 use crate::admin::server::{serve_admin, serve_metrics};
 use crate::config;
 use crate::config::Model;
@@ -145,18 +145,15 @@ fn serve(asked: Model, origin: Origin, front: Front, started: Instant) -> Result
 
     let epoch = region.control().supervisor_epoch.load(Ordering::Relaxed).wrapping_add(1);
     let forwards = !in_force.links.is_empty();
-    let lines = workers::free_lines(&region, front.workers);
-    for line in &lines {
-        workers::clear_line(&region, *line);
-    }
+    let (seats, lines) = Lines::share_out(region.clone(), front.workers);
     if let Some(kernel) = kernel {
         front.listening.steer_only(kernel);
-        front.listening.steer(kernel, &lines);
+        front.listening.steer(kernel, &seats);
     }
     let handout = first_handout(&in_force, front.listening)?;
     let (handouts, handed) = watch::channel(Arc::new(handout));
-    let crew = Crew { cpus: &front.cpus, lines: &lines, account: front.account, epoch };
-    let (posts, served) = posts(&plane, &crew, &handed);
+    let crew = Crew { cpus: &front.cpus, seats: &seats, account: front.account, epoch };
+    let (posts, served) = posts(&plane, &crew, lines, &handed);
     drop(handed);
     let (wish, wishes) = mpsc::channel(WISHES_MAX);
     let view = Arc::new(View {
@@ -173,7 +170,7 @@ fn serve(asked: Model, origin: Origin, front: Front, started: Instant) -> Result
         file: origin.file,
         revisions: Revisions::new(origin.text.clone()),
         text: origin.text,
-        lines,
+        seats,
         handouts,
         served,
         rings,
@@ -222,8 +219,8 @@ fn attach(
 /// Who and where the workers are.
 struct Crew<'a> {
     cpus: &'a [usize],
-    /// A line of the region for each.
-    lines: &'a [usize],
+    /// Of each, its first line in the region and its place at listening sockets.
+    seats: &'a [usize],
     account: Option<Account>,
     epoch: u32,
 }
@@ -232,25 +229,29 @@ struct Crew<'a> {
 fn posts(
     plane: &Plane,
     crew: &Crew<'_>,
+    lines: Lines,
     handouts: &watch::Receiver<Arc<Handout>>,
 ) -> (Vec<Post>, Vec<watch::Receiver<u64>>) {
-    let post = |(number, line): (usize, &usize)| {
+    let (lines, turnover) = (Arc::new(lines), Arc::new(Semaphore::new(1)));
+    let post = |(number, seat): (usize, &usize)| {
         let (served, is_served) = watch::channel(0);
         let post = Post {
             number,
-            line: *line,
-            workers: crew.lines.len(),
+            seat: *seat,
+            workers: crew.seats.len(),
             epoch: crew.epoch,
             handouts: handouts.clone(),
             served,
             fds: plane.fds.clone(),
             region: plane.region.clone(),
+            lines: lines.clone(),
+            turnover: turnover.clone(),
             account: crew.account,
             cpu: crew.cpus.get(number % crew.cpus.len().max(1)).copied(),
         };
         (post, is_served)
     };
-    crew.lines.iter().enumerate().map(post).unzip()
+    crew.seats.iter().enumerate().map(post).unzip()
 }
 
 /// Starts the workers, then waits for signals.
@@ -269,7 +270,7 @@ async fn supervise(
         signal(SignalKind::hangup()).map_err(Error::system("cannot listen for signals"))?;
     let mut workers = JoinSet::new();
     for post in posts {
-        workers.spawn(workers::keep(post, is_phase.clone(), ready.clone()));
+        workers.spawn(workers::keep(Arc::new(post), is_phase.clone(), ready.clone()));
     }
     drop(ready);
     for _ in 0..count {
@@ -293,9 +294,14 @@ async fn supervise(
                 steward.abort();
                 return drained(&phase, &mut workers, &mut interrupts).await;
             }
-            Some(outcome) = workers.join_next() => if let Ok(Err(error)) = outcome {
+            Some(outcome) = workers.join_next() => {
+                if let Ok(Err(error)) = outcome {
+                    tracing::error!(%error, "a worker's post is given up");
+                }
                 // One post is lost; the others serve on.
-                tracing::error!(%error, "a worker's post is given up");
+                if workers.is_empty() {
+                    return Err(Error::NoWorkers);
+                }
             }
         }
     }

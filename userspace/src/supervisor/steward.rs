@@ -83,8 +83,8 @@ pub struct Steward {
     pub text: String,
     /// The texts that were in force.
     pub revisions: Revisions,
-    /// The workers' lines in the region, which are their seats at listening sockets too.
-    pub lines: Vec<usize>,
+    /// The workers' places at listening sockets.
+    pub seats: Vec<usize>,
     /// To the workers.
     pub handouts: watch::Sender<Arc<Handout>>,
     /// From them: the latest handout that each serves.
@@ -214,7 +214,13 @@ impl Steward {
         self.check_vips(&model)?;
         let former = self.handouts.borrow().clone();
         let open = Some((&former.listening, &now.model));
-        let listening = Listening::open(&model, self.lines.len(), open)?;
+        let listening = Listening::open(&model, self.seats.len(), open)?;
+        for (worker, served) in self.served.iter().enumerate() {
+            // Nobody would accept from the sockets of a post that was given up.
+            if served.has_changed().is_err() {
+                listening.leave(worker);
+            }
+        }
         let publication = Publication::begin(&model, &view.region, view.kernel.as_deref())?;
         let leavers = self.leavers.next(publication.leaving(), Some(now));
         self.probe_fresh(now, &model, &publication.tenants).await;
@@ -235,7 +241,7 @@ impl Steward {
         *view.in_force.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
         crate::log::set_level(next.model.global.log.level);
         if let Some(kernel) = &view.kernel {
-            listening.steer(kernel, &self.lines);
+            listening.steer(kernel, &self.seats);
         }
         self.handouts.send_replace(Arc::new(handout));
         self.wait_until_served(number).await;

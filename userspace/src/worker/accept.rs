@@ -81,12 +81,26 @@ impl Acceptor {
                 let Ok((permit, ())) = net::within(QUEUE_PATIENCE, permit).await else { return };
                 permit
             };
-            match self.listener.accept_waiting().await {
-                Ok(Some((stream, peer))) => self.serve(stream, peer, permit),
-                Err(error) if !net::is_local_shortage(&error) => {}
-                Ok(None) | Err(_) => return,
+            if !self.accept_one(permit).await {
+                return;
             }
         }
+    }
+
+    /// Accepts no more, but for the connections that have left the kernel's queue already.
+    pub(super) async fn accept_taken(&self) {
+        self.listener.stop();
+        while self.listener.has_accepted() && self.accept_one(self.permits.take_anyway()).await {}
+    }
+
+    /// Serves a connection that waits; gives whether there may be more.
+    async fn accept_one(&self, permit: Permit) -> bool {
+        match self.listener.accept_waiting().await {
+            Ok(Some((stream, peer))) => self.serve(stream, peer, permit),
+            Err(error) if !net::is_local_shortage(&error) => {}
+            Ok(None) | Err(_) => return false,
+        }
+        true
     }
 
     fn serve(&self, stream: Stream, peer: SocketAddr, permit: Permit) {

@@ -4,7 +4,7 @@
 //! control socket, a byte each. [`SOCKETS`] brings listening sockets (their descriptors come with it),
 //! [`PLAN`] a new configuration ([`Plan`], in memory whose descriptor comes with it), which the worker
 //! puts in force in its own process and answers with [`TAKEN`]. [`DRAIN`] ends it, after the requests and
-//! tunnels it is at or `global.drain`. The socket's end means that the supervisor died: the worker goes on serving,
+//! tunnels it is at or `global.drain`; [`RETIRE`] does so when its successor has the same sockets. The socket's end means that the supervisor died: the worker goes on serving,
 //! until another supervisor's workers are ready, which it sees by the epoch in the control line.
 //!
 //! Accepting stops while all permits are taken (`global.max_connections`, split evenly over the
@@ -26,8 +26,8 @@ use crate::l7::House;
 use crate::net;
 use crate::region::Region;
 
-use plan::Serving;
 pub use plan::{Plan, Socket};
+use plan::{Queue, Serving};
 
 /// What a worker says when it accepts connections.
 pub const READY: u8 = b'R';
@@ -38,14 +38,17 @@ pub const TAKEN: u8 = b'T';
 /// What a worker is told to make it drain.
 pub const DRAIN: u8 = b'D';
 
+/// What a worker is told to make it drain when its successor accepts from the same sockets.
+pub const RETIRE: u8 = b'E';
+
 /// Brings listening sockets for the next [`PLAN`].
 pub const SOCKETS: u8 = b'S';
 
 /// Brings a new configuration.
 pub const PLAN: u8 = b'P';
 
-/// How often a worker shows that it lives.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often a worker looks whether another supervisor has taken over.
+const SUCCESSION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a worker is told at its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -99,24 +102,26 @@ async fn work(
     let ticker = net::spawn(tick(house.clone()));
 
     let control = net::Control::new(control)?;
-    tokio::select! {
+    let queue = tokio::select! {
         outcome = orders(control, &mut serving) => outcome?,
-        () = succession(&house, &region, epoch) => {}
-    }
-    serving.drain(id, &region).await;
+        () = succession(&region, epoch) => Queue::Own,
+    };
+    region.set_live(id, false);
+    serving.drain(id, queue).await;
     ticker.abort();
     Ok(())
 }
 
 /// Says that the worker serves, and does what it is told until that is to drain. Never done if the
 /// supervisor dies.
-async fn orders(mut control: net::Control, serving: &mut Serving) -> anyhow::Result<()> {
+async fn orders(mut control: net::Control, serving: &mut Serving) -> anyhow::Result<Queue> {
     // Without a supervisor there is nobody to tell.
     let _ = control.send(READY).await;
     let mut sockets = Vec::new();
     while let Ok(Some((order, fds))) = control.receive().await {
         match order {
-            DRAIN => return Ok(()),
+            DRAIN => return Ok(Queue::Own),
+            RETIRE => return Ok(Queue::Shared),
             SOCKETS => sockets.extend(fds.into_iter().map(std::net::TcpListener::from)),
             PLAN => {
                 let [memory] = <[_; 1]>::try_from(fds)
@@ -131,19 +136,16 @@ async fn orders(mut control: net::Control, serving: &mut Serving) -> anyhow::Res
     std::future::pending().await
 }
 
-/// Shows signs of life, until another supervisor's workers serve.
-async fn succession(house: &House, region: &Region, epoch: u32) {
+/// Waits until another supervisor's workers serve.
+async fn succession(region: &Region, epoch: u32) {
     loop {
-        house.with_line(|line| {
-            line.heartbeat_ms.store(crate::clock::now_ms(), Ordering::Relaxed);
-        });
         let in_force = region.control().supervisor_epoch.load(Ordering::Acquire);
         // Before the first epoch is announced, the one in force is older.
         if in_force > epoch {
             tracing::info!(epoch, in_force, "another supervisor's workers serve");
             return;
         }
-        net::sleep(HEARTBEAT).await;
+        net::sleep(SUCCESSION_INTERVAL).await;
     }
 }
 
@@ -159,6 +161,7 @@ async fn tick(house: Rc<House>) {
     loop {
         house.tick();
         house.with_line(|line| {
+            line.heartbeat_ms.store(crate::clock::now_ms(), Ordering::Relaxed);
             // Those that were sent here and never came: handshakes that nobody finished.
             if line.full.load(Ordering::Relaxed) == 0 {
                 line.pending.store(0, Ordering::Relaxed);

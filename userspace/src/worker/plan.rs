@@ -55,6 +55,15 @@ impl Plan {
     }
 }
 
+/// Whose connections wait in the sockets of a worker that ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// Its own: nobody else accepts them.
+    Own,
+    /// Its successor's, who has the same sockets.
+    Shared,
+}
+
 /// A worker at its work.
 pub(super) struct Serving {
     house: Rc<House>,
@@ -124,13 +133,15 @@ impl Serving {
     }
 
     /// Takes no more connections and ends, after the requests that it is at.
-    pub(super) async fn drain(self, worker: usize, region: &Region) {
+    pub(super) async fn drain(self, worker: usize, queue: Queue) {
         let Self { house, permits, acceptors, .. } = self;
         tracing::info!(worker, connections = permits.taken(), "draining");
-        region.set_live(worker, false);
         for (task, acceptor) in acceptors.into_values() {
             task.abort();
-            acceptor.accept_queued().await;
+            match queue {
+                Queue::Own => acceptor.accept_queued().await,
+                Queue::Shared => acceptor.accept_taken().await,
+            }
         }
         house.drain();
         let patience = house.proxy().model().global.drain;

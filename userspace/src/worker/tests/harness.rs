@@ -48,6 +48,16 @@ impl Worker {
         backends: &[SocketAddr],
         change: impl FnOnce(&mut Model),
     ) -> Self {
+        Self::listening(TcpListener::bind("127.0.0.1:0").unwrap(), keys, backends, change)
+    }
+
+    /// A worker that accepts from `listener`.
+    pub(super) fn listening(
+        listener: TcpListener,
+        keys: &str,
+        backends: &[SocketAddr],
+        change: impl FnOnce(&mut Model),
+    ) -> Self {
         let mut text = format!(
             "[[listener]]\nname = 'web'\nprotocol = 'http'\nbind = ['127.0.0.1:1']\n\
              {keys}\n[[service]]\nname = 'a'\nbalance = 'round_robin'\n",
@@ -83,7 +93,6 @@ impl Worker {
             },
             supervisor_epoch: 1,
         };
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (control, theirs) = UnixStream::pair().unwrap();
         let thread = std::thread::spawn(move || {
@@ -142,7 +151,11 @@ impl Worker {
     }
 
     pub(super) fn order_drain(&self) {
-        self.control.as_ref().unwrap().write_all(&[DRAIN]).unwrap();
+        self.order(DRAIN);
+    }
+
+    pub(super) fn order(&self, order: u8) {
+        self.control.as_ref().unwrap().write_all(&[order]).unwrap();
     }
 
     pub(super) fn join(&mut self) {

@@ -1,4 +1,5 @@
 use std::io::{ErrorKind, Read, Write};
+use std::net::TcpListener;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use steerage_common::abi::FailureClass;
 use steerage_common::cut::Cut;
 use steerage_common::error::ErrorClass;
 
+use super::super::RETIRE;
 use super::harness::*;
 use super::{gauge, value};
 
@@ -37,6 +39,24 @@ fn a_draining_worker_finishes_what_it_is_at_and_nothing_else() {
     assert_eq!(header(&response.head, "connection"), Some("close"));
     assert_eq!(busy.rest(), "");
     worker.join();
+}
+
+#[test]
+fn a_worker_that_is_followed_leaves_the_queue_to_its_successor() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (shared, route) = (socket.try_clone().unwrap(), "[[listener.route]]\nservice = 'a'\n");
+    let backend = answering(|_, _| ok("done"));
+    let mut worker = Worker::listening(socket, route, &[backend], |_| {});
+    let mut first = worker.client();
+    assert_eq!(first.get("/").text(), "done");
+    worker.order(RETIRE);
+    assert_eq!(first.rest(), "");
+    worker.join();
+    // Accepted by nobody; the successor has the same socket.
+    let mut second = worker.client();
+    second.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (mut accepted, _) = shared.accept().unwrap();
+    assert!(read_head(&mut accepted).starts_with("get / "));
 }
 
 #[test]
