@@ -5,7 +5,8 @@
 //! memory of next hops with answers to addresses that nobody has.
 
 use aya_ebpf::{
-    EbpfContext as _, bindings::xdp_action::XDP_TX, helpers::bpf_xdp_adjust_tail,
+    EbpfContext as _,
+    helpers::{bpf_redirect, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
 use steerage_common::{abi::FAMILY_IPV4, checksum::fold};
@@ -63,7 +64,9 @@ pub fn answer(context: &XdpContext, cookie: u32) -> Option<u32> {
     tcp.window = 0;
     tcp.urgent = 0;
     tcp.checksum = Checksum(checksum(guest, cookie));
-    Some(XDP_TX)
+    // Not `XDP_TX`, which a veth link delivers only if its far end has a program too.
+    // SAFETY: takes plain numbers.
+    Some(unsafe { bpf_redirect(context.ingress_ifindex() as u32, 0) } as u32)
 }
 
 /// Any number does: what counts is the acknowledgement.

@@ -16,6 +16,7 @@ pub mod backend;
 pub mod client;
 pub mod command;
 pub mod daemon;
+pub mod flood;
 pub mod http;
 pub mod interrupt;
 pub mod netns;

@@ -1,10 +1,11 @@
 //! What whole-system tests share beyond the laboratory (`steerage_lab`): an installation ([`stand`]),
 //! backends that misbehave ([`scripted`]; [`moody`], at the test's word), the race with them ([`race`]),
-//! what becomes of requests under their moods ([`scenarios`]), an open-loop client ([`load`]), backends by
+//! what becomes of requests under their moods ([`scenarios`]), an open-loop client ([`load`]), the same beside a SYN flood ([`flooded`]), backends by
 //! the thousand ([`probed`]), a DNS server ([`dns`]), and the harness that runs the XDP program on packets
 //! ([`xdp`]).
 
 pub mod dns;
+pub mod flooded;
 pub mod load;
 pub mod moody;
 pub mod probed;

@@ -4,7 +4,7 @@
 //! hides the slowness from its own figures (coordinated omission). Here a thread keeps the timetable,
 //! and every request's time runs from the moment it was due.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use hyper::header::HOST;
 use hyper_util::rt::TokioIo;
 use steerage_lab::netns::Netns;
 use steerage_lab::poller::Reuse;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 /// What is asked, and how often.
@@ -32,6 +32,9 @@ pub struct Plan {
     pub reuse: Reuse,
     /// How long an answer may take.
     pub patience: Duration,
+    /// Who asks: connections come from so many addresses from this one up, in turn; `None` for the
+    /// host's own.
+    pub from: Option<(Ipv4Addr, u32)>,
 }
 
 /// One request.
@@ -139,10 +142,12 @@ type Idle = Arc<Mutex<Vec<SendRequest<Empty<Bytes>>>>>;
 async fn ask_all(plan: Plan, mut dues: UnboundedReceiver<Instant>, record: Arc<Mutex<Vec<Shot>>>) {
     let idle = Idle::default();
     let mut tasks = tokio::task::JoinSet::new();
+    let mut number = 0;
     while let Some(due) = dues.recv().await {
+        number += 1;
         let (idle, record) = (Arc::clone(&idle), Arc::clone(&record));
         tasks.spawn(async move {
-            let asked = tokio::time::timeout(plan.patience, ask(plan, &idle)).await;
+            let asked = tokio::time::timeout(plan.patience, ask(plan, number, &idle)).await;
             let answer = asked.unwrap_or(Err(Fault::Silence));
             lock(&record).push(Shot { due, took: due.elapsed(), answer });
         });
@@ -151,12 +156,12 @@ async fn ask_all(plan: Plan, mut dues: UnboundedReceiver<Instant>, record: Arc<M
     while tasks.join_next().await.is_some() {}
 }
 
-async fn ask(plan: Plan, idle: &Idle) -> Result<String, Fault> {
+async fn ask(plan: Plan, number: u32, idle: &Idle) -> Result<String, Fault> {
     // One that the server has closed since is closed here too: the pool holds ready ones alone.
     let kept = std::iter::from_fn(|| lock(idle).pop()).find(SendRequest::is_ready);
     let mut sender = match kept {
         Some(sender) => sender,
-        None => connect(plan.address).await?,
+        None => connect(plan, number).await?,
     };
     let request = Request::get("/").header(HOST, "load").body(Empty::new());
     let request = request.expect("these are all valid");
@@ -173,8 +178,22 @@ async fn ask(plan: Plan, idle: &Idle) -> Result<String, Fault> {
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<SendRequest<Empty<Bytes>>, Fault> {
-    let stream = TcpStream::connect(address).await.map_err(|_| Fault::Refused)?;
+async fn connect(plan: Plan, number: u32) -> Result<SendRequest<Empty<Bytes>>, Fault> {
+    let stream = match plan.from {
+        None => TcpStream::connect(plan.address).await,
+        Some((first, count)) => {
+            let source = Ipv4Addr::from_bits(first.to_bits() + number % count);
+            let from = |socket: TcpSocket| {
+                socket.bind(SocketAddr::from((source, 0)))?;
+                Ok(socket.connect(plan.address))
+            };
+            match TcpSocket::new_v4().and_then(from) {
+                Ok(connecting) => connecting.await,
+                Err(error) => Err(error),
+            }
+        }
+    };
+    let stream = stream.map_err(|_| Fault::Refused)?;
     let _ = stream.set_nodelay(true);
     let handshake = http1::handshake(TokioIo::new(stream)).await;
     let (sender, connection) = handshake.map_err(|_| Fault::Broken)?;

@@ -9,7 +9,7 @@ use steerage_common::abi::{
     GUARD_LISTS_V4, GUARD_LISTS_V6, GUARD_OFFENDERS, Guard, LISTED_ALLOW, LISTED_DENY,
     LISTED_EXEMPT, MODE_LOCAL, MODE_NAT, MODE_TUNNEL, Offender, Rate, Reason,
 };
-use steerage_tests::xdp::packet::{ACK, Packet, RST, SYN, TCP, UDP};
+use steerage_tests::xdp::packet::{ACK, PEER_MAC, Packet, RST, SYN, TCP, UDP};
 use steerage_tests::xdp::{Action, Choices, Family, Plane, VIP_PORT, Verdict, answer, segment};
 
 /// So long that nothing comes back into a bucket while a test runs.
@@ -80,7 +80,8 @@ fn is_sent(verdict: &Verdict) -> bool {
 fn passes(plane: &Plane, packet: &Packet) -> bool {
     let verdict = plane.from_client(packet);
     assert!(is_sent(&verdict) || verdict.action == Action::Drop, "{:?}", verdict.action);
-    is_sent(&verdict)
+    // A challenge goes back to where the packet came from.
+    is_sent(&verdict) && verdict.frame[..6] != PEER_MAC
 }
 
 #[test]
@@ -277,6 +278,13 @@ fn reset_for(challenge: &Packet) -> Packet {
     }
 }
 
+/// Whether the packet gets an answer, and no backend sees it.
+fn is_challenged(plane: &Plane, packet: &Packet) -> bool {
+    let challenged = plane.count(Reason::Challenged);
+    let answer = plane.from_client(packet).sent();
+    answer.destination == packet.source && plane.count(Reason::Challenged) == challenged + 1
+}
+
 #[test]
 fn under_flood_a_source_proves_itself_and_then_passes() -> Result<()> {
     for of in Family::BOTH {
@@ -285,7 +293,7 @@ fn under_flood_a_source_proves_itself_and_then_passes() -> Result<()> {
             let before = (plane.count(Reason::Challenged), plane.vip_traffic(TCP).in_packets);
             let asked = syn(of, 40_000);
             let verdict = plane.from_client(&asked);
-            assert_eq!(verdict.action, Action::Transmit, "the way that it came");
+            assert_eq!(verdict.action, Action::Redirect);
             assert_eq!(verdict.frame[..6], asked.frame()[6..12]);
             assert_eq!(verdict.frame[6..12], asked.frame()[..6]);
             let challenge = verdict.sent();
@@ -317,6 +325,7 @@ fn under_flood_a_source_proves_itself_and_then_passes() -> Result<()> {
 fn a_reset_that_guesses_proves_nothing_and_passes_as_any_reset() -> Result<()> {
     let plane = flooded(Choices::default(), FLOODED)?;
     let challenge = plane.from_client(&syn(Family::V4, 40_000)).sent();
+    let challenged = plane.count(Reason::Challenged);
     let proof = reset_for(&challenge);
     let guesses = [
         Packet { numbers: [challenge.numbers[1].wrapping_add(1), 0], ..proof.clone() },
@@ -328,7 +337,8 @@ fn a_reset_that_guesses_proves_nothing_and_passes_as_any_reset() -> Result<()> {
         assert!(is_sent(&plane.from_client(&guess)), "{guess:?}");
     }
     assert_eq!(plane.count(Reason::Proven), 0);
-    assert_eq!(plane.from_client(&syn(Family::V4, 40_000)).action, Action::Transmit);
+    assert_eq!(plane.count(Reason::Challenged), challenged);
+    assert!(is_challenged(&plane, &syn(Family::V4, 40_000)));
     Ok(())
 }
 
@@ -365,7 +375,7 @@ fn a_proof_ends() -> Result<()> {
     let challenge = plane.from_client(&syn(Family::V4, 1)).sent();
     let _ = plane.from_client(&reset_for(&challenge));
     assert_eq!(plane.count(Reason::Proven), 1);
-    assert_eq!(plane.from_client(&syn(Family::V4, 1)).action, Action::Transmit, "asked again");
+    assert!(is_challenged(&plane, &syn(Family::V4, 1)), "asked again");
     Ok(())
 }
 
@@ -410,7 +420,7 @@ fn a_guard_looks_at_whole_packets_only_and_at_all_of_them() -> Result<()> {
     // Options of IP and a payload are no way around it, and are not sent back.
     let odd = Packet { ip_options: vec![1; 40], payload: vec![7; 900], ..syn(Family::V4, 7) };
     let verdict = plane.from_client(&odd);
-    assert_eq!((verdict.action, verdict.frame.len()), (Action::Transmit, 54));
+    assert_eq!((verdict.action, verdict.frame.len()), (Action::Redirect, 54));
     let challenge = verdict.sent();
     assert_eq!(plane.from_client(&reset_for(&challenge)).action, Action::Drop);
     assert_eq!(plane.count(Reason::Proven), 1);

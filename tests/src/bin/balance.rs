@@ -142,6 +142,7 @@ fn measure(options: &Options, odd: Odd, balance: &str) -> Result<Figures> {
         rate: options.rate,
         reuse: Reuse::KeepAlive,
         patience: PATIENCE,
+        from: None,
     };
     let load = Load::start(&netns, plan)?;
     std::thread::sleep(WARM_UP);

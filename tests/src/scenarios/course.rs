@@ -149,7 +149,13 @@ impl Course {
     pub fn start(setting: &Setting) -> Result<Self> {
         let pins = daemon::pins(&daemon::instance(&setting.scratch));
         let client = &setting.topology.client;
-        let plan = |address, rate, reuse| Plan { address, rate, reuse, patience: REQUEST_PATIENCE };
+        let plan = |address, rate, reuse| Plan {
+            address,
+            rate,
+            reuse,
+            patience: REQUEST_PATIENCE,
+            from: None,
+        };
         Ok(Self {
             watch: Watch::start(&pins, setting.slots()?)?,
             requests: Load::start(client, plan(l7(), setting.rates.l7, Reuse::KeepAlive))?,
