@@ -410,8 +410,8 @@ pub struct Vip {
     pub flags: u8,
     /// Index of its [`Guard`] in `GUARDS`; 0 for none.
     pub guard: u16,
-    /// Zero.
-    pub reserved: [u8; 4],
+    /// Lengths of the server ids in QUIC connection ids ([`crate::quic::Lengths`]); 0 if it is no QUIC vip.
+    pub server_id_lengths: u32,
 }
 
 /// In [`Vip::flags`]: every flow goes through the flow table, whatever the ring says.
@@ -554,6 +554,30 @@ pub struct Offender {
     pub packets: Rate,
     /// Their bucket.
     pub bucket: u64,
+}
+
+/// Key of `SERVER_IDS`: what a QUIC connection id of a vip says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ServerIdKey {
+    /// The server id, with zeros after it.
+    pub id: [u8; 16],
+    /// [`Vip::generation`].
+    pub vip_generation: u32,
+    /// Bytes of the server id.
+    pub bytes: u32,
+}
+
+/// Value of `SERVER_IDS`: whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ServerId {
+    /// The backend's tenancy of its slot.
+    pub epoch: u32,
+    /// The backend.
+    pub slot: u16,
+    /// Zero.
+    pub reserved: u16,
 }
 
 /// Words of `VIP_FILTER`: with the most vips one address in 64 that is none looks like one.
@@ -862,6 +886,8 @@ const _: () = {
     assert!(size_of::<Source>() == 24);
     assert!(size_of::<OffenderKey>() == 24);
     assert!(size_of::<Offender>() == 32);
+    assert!(size_of::<ServerIdKey>() == 24);
+    assert!(size_of::<ServerId>() == 8);
     assert!(size_of::<RingLine>() == 64);
     assert!(size_of::<FlowKey>() == 24);
     assert!(size_of::<Flow>() == 20);

@@ -12,6 +12,7 @@
 //! - [`steer`]: which backend a packet goes to, and what is remembered of it.
 //! - [`candidates`]: who takes work that its home can't take, tier by tier.
 //! - [`crew`]: which worker a connection goes to.
+//! - [`quic`]: the backend that a QUIC packet names.
 //! - [`life`]: when a flow is over.
 //! - [`guard`]: what a source may do, and how it proves itself.
 //! - [`error`]: why a request is answered by Steerage itself.
@@ -34,6 +35,7 @@ pub mod life;
 pub mod limits;
 pub mod maglev;
 pub mod publish;
+pub mod quic;
 pub mod replay;
 pub mod ring;
 pub mod slot;

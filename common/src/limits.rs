@@ -29,6 +29,9 @@ pub const ACL_PREFIXES: usize = 1 << 16;
 /// Addresses that L7 has reported and that are held back at a time.
 pub const OFFENDERS: usize = 1 << 14;
 
+/// Server ids of the backends of all QUIC vips, those of backends that leave among them.
+pub const SERVER_IDS: usize = 4 * SLOTS;
+
 /// Worker processes of one host, and so lines in the worker table; twice the cores of a large
 /// machine, because old workers drain beside new ones.
 pub const WORKERS: usize = 256;

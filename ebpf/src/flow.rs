@@ -6,7 +6,7 @@ use steerage_common::{
     hash::sip13,
     life::{Life, Sign},
     ring,
-    steer::{self, Memory, NOBODY},
+    steer::{self, Kind, Memory, NOBODY},
 };
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     maps::{ARRIVAL, FLOWS},
     packet::{Aligned, key_of},
     parse::{Packet, Transport},
+    quic,
     verdict::{count, note},
 };
 
@@ -71,7 +72,7 @@ impl Arrival {
         arrival.service = vip.service;
         arrival.protocol = packet.protocol;
         arrival.family = packet.family;
-        arrival.is_opening = matches!(transport.kind(), steer::Kind::Opening);
+        arrival.is_opening = matches!(transport.kind(), Kind::Opening);
         Some(arrival)
     }
 }
@@ -119,13 +120,24 @@ pub fn place(
 ) -> Placed {
     let hash = hash(packet, now.control.hash_key);
     let mut placed = Placed { slot: NOBODY, hash };
+    let mut kind = transport.kind();
+    if vip.server_id_lengths != 0 {
+        match quic::named(context, packet, vip) {
+            quic::OPENING => kind = Kind::Opening,
+            NOBODY => {}
+            slot => {
+                placed.slot = slot;
+                return placed;
+            }
+        }
+    }
     let position = ring::position(hash, 0);
     let Some(entry) = balance::entry(vip.service, now.half, position) else { return placed };
     let always = vip.flags & VIP_REMEMBERS != 0;
     let standing = |slot| balance::standing(vip.service, slot);
     let admits = |slot| balance::admits(vip.service, slot, hash);
     let recall = || recall(packet, transport, vip, now);
-    let choice = steer::decide(entry, transport.kind(), always, standing, recall, admits);
+    let choice = steer::decide(entry, kind, always, standing, recall, admits);
     if choice.is_move {
         note(Reason::Moved);
     }

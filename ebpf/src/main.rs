@@ -25,6 +25,7 @@ mod nat;
 mod object;
 mod packet;
 mod parse;
+mod quic;
 mod rewrite;
 mod route;
 mod tunnel;

@@ -18,6 +18,7 @@
 //! | `FLOWS` | flow whose backend the ring does not tell, as the client sees it | these programs |
 //! | `NATS` | flow of `nat`, as the backend sees it | these programs |
 //! | `VIP_COUNTERS`, `BACKEND_COUNTERS`, `REASON_COUNTERS` | vip, slot, reason | these programs |
+//! | `SERVER_IDS` | vip, server id | supervisor |
 //! | `GUARDS` | guard | supervisor, while no vip leads to it |
 //! | `ACL_V4`, `ACL_V6` | guard, prefix | supervisor, while no vip leads to the guard |
 //! | `SOURCES` | scope of a guard, prefix of clients | these programs |
@@ -43,7 +44,8 @@ use steerage_common::{
     abi::{
         BackendTable, Cell, Control, Crew, Flood, Flow, FlowKey, Guard, HealthWord, ListenerKey,
         Nat, NatKey, NeighborEvent, Offender, OffenderKey, RING_LINES, RINGS_MAX, Reason, RingLine,
-        ServiceLine, Source, SourceKey, Traffic, VIP_FILTER_WORDS, Vip, VipKey, WorkerLine,
+        ServerId, ServerIdKey, ServiceLine, Source, SourceKey, Traffic, VIP_FILTER_WORDS, Vip,
+        VipKey, WorkerLine,
     },
     limits,
 };
@@ -127,6 +129,9 @@ pub static FLOWS: LruHashMap<FlowKey, Flow, FLOWS_DEFAULT, PER_CPU_LRU> = LruHas
 
 #[btf_map]
 pub static NATS: LruHashMap<NatKey, Nat, FLOWS_DEFAULT, PER_CPU_LRU> = LruHashMap::new();
+
+#[btf_map]
+pub static SERVER_IDS: HashMap<ServerIdKey, ServerId, { limits::SERVER_IDS }> = HashMap::new();
 
 #[btf_map]
 pub static GUARDS: Array<Guard, { limits::GUARDS }> = Array::new();

@@ -54,7 +54,7 @@ impl Drop for Instance {
 
 const KEY: VipKey = VipKey { address: [9; 16], port_be: 80, protocol: 6, family: 4 };
 const VIP: Vip =
-    Vip { generation: 7, index: 3, service: 2, mode: 1, flags: 0, guard: 0, reserved: [0; 4] };
+    Vip { generation: 7, index: 3, service: 2, mode: 1, flags: 0, guard: 0, server_id_lengths: 0 };
 
 #[test]
 fn vips_survive_the_daemon() -> Result<()> {

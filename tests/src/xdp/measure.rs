@@ -125,6 +125,7 @@ impl Bench {
             backends: family,
             mode,
             flags,
+            ..Choices::default()
         })?;
         let path = env!("STEERAGE_EBPF_BENCH_OBJECT");
         let object = fs::read(path).with_context(|| {

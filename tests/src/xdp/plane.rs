@@ -12,7 +12,9 @@ use steerage::kernel::flows::Remembered;
 use steerage::kernel::{self, Filling, Guarding, Kernel, Options, Settler};
 use steerage::region::rings::Title;
 use steerage::region::{Group, Region, Tenant};
-use steerage_common::abi::{self, Backend, MODE_NAT, Reason, VIP_ALL_PORTS, Vip, VipKey};
+use steerage_common::abi::{
+    self, Backend, MODE_NAT, Reason, ServerId, ServerIdKey, VIP_ALL_PORTS, Vip, VipKey,
+};
 use steerage_common::health::{Cause, Event, Policy};
 use steerage_common::life::IdleLimits;
 use steerage_common::limits::{RING_ENTRIES, SLOTS, TIERS};
@@ -83,6 +85,8 @@ pub struct Choices {
     pub mode: u8,
     /// `Vip::flags`.
     pub flags: u8,
+    /// `Vip::server_id_lengths`, of the UDP vip.
+    pub server_id_lengths: u32,
 }
 
 impl Default for Choices {
@@ -95,6 +99,7 @@ impl Default for Choices {
             backends: Family::V4,
             mode: MODE_NAT,
             flags: 0,
+            server_id_lengths: 0,
         }
     }
 }
@@ -235,6 +240,25 @@ impl Plane {
         control.tunnel_hosts_v4.store(u32::from_ne_bytes([0, 0, 255, 255]), Ordering::Relaxed);
         let first = u64::from_ne_bytes([0xfd, 0, 0, 0x99, 0, 0, 0, 0]);
         control.tunnel_source_v6[0].store(first, Ordering::Relaxed);
+    }
+
+    /// Lets connection ids of the UDP vip name the backend at `slot`.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_server_ids(&mut self, names: &[(&[u8], u16)]) -> Result<()> {
+        let vip_generation = self.vip(UDP, 1).generation;
+        let ids: Vec<_> = names
+            .iter()
+            .map(|(name, slot)| {
+                let mut id = [0; 16];
+                id[..name.len()].copy_from_slice(name);
+                let epoch = self.region.word(of(*slot)).epoch();
+                let key = ServerIdKey { id, vip_generation, bytes: name.len() as u32 };
+                (key, ServerId { epoch, slot: *slot, reserved: 0 })
+            })
+            .collect();
+        Ok(self.kernel.set_server_ids(&ids, |_| false)?)
     }
 
     /// Gives both vips a guard, in the place of the one they have.
@@ -434,7 +458,7 @@ impl Plane {
             mode,
             flags,
             guard: self.guard,
-            reserved: [0; 4],
+            server_id_lengths: self.choices.server_id_lengths,
         }
     }
 

@@ -7,6 +7,7 @@ mod discover;
 mod forwarding;
 mod guard;
 mod probe;
+mod quic;
 mod route;
 
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +30,7 @@ pub use probe::{
     Authorities, Check, CheckKind, GrpcCheck, HttpCheck, PROBE_BODY_MAX, Probe, ProbeMethod,
     TlsCheck, Trust,
 };
+pub use quic::{NoServerId, Quic, ServerId};
 pub use route::{HeaderMatch, Host, Path, Route, RouteTimeouts, ValueMatch};
 
 /// A whole configuration without contradictions.
@@ -219,8 +221,10 @@ pub struct Vip {
     pub name: String,
     /// Address and port.
     pub address: SocketAddr,
-    /// TCP or UDP.
+    /// TCP, UDP, or UDP with QUIC in it.
     pub protocol: Protocol,
+    /// How connection ids are read, of QUIC.
+    pub quic: Option<Quic>,
     /// How packets reach backends.
     pub mode: Mode,
     /// How they are wrapped in mode [`Mode::Tunnel`].
@@ -319,6 +323,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// UDP with QUIC in it.
+    Quic,
 }
 
 impl Protocol {
@@ -327,7 +333,7 @@ impl Protocol {
     pub const fn number(self) -> u8 {
         match self {
             Self::Tcp => steerage_common::abi::PROTOCOL_TCP,
-            Self::Udp => steerage_common::abi::PROTOCOL_UDP,
+            Self::Udp | Self::Quic => steerage_common::abi::PROTOCOL_UDP,
         }
     }
 }
@@ -548,6 +554,8 @@ pub struct Backend {
     pub max_connections: Option<u32>,
     /// Requests in flight that it may have, of all workers; `None` for no limit.
     pub max_requests: Option<u32>,
+    /// What it calls itself in QUIC connection ids.
+    pub server_ids: [Option<ServerId>; 2],
 }
 
 /// An address as the shared tables hold it: network order, IPv4 in the first four bytes; and its

@@ -6,6 +6,7 @@ mod forwarding;
 mod guard;
 mod pages;
 mod probe;
+mod quic;
 mod route;
 
 use std::collections::HashMap;
@@ -35,7 +36,8 @@ pub fn resolve(
     directory: &Path,
     mut file: schema::File,
 ) -> Result<Model, Vec<Problem>> {
-    let mut resolver = Resolver { text, directory, problems: Vec::new() };
+    let mut resolver =
+        Resolver { text, directory, problems: Vec::new(), server_ids: quic::Written::new() };
     let services = resolver.services(file.service);
     let names: HashMap<String, usize> =
         services.iter().enumerate().map(|(i, service)| (service.name.clone(), i)).collect();
@@ -45,6 +47,8 @@ pub fn resolve(
     };
     let listeners = resolver.listeners(file.listener, &names, &replies);
     let vips = resolver.vips(file.vip, &names, &services);
+    let server_ids = std::mem::take(&mut resolver.server_ids);
+    resolver.check_server_ids(&services, &vips, &server_ids);
     let guard = file.guard.map(|guard| resolver.guard(guard, None)).unwrap_or_default();
     resolver.check_lists(vips.iter().filter_map(|vip| vip.guard.as_ref()).chain([&guard]));
     let global = resolver.global(file.global);
@@ -73,6 +77,7 @@ struct Resolver<'a> {
     text: &'a str,
     directory: &'a Path,
     problems: Vec<Problem>,
+    server_ids: quic::Written,
 }
 
 impl Resolver<'_> {
@@ -345,8 +350,12 @@ impl Resolver<'_> {
             if usize::from(*backend.tier.get_ref()) >= TIERS {
                 self.problem(backend.tier.span(), format!("tier: must be from 0 to {}", TIERS - 1));
             }
+            if let Some(ids) = &backend.server_id {
+                self.server_ids.insert((service.to_owned(), address), ids.span());
+            }
             resolved.push(model::Backend {
                 address,
+                server_ids: self.server_ids(backend.server_id.as_ref()),
                 max_connections: self.limit("max_connections", backend.max_connections),
                 max_requests: self.limit("max_requests", backend.max_requests),
                 weight: backend.weight.into_inner(),
@@ -505,7 +514,9 @@ impl Resolver<'_> {
             vip_names.check(self, &vip.name);
             self.check_vip_address(&vip.address);
             let address = *vip.address.get_ref();
-            if let Some(other) = taken.insert((address, vip.protocol), vip.name.get_ref().clone()) {
+            if let Some(other) =
+                taken.insert((address, vip.protocol.get_ref().number()), vip.name.get_ref().clone())
+            {
                 self.problem(
                     vip.address.span(),
                     format!("address: {address} is the address of vip {other:?} already"),
@@ -539,13 +550,14 @@ impl Resolver<'_> {
             resolved.push(model::Vip {
                 name: vip.name.into_inner(),
                 address,
-                protocol: vip.protocol,
+                quic: self.quic(vip.quic, &vip.protocol),
                 mode: vip.mode,
                 encapsulation: vip.encapsulation.map(Spanned::into_inner).unwrap_or_default(),
                 flow_table: vip.flow_table,
                 no_backend: vip.no_backend,
                 interface: vip.interface.into_inner(),
-                guard: vip.guard.map(|guard| self.guard(guard, Some(vip.protocol))),
+                guard: vip.guard.map(|guard| self.guard(guard, Some(*vip.protocol.get_ref()))),
+                protocol: vip.protocol.into_inner(),
                 service,
             });
         }

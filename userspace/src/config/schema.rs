@@ -5,6 +5,7 @@ mod discover;
 mod forwarding;
 mod guard;
 mod probe;
+mod quic;
 mod route;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ pub use discover::Discover;
 pub use forwarding::{Forwarding, Traceparent};
 pub use guard::{Guard, Net, Rate, SynFlood};
 pub use probe::{Expect, Probe, ProbeKind, Tls};
+pub use quic::{Quic, ServerIds};
 pub use route::{Route, ValueMatch};
 
 #[derive(Deserialize)]
@@ -277,7 +279,8 @@ impl Default for FlowIdle {
 pub struct Vip {
     pub name: Spanned<String>,
     pub address: Spanned<SocketAddr>,
-    pub protocol: Protocol,
+    pub protocol: Spanned<Protocol>,
+    pub quic: Option<Spanned<Quic>>,
     pub mode: Mode,
     pub encapsulation: Option<Spanned<Encapsulation>>,
     #[serde(default)]
@@ -448,6 +451,7 @@ pub struct Backend {
     pub tier: Spanned<u8>,
     pub max_connections: Option<Spanned<u32>>,
     pub max_requests: Option<Spanned<u32>>,
+    pub server_id: Option<Spanned<ServerIds>>,
 }
 
 fn one() -> Spanned<u16> {

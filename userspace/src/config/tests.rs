@@ -156,7 +156,11 @@ fn every_mistake_names_its_line_and_the_remedy() {
             "15:17: headers: \"[\" is no regular expression: unclosed character class",
         ),
         ("*.Example.com", "*.", "14:8: host: \"*.\" is neither a host name nor a pattern"),
-        ("\"tcp\"", "\"sctp\"", "24:12: protocol: unknown variant `sctp`, expected `tcp` or `udp`"),
+        (
+            "\"tcp\"",
+            "\"sctp\"",
+            "24:12: protocol: unknown variant `sctp`, expected one of `tcp`, `udp`",
+        ),
         (
             "\"nat\"",
             "\"gre\"",

@@ -19,6 +19,7 @@ mod log;
 pub mod neighbor;
 mod netlink;
 mod ring;
+mod server_ids;
 mod settle;
 mod steering;
 
@@ -79,6 +80,7 @@ pub struct Kernel {
     reason_counters: PerCpuArray<MapData, u64>,
     seats: Seats,
     guards: guard::Tables,
+    server_ids: server_ids::ServerIdMap,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -108,6 +110,7 @@ impl Kernel {
             reason_counters: take(&mut ebpf, "REASON_COUNTERS")?,
             seats: Seats::take(&mut ebpf)?,
             guards: guard::Tables::of(&mut ebpf)?,
+            server_ids: take(&mut ebpf, "SERVER_IDS")?,
             ebpf,
         })
     }

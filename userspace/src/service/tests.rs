@@ -28,6 +28,7 @@ fn workers_with(
         weight: *weight,
         tier: 0,
         max_connections: None,
+        server_ids: [None; 2],
         max_requests: None,
     });
     let mut model = model::Service {

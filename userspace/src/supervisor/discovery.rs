@@ -284,7 +284,14 @@ fn scaled(weight: u16, greatest: u16) -> u16 {
 }
 
 const fn backend(address: SocketAddr, weight: u16, tier: u8) -> Backend {
-    Backend { address, weight, tier, max_connections: None, max_requests: None }
+    Backend {
+        address,
+        weight,
+        tier,
+        max_connections: None,
+        max_requests: None,
+        server_ids: [None; 2],
+    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ mod revisions;
 mod slots;
 mod steward;
 mod view;
+mod vips;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};

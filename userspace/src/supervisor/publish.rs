@@ -17,19 +17,17 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use steerage_common::abi;
 use steerage_common::health::{EPOCH_MASK, Event, Policy};
-use steerage_common::limits::{RING_ENTRIES, SERVICES, SLOTS, VIPS};
+use steerage_common::limits::{RING_ENTRIES, SERVICES, SLOTS};
 use steerage_common::maglev::{self, Cursor, Member};
 use steerage_common::slot::Slot;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::Error;
-use super::guards;
 use super::network::{self, Path};
 use super::slots::{Seats, seat};
+use super::vips;
 use crate::config::Model;
-use crate::config::model::{
-    Encapsulation, FlowTable, NoBackend, Service, Vip, address_of, table_address,
-};
+use crate::config::model::{Service, address_of, table_address};
 use crate::kernel::{Filling, Kernel};
 use crate::region::rings::Title;
 use crate::region::{Region, Tenant};
@@ -223,7 +221,7 @@ impl<'a> Publication<'a> {
         let took = began.elapsed();
         let vip_indices = match &mut kernel {
             None => Vec::new(),
-            Some(kernel) => write_vips(model, seats, generation, kernel)?,
+            Some(kernel) => vips::write(model, region, seats, tenants, generation, kernel)?,
         };
         let (lines, tenants) = (seats.lines.clone(), tenants.clone());
         Ok(Published { lines, tenants, vip_indices, took })
@@ -368,60 +366,6 @@ fn tiers(service: &Service, slots: &[Slot], paths: &HashMap<SocketAddr, Path>) -
     tiers.into_values().collect()
 }
 
-/// Puts the model's vips into the kernel's table and takes out the others. A vip that stays keeps
-/// its index and generation, and so its flows and counters.
-fn write_vips(
-    model: &Model,
-    seats: &Seats,
-    generation: u64,
-    kernel: &mut Kernel,
-) -> Result<Vec<u16>, Error> {
-    let former: HashMap<abi::VipKey, abi::Vip> = kernel.vips()?.into_iter().collect();
-    let wanted: Vec<abi::VipKey> = model.vips.iter().map(vip_key).collect();
-    for key in former.keys().filter(|key| !wanted.contains(key)) {
-        kernel.remove_vip(key)?;
-    }
-    let taken: BTreeSet<u16> =
-        wanted.iter().filter_map(|key| former.get(key)).map(|vip| vip.index).collect();
-    let mut free = (0..VIPS as u16).filter(|index| !taken.contains(index));
-    let guards = guards::set(model, kernel)?;
-    let mut indices = Vec::with_capacity(wanted.len());
-    for ((vip, key), guard) in model.vips.iter().zip(&wanted).zip(&guards) {
-        let service = seats.lines[vip.service];
-        let kept = former.get(key).filter(|former| former.service == service);
-        let kept = kept.filter(|former| former.mode == vip.mode.number());
-        let index = former
-            .get(key)
-            .map(|former| former.index)
-            .or_else(|| free.next())
-            .expect("the configuration has at most VIPS vips");
-        let value = abi::Vip {
-            generation: kept
-                .map_or_else(|| abi::vip_generation(generation, index), |kept| kept.generation),
-            index,
-            service,
-            mode: vip.mode.number(),
-            flags: flags(vip),
-            guard: *guard,
-            reserved: [0; 4],
-        };
-        kernel.set_vip(key, &value)?;
-        indices.push(value.index);
-        info!(vip = vip.name, address = %vip.address, index = value.index, "vip in force");
-    }
-    kernel.set_vip_filter(&wanted)?;
-    kernel.keep_guards(&guards)?;
-    Ok(indices)
-}
-
-fn flags(vip: &Vip) -> u8 {
-    let flag = |is_set, flag| if is_set { flag } else { 0 };
-    flag(vip.flow_table == FlowTable::Always, abi::VIP_REMEMBERS)
-        | flag(vip.encapsulation == Encapsulation::Gue, abi::VIP_GUE)
-        | flag(vip.address.port() == 0, abi::VIP_ALL_PORTS)
-        | flag(vip.no_backend == NoBackend::Pass, abi::VIP_PASSES)
-}
-
 fn set_tunnel_sources(region: &Region, sources: &[IpNet]) {
     let control = region.control();
     let (mut v4, mut hosts, mut v6) = (0, 0, [0; 16]);
@@ -438,16 +382,6 @@ fn set_tunnel_sources(region: &Region, sources: &[IpNet]) {
     control.tunnel_hosts_v4.store(hosts, Ordering::Relaxed);
     for (word, bytes) in control.tunnel_source_v6.iter().zip(v6.as_chunks::<8>().0) {
         word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
-    }
-}
-
-fn vip_key(vip: &Vip) -> abi::VipKey {
-    let (address, family) = table_address(vip.address.ip());
-    abi::VipKey {
-        address,
-        port_be: vip.address.port().to_be(),
-        protocol: vip.protocol.number(),
-        family,
     }
 }
 

@@ -234,6 +234,7 @@ impl InForce {
             protocol: match vip.protocol {
                 model::Protocol::Tcp => "tcp",
                 model::Protocol::Udp => "udp",
+                model::Protocol::Quic => "quic",
             }
             .into(),
             service: self.model.services[vip.service].name.clone(),

@@ -35,7 +35,7 @@ impl Resolver<'_> {
         let deny = list(self, "deny", written.deny);
         let allow = list(self, "allow", written.allow);
         let exempt = list(self, "exempt", written.exempt);
-        if protocol == Some(Protocol::Udp) {
+        if matches!(protocol, Some(Protocol::Udp | Protocol::Quic)) {
             for (name, span) in [
                 ("syn_rate", written.syn_rate.as_ref().map(Spanned::span)),
                 ("syn_flood", written.syn_flood.as_ref().map(Spanned::span)),

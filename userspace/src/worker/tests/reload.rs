@@ -14,7 +14,14 @@ use crate::config::model::{self, Model};
 use crate::region::Tenant;
 
 fn named(address: SocketAddr) -> model::Backend {
-    model::Backend { address, weight: 1, tier: 0, max_connections: None, max_requests: None }
+    model::Backend {
+        address,
+        weight: 1,
+        tier: 0,
+        max_connections: None,
+        max_requests: None,
+        server_ids: [None; 2],
+    }
 }
 
 fn tenant(slot: u16) -> Tenant {
