@@ -580,6 +580,34 @@ pub struct ServerId {
     pub reserved: u16,
 }
 
+/// Key of `ADDRESSES`: an address that has vips.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AddressKey {
+    /// The address.
+    pub address: [u8; 16],
+    /// [`FAMILY_IPV4`] or [`FAMILY_IPV6`].
+    pub family: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+/// In `ADDRESSES`: the address has a vip of TCP.
+pub const SERVES_TCP: u32 = 1;
+/// In `ADDRESSES`: the address has a vip of UDP.
+pub const SERVES_UDP: u32 = 2;
+
+/// The bit of `ADDRESSES` that says a protocol is served; 0 for one that no vip has.
+#[inline(always)]
+#[must_use]
+pub const fn serves(protocol: u8) -> u32 {
+    match protocol {
+        PROTOCOL_TCP => SERVES_TCP,
+        PROTOCOL_UDP => SERVES_UDP,
+        _ => 0,
+    }
+}
+
 /// Words of `VIP_FILTER`: with the most vips one address in 64 that is none looks like one.
 pub const VIP_FILTER_WORDS: usize = VIPS;
 
@@ -714,6 +742,68 @@ pub struct Nat {
     pub life: u32,
 }
 
+/// Key of `FRAGMENTS`: what the fragments of one packet have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// Sender.
+    pub source: [u8; 16],
+    /// Receiver.
+    pub destination: [u8; 16],
+    /// As it lies in the packet; 16 bits of IPv4.
+    pub identification: u32,
+    /// [`PROTOCOL_TCP`] or [`PROTOCOL_UDP`].
+    pub protocol: u8,
+    /// [`FAMILY_IPV4`] or [`FAMILY_IPV6`].
+    pub family: u8,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Value of `FRAGMENTS`: where a packet's first fragment went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Fragmented {
+    /// Coarse monotonic time of the first fragment.
+    pub at_ns: u64,
+    /// Hash of the flow.
+    pub hash: u64,
+    /// The source that the packet leaves with, in `nat`.
+    pub source: [u8; 16],
+    /// The destination that the packet leaves with, in `nat`.
+    pub destination: [u8; 16],
+    /// The backend's tenancy of its slot.
+    pub epoch: u32,
+    /// The backend; [`crate::steer::NOBODY`] for a packet that is the host's.
+    pub slot: u16,
+    /// [`Vip::index`].
+    pub vip: u16,
+    /// [`Vip::mode`].
+    pub mode: u8,
+    /// [`Vip::flags`].
+    pub flags: u8,
+    /// 1 for a packet from the backend to the client.
+    pub is_reply: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+}
+
+/// `REFUSALS[0]`, per CPU: ICMP errors sent of late, and one that is to be sent now.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Refusals {
+    /// A window of coarse monotonic time.
+    pub window: u64,
+    /// Errors in it.
+    pub sent: u32,
+    /// [`Reason`] that the packet at hand is to be refused for; 0 for none.
+    pub ordered: u32,
+    /// Bytes that the packet at hand is too big by.
+    pub excess: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// `VIP_COUNTERS[vip]` and `BACKEND_COUNTERS[slot]`, per CPU.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -771,11 +861,23 @@ pub enum Reason {
     Challenged = 15,
     /// Taken: the answer to a challenge, which proves the source.
     Proven = 16,
+    /// An echo request to a vip's address was answered.
+    EchoAnswered = 17,
+    /// The sender of a packet that was dropped was told why, by ICMP.
+    ErrorSent = 18,
+    /// An ICMP error about a flow was sent on to who owns the flow.
+    ErrorForwarded = 19,
+    /// Dropped: an ICMP error about a flow that `nat` does not know.
+    UnknownFlow = 20,
+    /// A packet's later fragment was sent where its first one went.
+    Fragment = 21,
+    /// Dropped: a fragment of a packet to a vip's address whose first one was not seen.
+    OrphanFragment = 22,
 }
 
 impl Reason {
     /// All reasons, in index order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 23] = [
         Self::NoBackend,
         Self::NoPort,
         Self::TableFull,
@@ -793,6 +895,12 @@ impl Reason {
         Self::Offender,
         Self::Challenged,
         Self::Proven,
+        Self::EchoAnswered,
+        Self::ErrorSent,
+        Self::ErrorForwarded,
+        Self::UnknownFlow,
+        Self::Fragment,
+        Self::OrphanFragment,
     ];
 
     /// The reason's name in metrics.
@@ -816,6 +924,12 @@ impl Reason {
             Self::Offender => "offender",
             Self::Challenged => "challenged",
             Self::Proven => "proven",
+            Self::EchoAnswered => "echo_answered",
+            Self::ErrorSent => "error_sent",
+            Self::ErrorForwarded => "error_forwarded",
+            Self::UnknownFlow => "unknown_flow",
+            Self::Fragment => "fragment",
+            Self::OrphanFragment => "orphan_fragment",
         }
     }
 }
@@ -893,6 +1007,10 @@ const _: () = {
     assert!(size_of::<Flow>() == 20);
     assert!(size_of::<NatKey>() == 24);
     assert!(size_of::<Nat>() == 64);
+    assert!(size_of::<AddressKey>() == 20);
+    assert!(size_of::<FragmentKey>() == 40);
+    assert!(size_of::<Fragmented>() == 64);
+    assert!(size_of::<Refusals>() == 24);
     assert!(size_of::<Traffic>() == 48);
     assert!(size_of::<NeighborEvent>() == 24);
     assert!(HEALTH_WORDS * 64 == SLOTS);

@@ -36,6 +36,13 @@ impl Delta {
         self.change32(from as u32, to as u32).change32((from >> 32) as u32, (to >> 32) as u32)
     }
 
+    /// Both changes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     /// The checksum after the change.
     #[inline(always)]
     #[must_use]

@@ -32,6 +32,10 @@ pub const OFFENDERS: usize = 1 << 14;
 /// Server ids of the backends of all QUIC vips, those of backends that leave among them.
 pub const SERVER_IDS: usize = 4 * SLOTS;
 
+/// Packets that came in pieces and of which the L4 programs know where the first piece went. At most
+/// as many are reassembled at a time, however they interleave.
+pub const FRAGMENTS: usize = 1 << 13;
+
 /// Worker processes of one host, and so lines in the worker table; twice the cores of a large
 /// machine, because old workers drain beside new ones.
 pub const WORKERS: usize = 256;

@@ -1,8 +1,9 @@
 //! The kernel programs of Steerage: entry points only.
 //!
-//! A packet goes through [`parse`] (what is it?), [`guard`] (may it?), [`balance`] (which backend?), [`rewrite`] (new
-//! addresses, new checksums) or [`tunnel`] (new headers), and [`route`] (which link?); [`verdict`] counts and decides. Policy is
-//! computed in userspace and read here from [`maps`]; the only pointer arithmetic on packets is in
+//! A packet goes through [`parse`] (what is it?), [`guard`] (may it?), [`balance`] (which backend?),
+//! [`rewrite`] (new addresses, new checksums) or [`tunnel`] (new headers), and [`route`] (which link?);
+//! [`verdict`] counts and decides. What is no whole packet with ports is [`rest`]'s: [`icmp`],
+//! [`fragment`]. Policy is computed in userspace and read here from [`maps`]; the only pointer arithmetic on packets is in
 //! [`packet`]. A connection to a listener goes through [`accept`] (which worker?).
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -18,7 +19,9 @@ mod accept;
 mod balance;
 mod challenge;
 mod flow;
+mod fragment;
 mod guard;
+mod icmp;
 mod maps;
 mod mss;
 mod nat;
@@ -26,6 +29,7 @@ mod object;
 mod packet;
 mod parse;
 mod quic;
+mod rest;
 mod rewrite;
 mod route;
 mod tunnel;
@@ -36,6 +40,12 @@ mod vip;
 #[xdp]
 pub fn steerage_xdp(context: XdpContext) -> u32 {
     verdict::of(&context)
+}
+
+/// The rest of [`steerage_xdp`]'s work: what is no packet with ports, and errors that senders get.
+#[xdp]
+pub fn steerage_rest(context: XdpContext) -> u32 {
+    rest::of(&context)
 }
 
 /// Gives new connections of listeners to workers, and those of a worker that ends to others.

@@ -13,6 +13,7 @@
 //! | `LISTENERS` | address, port | supervisor |
 //! | `SOCKETS` | row of the listener × worker's seat | supervisor |
 //! | `VIPS` | address, port, protocol | supervisor |
+//! | `ADDRESSES` | address that has vips | supervisor |
 //! | `VIP_FILTER` | hash of an address / 64; then how often vips changed | supervisor |
 //! | `RINGS` | (service × tiers + tier) × 2 + half | supervisor, the half not in force |
 //! | `FLOWS` | flow whose backend the ring does not tell, as the client sees it | these programs |
@@ -25,32 +26,43 @@
 //! | `OFFENDERS` | address | supervisor, as workers say; its bucket these programs |
 //! | `FLOODS`, `SYNS` | vip | these programs |
 //! | `KNOWN_VIPS` | hash of a service address | these programs |
-//! | `ARRIVAL`, `GUEST` | 0 | these programs, for the time of one packet |
+//! | `ARRIVAL`, `GUEST`, `PIECE`, `QUERY` | 0 | these programs, for the time of one packet |
+//! | `FRAGMENTS` | packet that came in pieces | these programs |
+//! | `REST` | 0 | supervisor |
 //! | `HOPS` | hash of a destination | these programs |
+//! | `REFUSALS` | 0 | these programs |
 //! | `ASKED` | hash of a next hop | these programs |
 //! | `EVENTS` | - | these programs, for the supervisor |
 //!
-//! The flow tables have their least-recently-used lists per CPU: a packet that begins a flow takes no
+//! The tables of flows and fragments have their least-recently-used lists per CPU: a packet that begins a flow takes no
 //! lock that another CPU holds.
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_COMMON_LRU},
     btf_maps::{
-        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ReusePortSockArray, RingBuf,
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray,
+        ReusePortSockArray, RingBuf,
     },
     macros::btf_map,
 };
 use steerage_common::{
     abi::{
-        BackendTable, Cell, Control, Crew, Flood, Flow, FlowKey, Guard, HealthWord, ListenerKey,
-        Nat, NatKey, NeighborEvent, Offender, OffenderKey, RING_LINES, RINGS_MAX, Reason, RingLine,
-        ServerId, ServerIdKey, ServiceLine, Source, SourceKey, Traffic, VIP_FILTER_WORDS, Vip,
-        VipKey, WorkerLine,
+        AddressKey, BackendTable, Cell, Control, Crew, Flood, Flow, FlowKey, FragmentKey,
+        Fragmented, Guard, HealthWord, ListenerKey, Nat, NatKey, NeighborEvent, Offender,
+        OffenderKey, RING_LINES, RINGS_MAX, Reason, Refusals, RingLine, ServerId, ServerIdKey,
+        ServiceLine, Source, SourceKey, Traffic, VIP_FILTER_WORDS, Vip, VipKey, WorkerLine,
     },
     limits,
 };
 
-use crate::{flow::Arrival, guard::Guest, packet::Address, route::KnownHop, vip::KnownVip};
+use crate::{
+    flow::Arrival,
+    fragment::Scratch,
+    guard::Guest,
+    packet::Address,
+    route::{KnownHop, Query},
+    vip::KnownVip,
+};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const PER_CPU_LRU: usize = BPF_F_NO_COMMON_LRU as usize;
@@ -114,6 +126,9 @@ pub static SOCKETS: ReusePortSockArray<{ limits::LISTENERS * limits::WORKERS }> 
 
 #[btf_map]
 pub static VIPS: HashMap<VipKey, Vip, { limits::VIPS }> = HashMap::new();
+
+#[btf_map]
+pub static ADDRESSES: HashMap<AddressKey, u32, { limits::VIPS }> = HashMap::new();
 
 #[btf_map]
 pub static VIP_FILTER: Array<u64, { VIP_FILTER_WORDS + 1 }> = Array::new();
@@ -188,6 +203,25 @@ pub static ARRIVAL: PerCpuArray<Arrival, 1> = PerCpuArray::new();
 /// As [`ARRIVAL`].
 #[btf_map]
 pub static GUEST: PerCpuArray<Guest, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragmented, { limits::FRAGMENTS }, PER_CPU_LRU> =
+    LruHashMap::new();
+
+/// The loader puts `steerage_rest` there.
+#[btf_map]
+pub static REST: ProgramArray<1> = ProgramArray::new();
+
+/// Scratch space; belongs to one load of the programs and is not pinned.
+#[btf_map]
+pub static QUERY: PerCpuArray<Query, 1> = PerCpuArray::new();
+
+/// Scratch space; belongs to one load of the programs and is not pinned.
+#[btf_map]
+pub static PIECE: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static REFUSALS: PerCpuArray<Refusals, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static EVENTS: RingBuf<NeighborEvent, EVENT_BYTES> = RingBuf::new();

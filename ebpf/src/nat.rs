@@ -111,7 +111,8 @@ pub extern "C" fn nat_find() -> u64 {
     let Some(arrival) = ARRIVAL.get_ptr_mut(0) else { return 0 };
     // SAFETY: as in `Arrival::note`.
     let arrival = unsafe { &mut *arrival };
-    let mut port_be = if arrival.is_opening { 0 } else { search(arrival) };
+    // The first candidate was looked at already.
+    let mut port_be = if arrival.is_opening { 0 } else { search(arrival, 1) };
     if port_be == 0 {
         arrival.nat.life = Life::from_raw(arrival.nat.life).at_beginning().to_raw();
         port_be = allocate(arrival);
@@ -120,6 +121,15 @@ pub extern "C" fn nat_find() -> u64 {
         port_be = inherit(arrival);
     }
     port_be.into()
+}
+
+/// The source port of the flow of [`ARRIVAL`], which takes none if it has none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn nat_known() -> u64 {
+    let Some(arrival) = ARRIVAL.get_ptr_mut(0) else { return 0 };
+    // SAFETY: as in `Arrival::note`.
+    search(unsafe { &*arrival }, 0).into()
 }
 
 /// Notes what a client's packet tells about its flow's life. The backend's packets keep a TCP flow
@@ -143,12 +153,12 @@ fn key_of_arrival(arrival: &Arrival, backend: &Backend) -> Aligned<NatKey> {
     nat_key(Address::of(&backend.address), ports, arrival.protocol, arrival.family)
 }
 
-/// The flow's port if that is not its first candidate; 0 if it has none.
+/// The flow's port if it is one of its candidates from `first` on; 0 if it has none.
 #[inline(never)]
-fn search(arrival: &Arrival) -> u16 {
+fn search(arrival: &Arrival, first: u64) -> u16 {
     let Some(now) = Snapshot::take() else { return 0 };
     let mut key = key_of_arrival(arrival, now.backend(arrival.nat.slot));
-    for candidate in 1..CANDIDATES {
+    for candidate in first..CANDIDATES {
         key.0.source_port_be = candidate_port(arrival.hash, candidate, now.control);
         let Some(nat) = get(&key) else { continue };
         let is_own = is_of_client(nat, &arrival.nat)

@@ -16,6 +16,14 @@ pub struct Ethernet {
     pub kind_be: u16,
 }
 
+impl Ethernet {
+    /// Sends it back where it came from.
+    #[inline(always)]
+    pub fn turn(&mut self) {
+        (self.source, self.destination) = (self.destination, self.source);
+    }
+}
+
 /// An IPv4 header without its options.
 #[repr(C, packed)]
 pub struct Ipv4 {
@@ -81,6 +89,26 @@ pub struct Udp {
     pub checksum: Checksum,
 }
 
+/// What every message of ICMP and ICMPv6 begins with.
+#[repr(C, packed)]
+pub struct Icmp {
+    pub kind: u8,
+    pub code: u8,
+    pub checksum: Checksum,
+    /// Of "too big", the size that fits: all of it in ICMPv6, its last two bytes in ICMP.
+    pub rest: [u16; 2],
+}
+
+/// The fragment header of IPv6.
+#[repr(C, packed)]
+pub struct Fragment {
+    pub next: u8,
+    pub reserved: u8,
+    /// The offset in units of eight bytes, two reserved bits, "more fragments".
+    pub offset_be: u16,
+    pub identification: u32,
+}
+
 /// A checksum field, as it lies in the packet.
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
@@ -104,6 +132,10 @@ unsafe impl Header for Ports {}
 unsafe impl Header for Tcp {}
 // SAFETY: as above.
 unsafe impl Header for Udp {}
+// SAFETY: as above.
+unsafe impl Header for Icmp {}
+// SAFETY: as above.
+unsafe impl Header for Fragment {}
 
 /// A frame of one program run.
 #[derive(Clone, Copy)]
@@ -251,6 +283,13 @@ pub fn halves(first: u16, second: u16) -> u32 {
 pub struct Mac([u16; 3]);
 
 impl Mac {
+    /// Whether it is that of several hosts, or of all.
+    #[inline(always)]
+    pub fn is_group(self) -> bool {
+        let [first, _] = self.0[0].to_ne_bytes();
+        first & 1 != 0
+    }
+
     /// Reads a field of a struct, which must lie at an even address.
     #[inline(always)]
     pub fn of(field: &[u8; 6]) -> Self {

@@ -1,8 +1,9 @@
 //! What a frame is, in two steps: enough to tell whose it is, and, once it is known to be ours,
 //! whether it is well formed.
 //!
-//! Everything that is no whole IP packet with ports (fragments, VLAN tags, ARP, ICMP, IPv6 with
-//! extension headers, frames too short to tell) is the host's own business.
+//! Here are packets with ports, the first fragments of such packets among them. Of all else, later
+//! fragments and ICMP are looked at in `rest`; VLAN tags, ARP, IPv6 with other extension headers and
+//! frames too short to tell are the host's own business.
 
 use steerage_common::{
     abi::{FAMILY_IPV4, FAMILY_IPV6, PROTOCOL_TCP, PROTOCOL_UDP},
@@ -10,13 +11,21 @@ use steerage_common::{
     steer::Kind,
 };
 
-use crate::packet::{Address, Checksum, Ethernet, Frame, Ipv4, Ipv6, Ports, Tcp, Udp};
+use crate::packet::{Address, Checksum, Ethernet, Fragment, Frame, Ipv4, Ipv6, Ports, Tcp, Udp};
 
 pub const ETHERNET_BYTES: usize = size_of::<Ethernet>();
 pub const KIND_IPV4_BE: u16 = 0x0800u16.to_be();
 pub const KIND_IPV6_BE: u16 = 0x86ddu16.to_be();
-/// "More fragments" and the fragment offset.
-const FRAGMENT_BE: u16 = 0x3fffu16.to_be();
+/// The fragment offset of IPv4, in units of eight bytes.
+pub const OFFSET_V4_BE: u16 = 0x1fffu16.to_be();
+/// "More fragments" of IPv4.
+pub const MORE_V4_BE: u16 = 0x2000u16.to_be();
+/// The fragment offset of IPv6, in bytes.
+pub const OFFSET_V6_BE: u16 = 0xfff8u16.to_be();
+/// "More fragments" of IPv6.
+pub const MORE_V6_BE: u16 = 0x0001u16.to_be();
+/// Next header: a fragment header.
+pub const NEXT_FRAGMENT: u8 = 44;
 
 const FIN: u8 = 1 << 0;
 const SYN: u8 = 1 << 1;
@@ -42,8 +51,10 @@ pub struct Packet<'a> {
     /// Bytes that the IP header claims for the packet.
     pub ip_bytes: usize,
     pub frame: Frame,
-    /// Bytes of the IP header.
-    header_bytes: usize,
+    /// Bytes of the IP header, and of IPv6's fragment header.
+    pub header_bytes: usize,
+    /// Whether it is the first of several fragments.
+    pub is_fragment: bool,
 }
 
 /// What of the transport's header matters.
@@ -63,7 +74,7 @@ pub struct Transport<'a> {
 pub struct Malformed;
 
 #[inline(always)]
-fn has_ports(protocol: u8) -> bool {
+pub fn has_ports(protocol: u8) -> bool {
     protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP
 }
 
@@ -85,8 +96,8 @@ impl<'a> Packet<'a> {
         // SAFETY: as in `of`.
         let ip = unsafe { frame.header::<Ipv4>(ETHERNET_BYTES)? };
         let header_bytes = usize::from(ip.version_and_length & 0xf) * 4;
-        let is_whole = ip.fragment_be & FRAGMENT_BE == 0;
-        if !has_ports(ip.protocol) || !is_whole || header_bytes < size_of::<Ipv4>() {
+        let is_first = ip.fragment_be & OFFSET_V4_BE == 0;
+        if !has_ports(ip.protocol) || !is_first || header_bytes < size_of::<Ipv4>() {
             return None;
         }
         Some(Self {
@@ -106,6 +117,7 @@ impl<'a> Packet<'a> {
             },
             frame,
             header_bytes,
+            is_fragment: ip.fragment_be & MORE_V4_BE != 0,
         })
     }
 
@@ -113,17 +125,28 @@ impl<'a> Packet<'a> {
     fn v6(frame: Frame, ethernet: &'a mut Ethernet) -> Option<Self> {
         // SAFETY: as in `of`.
         let ip = unsafe { frame.header::<Ipv6>(ETHERNET_BYTES)? };
-        if !has_ports(ip.next) {
+        let (mut protocol, mut header_bytes, mut is_fragment) = (ip.next, size_of::<Ipv6>(), false);
+        if protocol == NEXT_FRAGMENT {
+            // SAFETY: as in `of`.
+            let fragment = unsafe { frame.header::<Fragment>(ETHERNET_BYTES + header_bytes)? };
+            if fragment.offset_be & OFFSET_V6_BE != 0 {
+                return None;
+            }
+            protocol = fragment.next;
+            header_bytes += size_of::<Fragment>();
+            is_fragment = fragment.offset_be & MORE_V6_BE != 0;
+        }
+        if !has_ports(protocol) {
             return None;
         }
         Some(Self {
             ethernet,
             // SAFETY: as in `of`.
-            ports: unsafe { frame.header::<Ports>(ETHERNET_BYTES + size_of::<Ipv6>())? },
+            ports: unsafe { frame.header::<Ports>(ETHERNET_BYTES + header_bytes)? },
             source: ip.source,
             destination: ip.destination,
             family: FAMILY_IPV6,
-            protocol: ip.next,
+            protocol,
             ttl: ip.hops,
             class: ip.version_and_class << 4 | ip.class_and_label >> 4,
             ip_bytes: match ip.version_and_class >> 4 {
@@ -131,7 +154,8 @@ impl<'a> Packet<'a> {
                 _ => usize::MAX >> 1,
             },
             frame,
-            header_bytes: size_of::<Ipv6>(),
+            header_bytes,
+            is_fragment,
         })
     }
 
@@ -139,6 +163,12 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub fn bytes(&self) -> usize {
         self.frame.len()
+    }
+
+    /// Where the packet ends in the frame.
+    #[inline(always)]
+    pub fn end(&self) -> usize {
+        ETHERNET_BYTES + self.ip_bytes
     }
 
     /// Where the ports lie in the frame.
@@ -157,6 +187,9 @@ impl<'a> Packet<'a> {
             return Err(Malformed);
         }
         let payload = self.ip_bytes.wrapping_sub(self.header_bytes);
+        if self.is_fragment && !payload.is_multiple_of(FRAGMENT_UNIT) {
+            return Err(Malformed);
+        }
         let at = ETHERNET_BYTES + self.header_bytes + size_of::<Ports>();
         // SAFETY: what follows the ports overlaps none of the other headers and is asked for once.
         unsafe {
@@ -177,7 +210,9 @@ impl<'a> Packet<'a> {
             } else {
                 let udp = self.frame.header::<Udp>(at).ok_or(Malformed)?;
                 let bytes = usize::from(u16::from_be(udp.length_be));
-                let is_short = bytes < size_of::<Ports>() + size_of::<Udp>() || bytes > payload;
+                // The length is that of the whole datagram.
+                let is_past_end = bytes > payload && !self.is_fragment;
+                let is_short = bytes < size_of::<Ports>() + size_of::<Udp>() || is_past_end;
                 if is_short || payload > self.ip_bytes {
                     return Err(Malformed);
                 }
@@ -192,6 +227,9 @@ impl<'a> Packet<'a> {
     }
 }
 
+/// All fragments but the last have a multiple of so many bytes.
+pub const FRAGMENT_UNIT: usize = 8;
+
 /// No flag at all, or flags that exclude each other.
 #[inline(always)]
 fn has_impossible_flags(flags: u8) -> bool {
@@ -200,7 +238,14 @@ fn has_impossible_flags(flags: u8) -> bool {
         || flags & (SYN | RST) == SYN | RST
 }
 
-impl Transport<'_> {
+impl<'a> Transport<'a> {
+    /// Of a packet that no flow begins with, and that has no transport header of its own: a later
+    /// fragment, an error about the flow.
+    #[inline(always)]
+    pub fn of_begun_flow(protocol: u8, checksum: &'a mut Checksum) -> Self {
+        Self { checksum, flags: ACK, header_bytes: 0, is_udp: protocol == PROTOCOL_UDP }
+    }
+
     /// What the packet is to its flow.
     #[inline(always)]
     pub fn kind(&self) -> Kind {

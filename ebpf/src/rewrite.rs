@@ -3,7 +3,7 @@
 use steerage_common::{abi::FAMILY_IPV4, checksum::Delta};
 
 use crate::{
-    packet::{Address, Ipv4, Ipv6},
+    packet::{Address, Frame, Ipv4, Ipv6},
     parse::{Packet, Transport},
     route::{Hop, Way},
 };
@@ -30,11 +30,7 @@ impl Endpoints {
 #[inline(always)]
 pub fn apply(packet: &mut Packet<'_>, transport: Transport<'_>, to: &Endpoints, hop: &Hop) {
     let ports = &mut *packet.ports;
-    let addresses = match packet.family {
-        FAMILY_IPV4 => v4(packet.frame.network::<Ipv4>(), to),
-        _ => v6(packet.frame.network::<Ipv6>(), to),
-    };
-    let Some(addresses) = addresses else { return };
+    let Some(addresses) = readdress(packet.frame, packet.family, to) else { return };
     let flow = addresses
         .change16(ports.source_be, to.source_port_be)
         .change16(ports.destination_be, to.destination_port_be);
@@ -44,6 +40,16 @@ pub fn apply(packet: &mut Packet<'_>, transport: Transport<'_>, to: &Endpoints, 
     ports.destination_be = to.destination_port_be;
     packet.ethernet.source = hop.own_mac;
     packet.ethernet.destination = hop.peer_mac;
+}
+
+/// New addresses in the IP header alone, and a time to live of one less; gives what that means for a
+/// checksum over them.
+#[inline(always)]
+pub fn readdress(frame: Frame, family: u8, to: &Endpoints) -> Option<Delta> {
+    match family {
+        FAMILY_IPV4 => v4(frame.network::<Ipv4>(), to),
+        _ => v6(frame.network::<Ipv6>(), to),
+    }
 }
 
 /// New addresses in an IPv4 header; gives what that means for a checksum over them.

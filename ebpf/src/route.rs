@@ -7,8 +7,6 @@
 //! equal-cost paths are chosen by addresses, which is the kernel's default too
 //! (`net.ipv4.fib_multipath_hash_policy = 0`).
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
@@ -26,8 +24,9 @@ use steerage_common::{
 };
 
 use crate::{
-    maps::{ASKED, ASKED_ENTRIES, EVENTS, HOPS, HOPS_BITS},
-    packet::{Address, Aligned, Mac},
+    icmp::refusal::note_excess,
+    maps::{ASKED, ASKED_ENTRIES, EVENTS, HOPS, HOPS_BITS, QUERY},
+    packet::{Address, Mac},
 };
 
 const AF_INET: u8 = 2;
@@ -71,6 +70,10 @@ pub struct KnownHop {
     is_destination: bool,
 }
 
+/// What the kernel is asked, and its answer: in a map and not on the stack, for the stack's sake.
+#[repr(C, align(8))]
+pub struct Query(FibLookup);
+
 /// How long a lookup's answer is used, in the kernel's ticks: 32 ms to 320 ms, by its `HZ`.
 const LIFETIME: u64 = 32;
 
@@ -105,6 +108,7 @@ pub fn next_hop(context: &XdpContext, way: &Way, bytes: usize) -> Result<Hop, Re
         if found != FOUND {
             // Nobody's.
             known.destination = Address(0, 0);
+            note_excess(bytes, known.bytes_max);
             return Err(match found as u32 {
                 BPF_FIB_LKUP_RET_NO_NEIGH => Reason::NoNeighbor,
                 BPF_FIB_LKUP_RET_FRAG_NEEDED => Reason::TooBig,
@@ -113,6 +117,7 @@ pub fn next_hop(context: &XdpContext, way: &Way, bytes: usize) -> Result<Hop, Re
         }
     }
     if bytes > usize::from(known.bytes_max) {
+        note_excess(bytes, known.bytes_max);
         return Err(Reason::TooBig);
     }
     let (own_mac, peer_mac) = (Mac::of(&known.own_mac), Mac::of(&known.peer_mac));
@@ -138,7 +143,10 @@ pub unsafe extern "C" fn route_look_up(context: *mut xdp_md, line: u32) -> i64 {
     let Some(known) = HOPS.get_ptr_mut(line) else { return -1 };
     // SAFETY: as in `next_hop`.
     let known = unsafe { &mut *known };
-    let mut query = zeroed();
+    let Some(query) = QUERY.get_ptr_mut(0) else { return -1 };
+    // SAFETY: as in `next_hop`.
+    let Query(query) = unsafe { &mut *query };
+    clear(query);
     query.ifindex = known.ingress_ifindex;
     query.__bindgen_anon_1.tot_len = known.bytes_max;
     if known.family == FAMILY_IPV4 {
@@ -151,17 +159,21 @@ pub unsafe extern "C" fn route_look_up(context: *mut xdp_md, line: u32) -> i64 {
         query.__bindgen_anon_4.ipv6_dst = known.destination.quarters();
     }
     // SAFETY: the helper reads and writes the query, whose size it is told.
-    let found =
-        unsafe { bpf_fib_lookup(context.cast(), &raw mut query, size_of::<FibLookup>() as i32, 0) };
+    let found = unsafe {
+        bpf_fib_lookup(context.cast(), &raw mut *query, size_of::<FibLookup>() as i32, 0)
+    };
     if found == FOUND {
         known.ifindex = query.ifindex;
         Mac::of(&query.smac).store(&mut known.own_mac);
         Mac::of(&query.dmac).store(&mut known.peer_mac);
         // SAFETY: told a length, the lookup leaves the route's MTU here (Linux 5.12).
         known.bytes_max = unsafe { query.__bindgen_anon_1.mtu_result };
-        known.is_destination = next_of(&query, known.family) == known.destination;
+        known.is_destination = next_of(query, known.family) == known.destination;
+    } else if found as u32 == BPF_FIB_LKUP_RET_FRAG_NEEDED {
+        // SAFETY: as above.
+        known.bytes_max = unsafe { query.__bindgen_anon_1.mtu_result };
     } else if found as u32 == BPF_FIB_LKUP_RET_NO_NEIGH {
-        known.destination = next_of(&query, known.family);
+        known.destination = next_of(query, known.family);
         known.ifindex = query.ifindex;
         ask(&XdpContext::new(context), known);
     }
@@ -180,20 +192,17 @@ fn next_of(query: &FibLookup, family: u8) -> Address {
     }
 }
 
-/// An empty query. Zeroed by words that lie on words' boundaries, as the stack asks for; what the
-/// compiler makes of one large fill does not.
+/// Makes it an empty query, by whole words.
 #[inline(always)]
-fn zeroed() -> FibLookup {
+fn clear(query: &mut FibLookup) {
     const WORDS: usize = size_of::<FibLookup>() / 8;
     const { assert!(WORDS * 8 == size_of::<FibLookup>()) };
-    let mut query = Aligned(MaybeUninit::<FibLookup>::uninit());
-    let words = query.0.as_mut_ptr().cast::<u64>();
+    let words = (&raw mut *query).cast::<u64>();
     for word in 0..WORDS {
-        // SAFETY: within the struct, aligned to eight bytes.
+        // SAFETY: within the struct, which a map aligns to eight bytes; all zero is a valid value of
+        // this C struct of integers.
         unsafe { words.add(word).write_volatile(0) };
     }
-    // SAFETY: all zero is a valid value of this C struct of integers.
-    unsafe { query.0.assume_init() }
 }
 
 /// Sends the rewritten packet to `hop`.

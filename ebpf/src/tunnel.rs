@@ -9,7 +9,7 @@
 
 use aya_ebpf::{EbpfContext as _, helpers::bpf_xdp_adjust_head, programs::XdpContext};
 use steerage_common::{
-    abi::{Backend, Control, FAMILY_IPV4, Reason, VIP_GUE, Vip},
+    abi::{Backend, Control, FAMILY_IPV4, Reason, VIP_GUE},
     checksum::fold,
     steer::Kind,
 };
@@ -52,13 +52,13 @@ impl Outer {
     }
 }
 
-/// Sends the packet to its backend.
+/// Sends the packet to its backend; `flags` are the vip's.
 #[inline(always)]
 pub fn send(
     context: &XdpContext,
-    packet: &mut Packet<'_>,
+    packet: &Packet<'_>,
     transport: &mut Transport<'_>,
-    vip: &Vip,
+    flags: u8,
     placed: &Placed,
     backend: &Backend,
     control: &Control,
@@ -69,7 +69,7 @@ pub fn send(
         destination: Address::of(&backend.address),
         hash: placed.hash,
         family: backend.family,
-        is_gue: vip.flags & VIP_GUE != 0,
+        is_gue: flags & VIP_GUE != 0,
         inner_protocol: if packet.family == FAMILY_IPV4 { PROTOCOL_IPV4 } else { PROTOCOL_IPV6 },
         class: packet.class,
         inner_bytes: packet.ip_bytes as u16,

@@ -12,11 +12,13 @@ use steerage_common::{
 use crate::{
     balance::Snapshot,
     flow::{self, Placed},
-    guard,
+    fragment, guard,
+    icmp::refusal,
     maps::{BACKEND_COUNTERS, REASON_COUNTERS, VIP_COUNTERS},
     nat,
     packet::{Address, Frame, Mac},
     parse::{Packet, Transport},
+    rest,
     rewrite::{self, Endpoints},
     route::{self, Hop, Way},
     tunnel, vip,
@@ -25,17 +27,23 @@ use crate::{
 /// The verdict on the packet in `context`: sent on, dropped with a reason, or passed untouched.
 #[inline(always)]
 pub fn of(context: &XdpContext) -> u32 {
-    let Some(packet) = Packet::of(Frame::of(context)) else { return XDP_PASS };
+    let Some(packet) = Packet::of(Frame::of(context)) else { return rest::call(context, XDP_PASS) };
     let Some(now) = Snapshot::take() else { return XDP_PASS };
     // Replies first: their ports are told by a comparison, vips only by a lookup.
     if nat::owns_port(now.control, u16::from_be(packet.ports.destination_be))
         && let Some(entry) = nat::of_reply(&packet)
         && is_reply(&packet, entry, &now)
     {
-        return reply(context, packet, entry).unwrap_or_else(dropped);
+        let sent = reply(context, packet, entry);
+        return sent.unwrap_or_else(|reason| refused(context, reason));
     }
-    let Some(vip) = vip::of(&packet) else { return XDP_PASS };
-    forward(context, packet, vip, &now).unwrap_or_else(dropped)
+    let Some(vip) = vip::of(&packet) else {
+        if packet.is_fragment {
+            fragment::remember_foreign(context);
+        }
+        return XDP_PASS;
+    };
+    forward(context, packet, vip, &now).unwrap_or_else(|reason| refused(context, reason))
 }
 
 /// Sends a client's packet to its backend.
@@ -50,6 +58,9 @@ fn forward(
     if vip.guard != 0
         && let Some(action) = guard::check(context, &packet, &transport, vip)
     {
+        if packet.is_fragment && action == XDP_PASS {
+            fragment::remember_foreign(context);
+        }
         return Ok(action);
     }
     if packet.ttl <= 1 {
@@ -63,16 +74,24 @@ fn forward(
         note(Reason::NoBackend);
         return Ok(XDP_PASS);
     }
+    if packet.is_fragment {
+        fragment::remember(context, vip, &placed);
+    }
     let backend = now.backend(placed.slot);
     let bytes = packet.bytes() as u64;
     let flows = u64::from(vip.mode != MODE_NAT && matches!(transport.kind(), Kind::Opening));
     let action = match vip.mode {
         MODE_NAT => translate(context, packet, transport, vip, &placed, now)?,
-        MODE_TUNNEL => {
-            let (packet, transport) = (&mut packet, &mut transport);
-            tunnel::send(context, packet, transport, vip, &placed, backend, now.control)?
-        }
-        _ => pass_on(context, packet, backend)?,
+        MODE_TUNNEL => tunnel::send(
+            context,
+            &packet,
+            &mut transport,
+            vip.flags,
+            &placed,
+            backend,
+            now.control,
+        )?,
+        _ => pass_on(context, &mut packet, backend)?,
     };
     count(vip.index, placed.slot, |traffic| {
         traffic.in_packets += 1;
@@ -111,7 +130,11 @@ fn translate(
 
 /// Mode `l2`: the packet goes on as it is to the backend's link address.
 #[inline(always)]
-fn pass_on(context: &XdpContext, packet: Packet<'_>, backend: &Backend) -> Result<u32, Reason> {
+pub fn pass_on(
+    context: &XdpContext,
+    packet: &mut Packet<'_>,
+    backend: &Backend,
+) -> Result<u32, Reason> {
     let way = Way {
         source: Address::of(&backend.source),
         destination: Address::of(&backend.address),
@@ -121,7 +144,7 @@ fn pass_on(context: &XdpContext, packet: Packet<'_>, backend: &Backend) -> Resul
     if !hop.is_destination {
         return Err(Reason::NotOnLink);
     }
-    rewrite::age(&packet);
+    rewrite::age(packet);
     packet.ethernet.source = hop.own_mac;
     packet.ethernet.destination = hop.peer_mac;
     Ok(route::send(context, &hop))
@@ -130,7 +153,7 @@ fn pass_on(context: &XdpContext, packet: Packet<'_>, backend: &Backend) -> Resul
 /// Whether the packet is for the address that `nat` used, from the backend that it used it towards.
 /// A port alone does not tell: the host may route the same backend's other traffic.
 #[inline(always)]
-fn is_reply(packet: &Packet<'_>, entry: &Nat, now: &Snapshot<'static>) -> bool {
+pub fn is_reply(packet: &Packet<'_>, entry: &Nat, now: &Snapshot<'static>) -> bool {
     let backend = now.backend(entry.slot);
     backend.family == packet.family
         && Address::of(&backend.address) == packet.source
@@ -148,21 +171,16 @@ fn reply(context: &XdpContext, mut packet: Packet<'_>, entry: &mut Nat) -> Resul
         return Err(Reason::TtlExpired);
     }
     nat::live_by_reply(entry, &transport);
+    if packet.is_fragment {
+        fragment::remember_reply(context);
+    }
     let to = Endpoints {
         source: Address::of(&entry.vip_address),
         destination: Address::of(&entry.client),
         source_port_be: entry.vip_port_be,
         destination_port_be: entry.client_port_be,
     };
-    let hop = match route::next_hop(context, &to.way(packet.family), packet.ip_bytes) {
-        // Back the way the client's packets came.
-        Err(Reason::NoNeighbor) => {
-            let (own_mac, peer_mac) = (Mac::of(&entry.own_mac), Mac::of(&entry.peer_mac));
-            let (bytes_max, is_destination) = (0, false);
-            Hop { ifindex: entry.ifindex, own_mac, peer_mac, bytes_max, is_destination }
-        }
-        other => other?,
-    };
+    let hop = hop_back(context, entry, &to.way(packet.family), packet.ip_bytes)?;
     rewrite::apply(&mut packet, transport, &to, &hop);
     let bytes = packet.bytes() as u64;
     count(entry.vip, entry.slot, |traffic| {
@@ -170,6 +188,20 @@ fn reply(context: &XdpContext, mut packet: Packet<'_>, entry: &mut Nat) -> Resul
         traffic.out_bytes += bytes;
     });
     Ok(route::send(context, &hop))
+}
+
+/// The next hop to a client.
+#[inline(always)]
+pub fn hop_back(context: &XdpContext, entry: &Nat, way: &Way, bytes: usize) -> Result<Hop, Reason> {
+    match route::next_hop(context, way, bytes) {
+        // Back the way the client's packets came.
+        Err(Reason::NoNeighbor) => {
+            let (own_mac, peer_mac) = (Mac::of(&entry.own_mac), Mac::of(&entry.peer_mac));
+            let (bytes_max, is_destination) = (0, false);
+            Ok(Hop { ifindex: entry.ifindex, own_mac, peer_mac, bytes_max, is_destination })
+        }
+        other => other,
+    }
 }
 
 /// Adds to the counters of a vip and a backend.
@@ -200,8 +232,15 @@ pub fn note_index(reason: u32) {
     }
 }
 
+/// Drops a packet, and tells its sender why if that is worth an error.
 #[inline(always)]
-fn dropped(reason: Reason) -> u32 {
+fn refused(context: &XdpContext, reason: Reason) -> u32 {
     note(reason);
-    XDP_DROP
+    match reason {
+        Reason::TooBig | Reason::TtlExpired => {
+            refusal::order(reason);
+            rest::call(context, XDP_DROP)
+        }
+        _ => XDP_DROP,
+    }
 }

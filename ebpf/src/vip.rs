@@ -7,10 +7,10 @@
 
 use core::ptr;
 
-use steerage_common::abi::{VIP_FILTER_STAMP, Vip, VipKey, filter_bit};
+use steerage_common::abi::{AddressKey, VIP_FILTER_STAMP, Vip, VipKey, filter_bit};
 
 use crate::{
-    maps::{KNOWN_VIPS, KNOWN_VIPS_BITS, VIP_FILTER, VIPS},
+    maps::{ADDRESSES, KNOWN_VIPS, KNOWN_VIPS_BITS, VIP_FILTER, VIPS},
     packet::{Address, Aligned, halves, key_of},
     parse::Packet,
 };
@@ -65,6 +65,18 @@ fn at(address: Address, port_be: u16, kind: u16) -> Option<&'static Vip> {
     let key: Aligned<VipKey> = key_of(address, halves(port_be, kind), 0, 0);
     // SAFETY: the supervisor replaces values whole; a removed one stays readable for this run.
     unsafe { VIPS.get(&key.0) }
+}
+
+/// Whether the address has a vip of one of these protocols (`abi::serves`).
+#[inline(always)]
+pub fn any_at(address: Address, family: u8, protocols: u32) -> bool {
+    if !may_be_vip(address) {
+        return false;
+    }
+    let first = u32::from_ne_bytes([family, 0, 0, 0]);
+    let key: Aligned<AddressKey> = key_of(address, first, 0, 0);
+    // SAFETY: read at once.
+    unsafe { ADDRESSES.get(&key.0) }.is_some_and(|serves| serves & protocols != 0)
 }
 
 /// Whether the address can be a vip's.

@@ -104,8 +104,8 @@ fn what_is_not_for_a_vip_passes_untouched() -> Result<()> {
         frame[23] = protocol;
         frame
     };
-    let first_fragment = Packet { fragment: 0x2000, ..to_vip.clone() };
-    let last_fragment = Packet { fragment: 0x0010, ..to_vip.clone() };
+    let first_fragment = Packet { fragment: 0x2000, ..other_port.clone() };
+    let last_fragment = Packet { fragment: 0x0010, ..other_port.clone() };
     let frames = [
         ("another address", other_port.frame()),
         ("a port of nat that no flow has", in_nat_range.frame()),
@@ -137,8 +137,8 @@ fn a_frame_cut_at_any_length_does_no_harm() -> Result<()> {
         for length in 14..frame.len() {
             let verdict = plane.receive(plane.host.client_ifindex, &frame[..length])?;
             assert_eq!(verdict.frame, &frame[..length], "cut to {length} bytes");
-            // From the ports on it is known to be ours.
-            let expected = if length < 38 { Action::Pass } else { Action::Drop };
+            // From the destination on it is known to be for a vip's address.
+            let expected = if length < 34 { Action::Pass } else { Action::Drop };
             assert_eq!(verdict.action, expected, "cut to {length} bytes");
         }
         assert_eq!(plane.from_client(&packet).action, Action::Redirect);
@@ -184,12 +184,14 @@ fn a_packet_at_the_end_of_its_life_goes_no_further() -> Result<()> {
     let plane = Plane::new(&[1])?;
     let got = plane.from_client(&segment(3, SYN)).sent();
     for ttl in [0, 1] {
+        // It goes back, in an error.
         let forward = plane.from_client(&Packet { ttl, ..segment(3, ACK) });
-        assert_eq!(forward.action, Action::Drop);
+        assert_eq!(forward.action, Action::Transmit);
         let back = plane.from_backend(&Packet { ttl, ..answer(&got) });
-        assert_eq!(back.action, Action::Drop);
+        assert_eq!(back.action, Action::Transmit);
     }
     assert_eq!(plane.count(Reason::TtlExpired), 4);
+    assert_eq!(plane.count(Reason::ErrorSent), 4);
     let last = plane.from_client(&Packet { ttl: 2, ..segment(3, ACK) }).sent();
     assert_eq!(last.ttl, 1);
     Ok(())

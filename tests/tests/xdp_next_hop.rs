@@ -76,11 +76,11 @@ fn a_packet_that_is_too_large_for_the_way_is_dropped_with_a_reason() -> Result<(
     let plane = Plane::new(&[1])?;
     plane.host.ip(&["link", "set", BACKEND_LINK, "mtu", "1000"])?;
     let large = Packet { payload: vec![0; 1200], ..segment(1, ACK) };
-    assert_eq!(plane.from_client(&large).action, Action::Drop);
+    assert_eq!(plane.from_client(&large).action, Action::Transmit, "its sender is told");
     assert_eq!(plane.count(Reason::TooBig), 1);
     let _ = plane.from_client(&segment(1, ACK)).sent();
     // Also when the way is known already.
-    assert_eq!(plane.from_client(&large).action, Action::Drop);
+    assert_eq!(plane.from_client(&large).action, Action::Transmit);
     assert_eq!(plane.count(Reason::TooBig), 2);
     Ok(())
 }

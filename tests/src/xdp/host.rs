@@ -23,6 +23,11 @@ const GATEWAY_V6: &str = "fd00:1::fe";
 /// MAC address of the gateway: the last byte of every neighbour's address tells who it is.
 pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 1, 0, 254];
 
+/// The host's own MAC address on [`CLIENT_LINK`].
+pub const CLIENT_LINK_MAC: [u8; 6] = [2, 0, 0, 1, 0, 1];
+/// The host's own MAC address on [`BACKEND_LINK`].
+pub const BACKEND_LINK_MAC: [u8; 6] = [2, 0, 0, 2, 0xff, 1];
+
 /// A namespace, removed with all that is in it when dropped.
 #[derive(Debug)]
 pub struct Host {
@@ -49,8 +54,8 @@ impl Host {
         let mut host = Self { name, client_ifindex: 0, backend_ifindex: 0 };
         let gateway = mac_text(GATEWAY_MAC);
         let mut batch = format!(
-            "link add {CLIENT_LINK} type veth peer name {CLIENT_LINK}-far\n\
-             link add {BACKEND_LINK} type veth peer name {BACKEND_LINK}-far\n\
+            "link add {CLIENT_LINK} address {} type veth peer name {CLIENT_LINK}-far\n\
+             link add {BACKEND_LINK} address {} type veth peer name {BACKEND_LINK}-far\n\
              link set {CLIENT_LINK} up\nlink set {CLIENT_LINK}-far up\n\
              link set {BACKEND_LINK} up\nlink set {BACKEND_LINK}-far up\n\
              addr add 10.1.0.1/16 dev {CLIENT_LINK}\n\
@@ -61,6 +66,8 @@ impl Host {
              route add default via {GATEWAY}\n\
              neigh replace {GATEWAY_V6} lladdr {gateway} dev {CLIENT_LINK} nud permanent\n\
              route add default via {GATEWAY_V6}\n",
+            mac_text(CLIENT_LINK_MAC),
+            mac_text(BACKEND_LINK_MAC),
             Family::V6.source(),
         );
         for slot in 0..backends {

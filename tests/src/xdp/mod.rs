@@ -6,13 +6,17 @@
 
 mod flow;
 mod host;
+pub mod ip;
 pub mod measure;
 pub mod packet;
 mod plane;
+pub mod vector;
 
 pub use flow::{answer, home_of, segment, slot_of};
-pub use host::{BACKEND_LINK, CLIENT_LINK, GATEWAY_MAC, Host, backend_mac};
-pub use plane::{Action, Choices, Plane, Verdict, client_socket, vip_socket};
+pub use host::{
+    BACKEND_LINK, BACKEND_LINK_MAC, CLIENT_LINK, CLIENT_LINK_MAC, GATEWAY_MAC, Host, backend_mac,
+};
+pub use plane::{Action, Choices, HASH_KEY, Plane, Verdict, client_socket, vip_socket};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -121,7 +121,9 @@ impl Packet {
         ip
     }
 
-    fn segment(&self) -> Vec<u8> {
+    /// The transport's part of it: header and payload.
+    #[must_use]
+    pub fn segment(&self) -> Vec<u8> {
         let mut segment = Vec::new();
         segment.extend(self.source.port().to_be_bytes());
         segment.extend(self.destination.port().to_be_bytes());
@@ -212,7 +214,12 @@ impl Packet {
     }
 }
 
-fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, segment: &[u8]) -> Vec<u8> {
+pub(super) fn pseudo_header(
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    segment: &[u8],
+) -> Vec<u8> {
     let mut pseudo = Vec::with_capacity(40);
     for address in [source, destination] {
         match address {
@@ -226,7 +233,7 @@ fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, segment: &[u
 }
 
 /// The Internet checksum of parts that each begin on a 16-bit boundary.
-fn sum(parts: &[&[u8]]) -> u16 {
+pub(super) fn sum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
     let mut sum: u32 = words
         .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))

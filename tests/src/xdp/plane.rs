@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail};
+use aya::programs::Xdp;
 use aya::{TestRun as _, TestRunOptions};
 use steerage::clock;
 use steerage::config::model::{LogLevel, table_address};
@@ -28,7 +29,8 @@ use super::{BACKEND_PORT, CLIENT, Family, Host, NAT_PORT_COUNT, NAT_PORT_FIRST, 
 const SERVICE: u16 = 3;
 /// Index of the TCP vip; the UDP one is the next.
 const VIP_INDEX: u16 = 5;
-const HASH_KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+/// Key of the packet hash.
+pub const HASH_KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
 /// Nobody warms up unless a test says so ([`Plane::revive_slowly`]).
 const POLICY: Policy = Policy { probed: false, slow_start_ticks: 0, ..Policy::DEFAULT };
 
@@ -179,7 +181,7 @@ impl Plane {
         for protocol in [TCP, UDP] {
             plane.kernel.set_vip(&plane.vip_key(protocol), &plane.vip(protocol, 1))?;
         }
-        plane.kernel.set_vip_filter(&[plane.vip_key(TCP)])?;
+        plane.kernel.set_vip_filter(&[TCP, UDP].map(|protocol| plane.vip_key(protocol)))?;
         Ok(plane)
     }
 
@@ -376,28 +378,17 @@ impl Plane {
     /// # Errors
     /// If the kernel refuses the run.
     pub fn receive(&self, ifindex: u32, frame: &[u8]) -> Result<Verdict> {
+        let mut verdicts = self.receive_each(ifindex, &[frame])?;
+        verdicts.pop().context("a verdict")
+    }
+
+    /// As [`Plane::receive`], for many frames.
+    ///
+    /// # Errors
+    /// As it.
+    pub fn receive_each(&self, ifindex: u32, frames: &[&[u8]]) -> Result<Vec<Verdict>> {
         let program = self.kernel.program()?;
-        let mut context = [0; 24];
-        context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
-        context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
-        let mut out = vec![0; frame.len() + 256];
-        let result = self.host.enter(|| {
-            program.test_run(TestRunOptions {
-                data_in: Some(frame),
-                data_out: Some(&mut out),
-                ctx_in: Some(&context),
-                ..TestRunOptions::new()
-            })
-        })?;
-        out.truncate(result.data_size_out as usize);
-        let action = match result.return_value {
-            1 => Action::Drop,
-            2 => Action::Pass,
-            3 => Action::Transmit,
-            4 => Action::Redirect,
-            other => bail!("the program returned {other}"),
-        };
-        Ok(Verdict { action, frame: out })
+        self.host.enter(|| frames.iter().map(|frame| run(program, ifindex, frame)).collect())
     }
 
     /// Runs the program on a client's packet.
@@ -425,6 +416,15 @@ impl Plane {
     #[must_use]
     pub fn count(&self, reason: Reason) -> u64 {
         self.kernel.reasons().expect("counters")[reason as usize]
+    }
+
+    /// How many packets had each reason.
+    ///
+    /// # Panics
+    /// If the counters can't be read.
+    #[must_use]
+    pub fn reasons(&self) -> [u64; Reason::ALL.len()] {
+        self.kernel.reasons().expect("counters")
     }
 
     /// The counters of the vip of `protocol`.
@@ -501,6 +501,29 @@ impl Drop for Pins {
             eprintln!("pins at {} stay: {error}", self.0.display());
         }
     }
+}
+
+/// One run of the program, on the host that this thread is on.
+fn run(program: &Xdp, ifindex: u32, frame: &[u8]) -> Result<Verdict> {
+    let mut context = [0; 24];
+    context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+    context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
+    let mut out = vec![0; frame.len() + 256];
+    let result = program.test_run(TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context),
+        ..TestRunOptions::new()
+    })?;
+    out.truncate(result.data_size_out as usize);
+    let action = match result.return_value {
+        1 => Action::Drop,
+        2 => Action::Pass,
+        3 => Action::Transmit,
+        4 => Action::Redirect,
+        other => bail!("the program returned {other}"),
+    };
+    Ok(Verdict { action, frame: out })
 }
 
 /// The service address.

@@ -27,9 +27,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
 use aya::Ebpf;
-use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::Xdp;
-use steerage_common::abi::{RingLine, Vip, VipKey};
+use steerage_common::abi::{AddressKey, RingLine, Vip, VipKey};
 
 pub use attach::{Mode, detach};
 pub use error::Error;
@@ -46,10 +46,13 @@ use steering::Seats;
 
 /// The XDP program's name in the object.
 const PROGRAM: &str = "steerage_xdp";
+/// The name of the program that it hands over to.
+const REST_PROGRAM: &str = "steerage_rest";
 
 const LINE_BYTES: usize = size_of::<RingLine>();
 type InnerRing = Array<MapData, [u8; LINE_BYTES]>;
 type VipMap = HashMap<MapData, [u8; size_of::<VipKey>()], [u8; size_of::<Vip>()]>;
+type AddressMap = HashMap<MapData, [u8; size_of::<AddressKey>()], u32>;
 
 /// What to load, and where its pins are.
 #[derive(Clone, Debug)]
@@ -71,6 +74,7 @@ pub struct Kernel {
     instance_dir: PathBuf,
     ebpf: Ebpf,
     vips: VipMap,
+    addresses: AddressMap,
     vip_filter: Array<MapData, u64>,
     rings: ArrayOfMaps<MapData, InnerRing>,
     /// The same table, giving descriptors to be mapped.
@@ -99,9 +103,11 @@ impl Kernel {
         let mut ebpf = loader::load(options)?;
         program_of(&mut ebpf)?.load().map_err(Error::load)?;
         steering::load(&mut ebpf)?;
+        load_rest(&mut ebpf)?;
         Ok(Self {
             instance_dir: options.instance_dir.clone(),
             vips: take(&mut ebpf, "VIPS")?,
+            addresses: take(&mut ebpf, "ADDRESSES")?,
             vip_filter: take(&mut ebpf, "VIP_FILTER")?,
             rings: take(&mut ebpf, "RINGS")?,
             ring_tables: loader::open(&options.instance_dir, "RINGS", Map::ArrayOfMaps)?,
@@ -161,6 +167,15 @@ impl Kernel {
         program_of(&mut self.ebpf)
     }
 
+    /// The XDP program that [`Kernel::program`] hands over to.
+    ///
+    /// # Errors
+    /// If the object has none.
+    pub fn rest_program(&self) -> Result<&Xdp, Error> {
+        let program = self.ebpf.program(REST_PROGRAM).ok_or(Error::Missing(REST_PROGRAM))?;
+        program.try_into().map_err(Error::load)
+    }
+
     /// The kernel's number for the loaded program.
     fn program_id(&self) -> Result<u32, Error> {
         Ok(self.program()?.info().map_err(Error::load)?.id())
@@ -170,6 +185,20 @@ impl Kernel {
         let Some(Map::Array(map)) = self.ebpf.map(name) else { return Err(Error::Missing(name)) };
         map.fd().as_fd().try_clone_to_owned().map_err(Error::io(format!("sharing {name}")))
     }
+}
+
+/// Loads the program that the first one hands over to, and puts it there.
+///
+/// The table is pinned and shared with the program that is in force: two programs of one schema go on
+/// from each other.
+fn load_rest(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let program = ebpf.program_mut(REST_PROGRAM).ok_or(Error::Missing(REST_PROGRAM))?;
+    let program: &mut Xdp = program.try_into().map_err(Error::load)?;
+    program.load().map_err(Error::load)?;
+    let fd = program.fd().map_err(Error::load)?.try_clone();
+    let fd = fd.map_err(Error::io("sharing a program"))?;
+    let mut table: ProgramArray<MapData> = take(ebpf, "REST")?;
+    table.set(0, &fd, 0).map_err(Error::map("REST"))
 }
 
 fn program_of(ebpf: &mut Ebpf) -> Result<&mut Xdp, Error> {

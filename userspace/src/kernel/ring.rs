@@ -12,8 +12,8 @@ use std::collections::{BTreeSet, HashMap};
 use aya::maps::{Array, MapError};
 use aya_obj::generated::BPF_F_MMAPABLE;
 use steerage_common::abi::{
-    MODE_NAT, RING_LINES, VIP_FILTER_STAMP, VIP_FILTER_WORDS, Vip, VipKey, active_half, filter_bit,
-    ring_index,
+    AddressKey, MODE_LOCAL, MODE_NAT, RING_LINES, VIP_FILTER_STAMP, VIP_FILTER_WORDS, Vip, VipKey,
+    active_half, filter_bit, ring_index, serves,
 };
 use steerage_common::limits::{RING_ENTRIES, SERVICES, TIERS};
 use steerage_common::ring::Entry;
@@ -174,11 +174,13 @@ impl Kernel {
         self.count_change()
     }
 
-    /// Lets packets to the addresses of these vips be looked at, and no others.
+    /// Lets packets to the addresses of these vips be looked at, and no others; says what each address
+    /// serves.
     ///
     /// # Errors
     /// If the kernel refuses.
     pub fn set_vip_filter(&mut self, vips: &[VipKey]) -> Result<(), Error> {
+        self.set_addresses(vips)?;
         let mut words = [0u64; VIP_FILTER_WORDS];
         for vip in vips {
             let [first, second] = zerocopy::transmute!(vip.address);
@@ -197,6 +199,28 @@ impl Kernel {
             self.vip_filter.get(&VIP_FILTER_STAMP, 0).map_err(Error::map("VIP_FILTER"))?;
         let next = changes.wrapping_add(1);
         self.vip_filter.set(VIP_FILTER_STAMP, next, 0).map_err(Error::map("VIP_FILTER"))
+    }
+
+    /// Says of every address of these vips which protocols it serves; the host's own serve none here.
+    fn set_addresses(&mut self, vips: &[VipKey]) -> Result<(), Error> {
+        let mut wanted: HashMap<[u8; size_of::<AddressKey>()], u32> = HashMap::new();
+        for (key, vip) in self.vips()? {
+            if vip.mode != MODE_LOCAL && vips.contains(&key) {
+                let VipKey { address, family, protocol, .. } = key;
+                let key = AddressKey { address, family, reserved: [0; 3] };
+                *wanted.entry(bytes_of(&key)).or_default() |= serves(protocol);
+            }
+        }
+        let there: Result<Vec<_>, _> = self.addresses.keys().collect();
+        for key in there.map_err(Error::map("ADDRESSES"))? {
+            if !wanted.contains_key(&key) {
+                self.addresses.remove(&key).map_err(Error::map("ADDRESSES"))?;
+            }
+        }
+        for (key, serves) in wanted {
+            self.addresses.insert(key, serves, 0).map_err(Error::map("ADDRESSES"))?;
+        }
+        Ok(())
     }
 
     /// All vips.
