@@ -395,8 +395,10 @@ async fn serve_http1(client: &Rc<Client>, line: &Rc<Line>) -> End {
     if client.fields > FIELDS_INLINE {
         builder.max_headers(client.fields.into());
     }
+    // Told to end before it has seen a request, hyper would not answer the one that is there.
+    let mut is_told = client.door.is_draining();
+    builder.keep_alive(!is_told);
     let mut connection = builder.serve_connection(TokioIo::new(line.lend()), service);
-    let mut is_told = false;
     client.deadline.set(WARM);
     let end = poll_fn(|cx| {
         if client.door.is_over() && client.open_requests.get() != 0 {

@@ -1,6 +1,6 @@
 //! Accepting connections.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -32,21 +32,24 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts until the task is aborted.
+    /// Accepts until the task is aborted. It holds no connection whenever it waits.
     pub(super) async fn run(self: Rc<Self>) {
-        let mut in_a_row = 0;
+        let in_a_row = Cell::new(0);
         loop {
-            let accepted = self.permits.take_for(|cx| self.poll_accept(cx), || self.pause());
-            let (permit, accepted) = accepted.await;
-            // Those who are served already are not to wait until a burst is over.
-            in_a_row += 1;
-            if in_a_row == ACCEPTS_IN_A_ROW {
-                in_a_row = 0;
-                tokio::task::yield_now().await;
-            }
+            let accept = |cx: &mut Context<'_>| {
+                let accepted = self.poll_accept(cx);
+                in_a_row.set(if accepted.is_pending() { 0 } else { in_a_row.get() + 1 });
+                accepted
+            };
+            let (permit, accepted) = self.permits.take_for(accept, || self.pause()).await;
             match accepted {
                 Ok((stream, peer)) => self.serve(stream, peer, permit),
                 Err(error) => self.refused(&error).await,
+            }
+            // Those who are served already are not to wait until a burst is over.
+            if in_a_row.get() >= ACCEPTS_IN_A_ROW {
+                in_a_row.set(0);
+                tokio::task::yield_now().await;
             }
         }
     }

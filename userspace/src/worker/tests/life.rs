@@ -60,6 +60,20 @@ fn a_worker_that_is_followed_leaves_the_queue_to_its_successor() {
 }
 
 #[test]
+fn a_request_that_was_on_its_way_when_a_drain_began_is_answered() {
+    let mut worker = Worker::start(&[answering(|_, _| ok("done"))]);
+    let mut client = worker.client();
+    eventually("it is accepted", || value(&worker.region.worker(0).accepted) == 1);
+    worker.order_drain();
+    eventually("the drain has begun", || !worker.region.is_live(0));
+    let response = client.get("/");
+    assert_eq!((response.status, response.text()), (200, "done"));
+    assert_eq!(header(&response.head, "connection"), Some("close"));
+    assert_eq!(client.rest(), "");
+    worker.join();
+}
+
+#[test]
 fn draining_ends_with_its_time() {
     let mut worker = Worker::start_with(
         &[backend(|mut stream| {
