@@ -5,11 +5,11 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
 use crate::netns::Netns;
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::scratch::Scratch;
 use crate::sweep::PINS;
 use crate::{command, wait};
@@ -63,6 +63,8 @@ pub struct Daemon {
     binary: PathBuf,
     config: PathBuf,
     detaches: bool,
+    /// The supervisor that an upgrade put in the place of `process`.
+    follower: Option<u32>,
 }
 
 impl Daemon {
@@ -86,7 +88,7 @@ impl Daemon {
         command.arg("run").arg("-c").arg(config);
         let process = Process::spawn("steerage", command, log)?;
         let (binary, config) = (binary.to_owned(), config.to_owned());
-        Ok(Self { process, binary, config, detaches: true })
+        Ok(Self { process, binary, config, detaches: true, follower: None })
     }
 
     /// As [`start`](Self::start), and waits until it serves.
@@ -122,7 +124,34 @@ impl Daemon {
     /// The supervisor's process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.process.pid()
+        self.follower.unwrap_or_else(|| self.process.pid())
+    }
+
+    /// `steerage upgrade`, to another binary if one is given. The daemon is the one that follows from then
+    /// on.
+    ///
+    /// # Errors
+    /// As the command: the former one serves on.
+    pub fn upgrade(&mut self, binary: Option<&Path>) -> Result<u32> {
+        let mut command = Command::new(&self.binary);
+        command.args(["upgrade", "--json", "-c"]).arg(&self.config);
+        if let Some(binary) = binary {
+            command.arg("--binary").arg(binary);
+        }
+        let told: Value = serde_json::from_str(&command::output(&mut command)?)?;
+        let pid = told["pid"].as_u64().context("no process is named")?.try_into()?;
+        self.follower = Some(pid);
+        Ok(pid)
+    }
+
+    /// The supervisor that followed by itself, at a signal, is this daemon from now on.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn find_follower(&mut self) -> Result<u32> {
+        let pid = self.status()?["pid"].as_u64().context("status has no pid")?.try_into()?;
+        self.follower = Some(pid);
+        Ok(pid)
     }
 
     /// Its process.
@@ -219,10 +248,16 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         // Not `terminate`: its wait ends early after a signal. SIGTERM twice stops at once.
-        if self.process.exited().is_none() {
+        let has_ended = |daemon: &mut Self| {
+            daemon.process.exited().is_some() && !daemon.follower.is_some_and(process::alive)
+        };
+        if !has_ended(self) {
             let _ = self.process.signal(Signal::TERM);
+            if let Some(follower) = self.follower.and_then(|id| process::pid(id).ok()) {
+                let _ = kill_process(follower, Signal::TERM);
+            }
             let deadline = std::time::Instant::now() + Duration::from_secs(3);
-            while self.process.exited().is_none() && std::time::Instant::now() < deadline {
+            while !has_ended(self) && std::time::Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(5));
             }
             // What is left of the group dies when `process` is dropped, right after this.

@@ -23,6 +23,22 @@ pub enum Command {
         /// Which configuration.
         #[command(flatten)]
         config: Config,
+        /// Follow the running daemon at the other end of standard input.
+        #[arg(long, hide = true)]
+        inherit: bool,
+    },
+    /// Start another binary, or the same one, in the running daemon's place: no connection is closed
+    /// that its workers can finish, and no flow moves.
+    Upgrade {
+        /// The binary; by default the one that the daemon was started from, as it is on disk now.
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Daemon,
     },
     /// Check a configuration file; says line and remedy of every mistake.
     Check {

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _};
 use std::sync::OnceLock;
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, fmt, reload};
@@ -11,7 +11,7 @@ use tracing_subscriber::{Registry, fmt, reload};
 use crate::config::model::{Log, LogFormat, LogLevel};
 
 /// The filter of this process's log.
-static FILTER: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// Begins to log.
 pub fn start(log: Log) {
@@ -33,12 +33,14 @@ pub fn set_level(level: LogLevel) {
     }
 }
 
-fn filter(level: LogLevel) -> LevelFilter {
-    match level {
+/// Libraries tell no more than what concerns operators: their details would bury ours.
+fn filter(level: LogLevel) -> Targets {
+    let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    }
+    };
+    Targets::new().with_default(level.min(LevelFilter::INFO)).with_target("steerage", level)
 }

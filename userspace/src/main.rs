@@ -4,6 +4,7 @@ mod backend;
 mod configuration;
 mod decap;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -43,10 +44,14 @@ fn said_once(error: &anyhow::Error) -> String {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        Command::Run { config } => {
-            log::start(config::load(&config.path)?.global.log);
-            Ok(supervisor::run(&config.path)?)
+        Command::Run { config, inherit } => {
+            let channel = inherit
+                .then(sys::take_input)
+                .transpose()
+                .context("standard input is no daemon that hands over: use `steerage upgrade`")?;
+            Ok(supervisor::run(&config.path, channel)?)
         }
+        Command::Upgrade { binary, json, daemon } => upgrade(binary, json, &daemon),
         Command::Check { file, request } => {
             let model = config::load(&file)?;
             match &request.explain {
@@ -103,8 +108,23 @@ fn status(json: bool, daemon: &Daemon) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn upgrade(binary: Option<PathBuf>, json: bool, daemon: &Daemon) -> anyhow::Result<()> {
+    // The daemon's directory may be another.
+    let binary = binary.map(std::path::absolute).transpose()?;
+    let upgraded = ask(admin::client::upgrade(&admin_socket(daemon)?, binary))?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&upgraded)?);
+    } else {
+        println!(
+            "process {} serves; the former one's workers finish what they are at",
+            upgraded.pid
+        );
+    }
+    Ok(())
+}
+
 /// Where the daemon listens.
-fn admin_socket(daemon: &Daemon) -> anyhow::Result<std::path::PathBuf> {
+fn admin_socket(daemon: &Daemon) -> anyhow::Result<PathBuf> {
     match &daemon.admin {
         Some(socket) => Ok(socket.clone()),
         None => Ok(config::load(&daemon.config.path)?.global.admin),

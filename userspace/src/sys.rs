@@ -38,6 +38,28 @@ pub fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
+/// The file that this process was started from, by its name: whatever has been put in its place since.
+#[must_use]
+pub fn binary() -> std::path::PathBuf {
+    let path = std::env::current_exe().unwrap_or_default();
+    match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
+        Some(path) => path.into(),
+        None => path,
+    }
+}
+
+/// Takes the socket that this process has as its standard input, and leaves nothing there.
+///
+/// # Errors
+/// If it is none, or there is no descriptor left.
+pub fn take_input() -> io::Result<std::os::unix::net::UnixStream> {
+    let input = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
+    rustix::net::sockopt::socket_type(&input)?;
+    let nothing = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&nothing)?;
+    Ok(input.into())
+}
+
 /// Whom this process acts as.
 #[must_use]
 pub fn user() -> u32 {

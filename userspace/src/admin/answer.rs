@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 
 use super::order::{
-    Action, Assignment, Back, ConfigChange, Daemon, Refusal, Reloaded, Terms, Weight,
+    Action, Assignment, Back, ConfigChange, Daemon, Refusal, Reloaded, Terms, Upgrade, Weight,
 };
 use super::routes::{self, Found, ROUTES, Route};
 use crate::config::edit::{Edit, NewBackend};
@@ -44,7 +44,7 @@ pub async fn admin(request: Request<Incoming>, daemon: Arc<dyn Daemon>) -> Reply
         Err(Wrong::Refused(refusal)) => {
             let status = match refusal {
                 Refusal::Unknown { .. } => StatusCode::NOT_FOUND,
-                Refusal::Config(_) => StatusCode::UNPROCESSABLE_ENTITY,
+                Refusal::Config(_) | Refusal::Upgrade(_) => StatusCode::UNPROCESSABLE_ENTITY,
                 Refusal::Flows(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             text(status, format!("{refusal}\n"))
@@ -94,6 +94,10 @@ async fn carried_out(
         Route::Set => {
             let Assignment { key, value } = order(request).await?;
             changed(&daemon, ConfigChange::Edit(Edit::Set { key, value }), persist).await?
+        }
+        Route::Upgrade => {
+            let upgrade: Upgrade = order(request).await?;
+            json(&daemon.upgrade(upgrade.binary).await?)
         }
         Route::AddBackend => {
             let (service, backend) = (service(), order::<NewBackend>(request).await?);

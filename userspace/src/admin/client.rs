@@ -14,7 +14,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::net::UnixStream;
 
 use super::order::{
-    Action, Assignment, Back, ConfigChange, Reloaded, Remaining, Revision, Terms, Weight,
+    Action, Assignment, Back, ConfigChange, Reloaded, Remaining, Revision, Terms, Upgrade,
+    Upgraded, Weight,
 };
 use crate::config::edit::Edit;
 use crate::config::plan::Change;
@@ -25,6 +26,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a reload may take: new backends are probed, and workers have their time.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long an upgrade may take: the daemon keeps the time itself.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -172,6 +176,16 @@ pub async fn revisions(path: &Path) -> Result<Vec<Revision>, Error> {
 pub async fn config_text(path: &Path) -> Result<String, Error> {
     let answer = ask(path, Method::GET, "/v1/config/text", Bytes::new()).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Has another binary take the daemon's place.
+///
+/// # Errors
+/// If the daemon is not there, is not understood, or serves on because the other one does not get ready.
+pub async fn upgrade(path: &Path, binary: Option<PathBuf>) -> Result<Upgraded, Error> {
+    let body = serde_json::to_vec(&Upgrade { binary })?;
+    let answer = within(UPGRADE_TIMEOUT, path, Method::POST, "/v1/upgrade", body.into()).await?;
+    Ok(serde_json::from_slice(&answer)?)
 }
 
 async fn take(path: &Path, method: Method, target: &str, body: Bytes) -> Result<Reloaded, Error> {

@@ -1,6 +1,7 @@
 //! What an operator can ask of a running daemon, and what it answers.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
@@ -158,6 +159,23 @@ pub struct Assignment {
     pub value: String,
 }
 
+/// The body of an upgrade.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct Upgrade {
+    /// The binary; that which the daemon was started from if none is given.
+    pub binary: Option<PathBuf>,
+}
+
+/// What an upgrade did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Upgraded {
+    /// The supervisor that serves now.
+    pub pid: u32,
+}
+
 /// Why an order was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -172,6 +190,9 @@ pub enum Refusal {
     /// The configuration is not taken.
     #[error("{0}")]
     Config(String),
+    /// The next daemon did not get ready.
+    #[error("{0}")]
+    Upgrade(String),
     /// The flow table could not be read.
     #[error("the flow table cannot be read: {0}")]
     Flows(String),
@@ -217,6 +238,9 @@ pub trait Daemon: Send + Sync {
 
     /// Former configurations and the one in force, which comes last.
     fn revisions(&self) -> Later<'_, Result<Vec<Revision>, Refusal>>;
+
+    /// Starts another binary in this daemon's place.
+    fn upgrade(&self, binary: Option<PathBuf>) -> Later<'_, Result<Upgraded, Refusal>>;
 
     /// Makes a change, in the file as well if it is to persist.
     fn change(&self, change: ConfigChange, persist: bool) -> Later<'_, Result<Reloaded, Refusal>>;

@@ -29,6 +29,8 @@ pub enum Route {
     Rollback,
     /// Any key.
     Set,
+    /// Another binary.
+    Upgrade,
     /// A new backend.
     AddBackend,
     /// The end of one.
@@ -68,7 +70,7 @@ const fn entry(
 }
 
 /// All of them.
-pub const ROUTES: [Entry; 18] = [
+pub const ROUTES: [Entry; 19] = [
     entry("GET", "/v1/openapi.json", Route::OpenApi, "this description"),
     entry("GET", "/v1/status", Route::Status, "a snapshot of everything"),
     entry("GET", "/v1/workers", Route::Workers, "the workers"),
@@ -95,6 +97,7 @@ pub const ROUTES: [Entry; 18] = [
     ),
     entry("POST", "/v1/config/reload", Route::Reload, "takes the file anew"),
     entry("POST", "/v1/config/rollback", Route::Rollback, "takes a configuration back"),
+    entry("POST", "/v1/upgrade", Route::Upgrade, "starts another binary in this daemon's place"),
     entry(
         "POST",
         "/v1/services/{service}/backends",

@@ -86,6 +86,8 @@ pub struct Global {
     pub drain: Duration,
     /// How long nothing may be heard of a worker before it is killed; `None` for any time.
     pub worker_hang: Option<Duration>,
+    /// How long the daemon that follows at an upgrade may take to get ready.
+    pub upgrade_timeout: Duration,
     /// How long a worker serves before another one takes its place; `None` for any time.
     pub worker_lifetime: Option<Duration>,
     /// How much memory a worker may have, in bytes, before another one takes its place.

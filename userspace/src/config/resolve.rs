@@ -133,6 +133,7 @@ impl Resolver<'_> {
             tunnel_sources: self.tunnel_sources(global.tunnel_sources),
             trusted_proxies: global.trusted_proxies,
             drain: global.drain.0,
+            upgrade_timeout: global.upgrade_timeout.0,
             worker_hang: self.at_least("worker_hang", &global.worker_hang, Duration::from_secs(1)),
             worker_lifetime: self.at_least(
                 "worker_lifetime",

@@ -12,6 +12,7 @@ use steerage_common::abi::{FAMILY_IPV4, FAMILY_IPV6, ListenerKey};
 use steerage_common::limits::{LISTENERS, WORKERS};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
+use super::error::os_error;
 use super::{Error, Kernel, take};
 
 /// The program's name in the object.
@@ -73,7 +74,11 @@ impl Kernel {
         let row = self.seats.row(address)?;
         for (seat, socket) in sockets {
             let place = row * WORKERS as u32 + (seat % WORKERS) as u32;
-            self.seats.sockets.set(place, socket, 0).map_err(Error::map("SOCKETS"))?;
+            match self.seats.sockets.set(place, socket, 0) {
+                // One that a former daemon passed on has its seat, and keeps it.
+                Err(error) if os_error(&error) == Some(libc::EBUSY) => {}
+                outcome => outcome.map_err(Error::map("SOCKETS"))?,
+            }
             self.accept_program()?.attach(socket).map_err(Error::load)?;
         }
         Ok(())

@@ -375,10 +375,7 @@ async fn wait(client: &Client, line: &Line) -> Result<Beginning, End> {
         }
         if client.door.is_draining() && !is_told && !has_head {
             is_told = true;
-            if !client.gate.is_unused() {
-                return Poll::Ready(Err(End::Closed));
-            }
-            // The request of one that was accepted last may be on its way.
+            // A request may be on its way: its response says that it is the last.
             client.deadline.set(WARM);
         }
         client.deadline.poll_reached(cx).map(|()| {
@@ -406,7 +403,8 @@ async fn serve_http1(client: &Rc<Client>, line: &Rc<Line>) -> End {
         }
         let was_waiting = line.is_waiting();
         let mut pinned = Pin::new(&mut connection);
-        if client.door.is_draining() && !is_told {
+        // Without a request hyper would close at once, and with it the one that has begun to come.
+        if client.door.is_draining() && !is_told && client.open_requests.get() != 0 {
             is_told = true;
             pinned.as_mut().graceful_shutdown();
         }

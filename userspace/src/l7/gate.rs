@@ -76,11 +76,6 @@ impl Gate {
         self.guard.borrow().heads() > self.begun.get()
     }
 
-    /// Whether the client has asked for anything yet.
-    pub(super) fn is_unused(&self) -> bool {
-        self.begun.get() == 0
-    }
-
     pub(super) fn request_began(&self) {
         self.begun.set(self.begun.get() + 1);
     }

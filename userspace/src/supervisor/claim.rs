@@ -13,8 +13,9 @@ use super::Error;
 #[derive(Debug)]
 pub struct Claim {
     // Held for its lock.
-    _file: File,
+    file: File,
     path: PathBuf,
+    is_passed_on: bool,
 }
 
 impl Claim {
@@ -44,16 +45,49 @@ impl Claim {
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        file.set_len(0).map_err(failed)?;
-        file.rewind().map_err(failed)?;
-        writeln!(file, "{}", std::process::id()).map_err(failed)?;
-        Ok(Self { _file: file, path: path.to_owned() })
+        let mut claim = Self { file, path: path.to_owned(), is_passed_on: false };
+        claim.sign()?;
+        Ok(claim)
+    }
+
+    /// The claim of the daemon that this one follows. It is not given up by this one's failure.
+    #[must_use]
+    pub fn inherited(file: File, path: &Path) -> Self {
+        Self { file, path: path.to_owned(), is_passed_on: true }
+    }
+
+    /// Makes it this process's: the file says who holds it.
+    ///
+    /// # Errors
+    /// If the file can't be written.
+    pub fn sign(&mut self) -> Result<(), Error> {
+        let signed = (|| {
+            self.file.set_len(0)?;
+            self.file.rewind()?;
+            writeln!(self.file, "{}", std::process::id())
+        })();
+        signed.map_err(|source| Error::PidFile { path: self.path.clone(), source })?;
+        self.is_passed_on = false;
+        Ok(())
+    }
+
+    /// Leaves it to the daemon that follows this one.
+    pub fn pass_on(&mut self) {
+        self.is_passed_on = true;
+    }
+
+    /// The locked file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if !self.is_passed_on {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -73,6 +107,17 @@ mod tests {
         assert!(refused.contains(&std::process::id().to_string()), "{refused}");
         drop(claim);
         assert!(!path.exists());
+        let mut claim = Claim::take(&path).unwrap();
+        // The daemon that follows fails, then one does not; the lock is held throughout.
+        let heir = || Claim::inherited(claim.file().try_clone().unwrap(), &path);
+        drop(heir());
+        assert!(path.exists() && Claim::take(&path).is_err());
+        let mut heir = heir();
+        heir.sign().unwrap();
+        claim.pass_on();
+        drop(claim);
+        assert!(path.exists() && Claim::take(&path).is_err());
+        drop(heir);
         drop(Claim::take(&path).unwrap());
         std::fs::remove_dir_all(dir).unwrap();
     }

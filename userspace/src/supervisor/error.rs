@@ -129,6 +129,46 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// What a former daemon hands over does not arrive.
+    #[error(
+        "the running daemon does not hand over: {source}; `steerage upgrade` starts the next one"
+    )]
+    Handover {
+        /// What was missing.
+        source: io::Error,
+    },
+    /// The former daemon's tables are not what this one was compiled for.
+    #[error(
+        "the running daemon {version} has tables of layout {found}, this one knows layout {expected}: \
+         its flows cannot be taken over; restart instead, with this binary"
+    )]
+    OtherLayout {
+        /// The running daemon's version.
+        version: String,
+        /// Its layout.
+        found: u32,
+        /// This one's.
+        expected: u32,
+    },
+    /// An upgrade is of one instance.
+    #[error(
+        "the file's global.instance is {asked:?}, the running daemon's is {running:?}: an upgrade takes over \
+         one instance; start the other one beside it"
+    )]
+    OtherInstance {
+        /// What the file says.
+        asked: String,
+        /// What runs.
+        running: String,
+    },
+    /// The next daemon did not get ready.
+    #[error("{}: {why}; this daemon serves on", binary.display())]
+    Upgrade {
+        /// What was started.
+        binary: PathBuf,
+        /// Why it is not ready.
+        why: String,
+    },
     /// The daemon ends.
     #[error("the daemon is about to end")]
     Ending,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::handover::Inheritance;
 use super::listeners::Listening;
 use super::{Error, network};
 use crate::admin::server::bind_admin;
@@ -26,20 +27,34 @@ pub struct Front {
 }
 
 impl Front {
-    /// Opens and looks up all of it.
+    /// Opens and looks up all of it. What a former daemon hands over is not opened anew.
     ///
     /// # Errors
     /// Names what the host refuses.
-    pub fn open(model: &Model) -> Result<Self, Error> {
+    pub fn open(model: &Model, former: Option<&mut Inheritance>) -> Result<Self, Error> {
         let cpus = sys::cpus().map_err(Error::system("cannot list this process's CPUs"))?;
         let workers = model.global.workers.unwrap_or(cpus.len());
         let account = account(model)?;
         network::check_links(model)?;
-        let listening = Listening::open(model, workers, None)?;
-        let metrics = model.global.metrics.map(bind_metrics).transpose()?;
         let path = &model.global.admin;
-        let admin =
-            bind_admin(path).map_err(|source| Error::Admin { path: path.clone(), source })?;
+        let (mut passed, mut metrics, mut admin) = (Vec::new(), None, None);
+        if let Some(former) = former {
+            passed = former.state.sockets.iter().cloned().zip(former.sockets.drain(..)).collect();
+            metrics =
+                former.metrics.take().filter(|_| former.state.metrics == model.global.metrics);
+            admin = former.admin.take().filter(|_| former.state.admin == *path);
+        }
+        let listening = Listening::open(model, workers, None, passed)?;
+        let metrics = match (metrics, model.global.metrics) {
+            (None, Some(address)) => Some(bind_metrics(address)?),
+            (inherited, _) => inherited,
+        };
+        let admin = match admin {
+            Some(inherited) => inherited,
+            None => {
+                bind_admin(path).map_err(|source| Error::Admin { path: path.clone(), source })?
+            }
+        };
         Ok(Self { cpus, workers, account, listening, metrics, admin })
     }
 }

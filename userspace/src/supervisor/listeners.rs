@@ -19,6 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::warn;
 
 use super::Error;
+use super::handover::PassedSocket;
 use crate::config::Model;
 use crate::kernel::Kernel;
 use crate::worker;
@@ -68,9 +69,16 @@ fn places(model: &Model) -> Vec<(usize, SocketAddr, Place<'_>)> {
     places
 }
 
+fn place_of(socket: &PassedSocket) -> Place<'_> {
+    match socket.asked.port() {
+        0 => Place::Somewhere(&socket.listener, socket.asked, socket.nth),
+        _ => Place::At(socket.asked),
+    }
+}
+
 impl Listening {
     /// Binds every address of `model` once for each worker; those that `former`, of the configuration
-    /// before, has are taken over.
+    /// before, has are taken over, and those that a former daemon has `passed` on.
     ///
     /// # Errors
     /// Names the listener and address that could not be bound, and why.
@@ -78,6 +86,7 @@ impl Listening {
         model: &Model,
         workers: usize,
         former: Option<(&Self, &Model)>,
+        mut passed: Vec<(PassedSocket, TcpListener)>,
     ) -> Result<Self, Error> {
         let mut known: HashMap<Place<'_>, &Arc<Bound>> = HashMap::new();
         let mut all = Self::default();
@@ -93,7 +102,14 @@ impl Listening {
                     let listener = model.listeners[index].name.clone();
                     let number = all.next_number;
                     all.next_number += 1;
-                    let bound = Bound::open(number, address, workers)
+                    let inherited = |worker: usize| {
+                        let is_it = |(socket, _): &(PassedSocket, TcpListener)| {
+                            socket.worker == worker && place_of(socket) == place
+                        };
+                        let at = passed.iter().position(is_it)?;
+                        Some(passed.swap_remove(at).1)
+                    };
+                    let bound = Bound::open(number, address, workers, inherited)
                         .map_err(|source| Error::Bind { listener, address, source })?;
                     Arc::new(bound)
                 }
@@ -142,6 +158,35 @@ impl Listening {
         Ok(copies)
     }
 
+    /// Copies of all sockets, of the configuration `model`, for the daemon that follows this one.
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub fn pass_on(&self, model: &Model) -> std::io::Result<Vec<(PassedSocket, TcpListener)>> {
+        let mut passed = Vec::new();
+        for ((listener, asked, place), (_, bound)) in places(model).into_iter().zip(&self.bound) {
+            let nth = match place {
+                Place::Somewhere(.., nth) => nth,
+                Place::At(_) => 0,
+            };
+            for (worker, socket) in bound.sockets.iter().enumerate() {
+                let socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(socket) = &*socket else { continue };
+                let listener = model.listeners[listener].name.clone();
+                let told = PassedSocket { listener, asked, nth, worker };
+                passed.push((told, socket.try_clone()?));
+            }
+        }
+        Ok(passed)
+    }
+
+    /// Has [`Listening::steer`] do its work anew: another daemon's program may be at the sockets.
+    pub fn unsteer(&self) {
+        for (_, bound) in &self.bound {
+            bound.is_steered.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Has the kernel program choose the worker for each connection, where it does not yet. `seats` are
     /// the workers'. Where that fails the kernel's hash chooses, which is said once.
     pub fn steer(&self, kernel: &Mutex<Kernel>, seats: &[usize]) {
@@ -184,11 +229,19 @@ impl Listening {
 }
 
 impl Bound {
-    fn open(number: u32, address: SocketAddr, workers: usize) -> std::io::Result<Self> {
+    fn open(
+        number: u32,
+        address: SocketAddr,
+        workers: usize,
+        mut inherited: impl FnMut(usize) -> Option<TcpListener>,
+    ) -> std::io::Result<Self> {
         let sockets = Vec::with_capacity(workers);
         let mut bound = Self { number, address, sockets, is_steered: AtomicBool::new(false) };
-        for _ in 0..workers {
-            let socket = bind_one(bound.address)?;
+        for worker in 0..workers {
+            let socket = match inherited(worker) {
+                Some(socket) => socket,
+                None => bind_one(bound.address)?,
+            };
             // The system's choice of a port is one for all workers.
             bound.address = socket.local_addr()?;
             bound.sockets.push(Mutex::new(Some(socket)));
@@ -233,7 +286,8 @@ mod tests {
 
     #[test]
     fn all_workers_share_one_address() {
-        let listening = Listening::open(&model(&[("web", &["127.0.0.1:0"])]), 3, None).unwrap();
+        let listening =
+            Listening::open(&model(&[("web", &["127.0.0.1:0"])]), 3, None, Vec::new()).unwrap();
         let address = listening.addresses(1)[0][0];
         assert_ne!(address.port(), 0);
         for worker in 0..3 {
@@ -250,22 +304,43 @@ mod tests {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = other.local_addr().unwrap();
         let model = model(&[("web", &[&address.to_string()])]);
-        let message = Listening::open(&model, 2, None).unwrap_err().to_string();
+        let message = Listening::open(&model, 2, None, Vec::new()).unwrap_err().to_string();
         assert!(message.contains("\"web\"") && message.contains(&address.to_string()), "{message}");
     }
 
     #[test]
     fn an_address_keeps_its_sockets_whatever_its_listener() {
-        let free = Listening::open(&model(&[("x", &["127.0.0.1:0"])]), 1, None).unwrap();
+        let free =
+            Listening::open(&model(&[("x", &["127.0.0.1:0"])]), 1, None, Vec::new()).unwrap();
         let fixed = free.addresses(1)[0][0].to_string();
         drop(free);
         let before = model(&[("web", &[&fixed, "127.0.0.1:0"]), ("old", &["127.0.0.1:0"])]);
-        let first = Listening::open(&before, 2, None).unwrap();
+        let first = Listening::open(&before, 2, None, Vec::new()).unwrap();
         assert_eq!(numbers(&first), [(0, 0), (1, 0), (2, 1)]);
         let after = model(&[("new", &["127.0.0.1:0", &fixed]), ("old", &["127.0.0.1:0"])]);
-        let second = Listening::open(&after, 2, Some((&first, &before))).unwrap();
+        let second = Listening::open(&after, 2, Some((&first, &before)), Vec::new()).unwrap();
         assert_eq!(numbers(&second), [(3, 0), (0, 0), (2, 1)]);
         assert_eq!(second.addresses(2)[1], first.addresses(2)[1]);
         assert_eq!(second.of_worker(0, |number| number > 2).unwrap().len(), 1);
+    }
+
+    /// A connection that waits for the former daemon's workers is accepted by the next one's, of whom
+    /// there are more, at an address of which there are fewer.
+    #[test]
+    fn the_next_daemon_gets_the_same_queues() {
+        let before = model(&[("web", &["127.0.0.1:0", "127.0.0.1:0"])]);
+        let first = Listening::open(&before, 2, None, Vec::new()).unwrap();
+        let address = first.addresses(1)[0][0];
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let passed = first.pass_on(&before).unwrap();
+        assert_eq!(passed.len(), 4);
+        let after = model(&[("web", &["127.0.0.1:0"])]);
+        let second = Listening::open(&after, 3, None, passed).unwrap();
+        drop(first);
+        assert_eq!(second.addresses(1), [[address]]);
+        let accepted = (0..3).flat_map(|worker| second.of_worker(worker, |_| true).unwrap());
+        let accepted: Vec<_> = accepted.filter_map(|socket| socket.accept().ok()).collect();
+        assert_eq!(accepted.len(), 1);
+        assert_eq!(accepted[0].1, client.local_addr().unwrap());
     }
 }

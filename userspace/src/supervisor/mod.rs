@@ -10,6 +10,8 @@
 //! While it runs, the steward ([`steward`]) puts other configurations in force.
 //!
 //! Stop: workers drain, sockets go, pins stay. L4 forwarding goes on until `steerage detach`.
+//!
+//! Upgrade: another binary is started and follows this one ([`upgrade`], [`handover`]).
 
 mod change;
 mod claim;
@@ -19,6 +21,7 @@ mod file;
 mod front;
 mod guards;
 mod handout;
+mod handover;
 pub mod inherit;
 mod leavers;
 mod listeners;
@@ -29,20 +32,23 @@ mod publish;
 mod revisions;
 mod slots;
 mod steward;
+mod upgrade;
 mod view;
 mod vips;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::TcpListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use steerage_common::abi::SCHEMA_VERSION;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -50,12 +56,14 @@ use self::claim::Claim;
 use self::discovery::Answers;
 use self::front::Front;
 use self::handout::Handout;
+use self::handover::Inheritance;
 use self::leavers::Leavers;
 use self::listeners::Listening;
 use self::plane::Plane;
 use self::publish::{Publication, Rings};
 use self::revisions::Revisions;
 use self::steward::Steward;
+use self::upgrade::{AdminPath, Doors, Succession};
 use self::view::{InForce, View};
 use self::workers::{Lines, Phase, Post};
 use crate::admin::server::{serve_admin, serve_metrics};
@@ -64,6 +72,7 @@ use crate::config::Model;
 use crate::health::{Prober, targets};
 use crate::kernel::flows::Remembered;
 use crate::kernel::{self, Kernel, Settler};
+use crate::log;
 use crate::service::Placed;
 use crate::sys::{self, Account};
 use crate::worker::Plan;
@@ -74,23 +83,38 @@ pub use plane::instance_dir;
 /// Operators' wishes that wait while the configuration is changed.
 const WISHES_MAX: usize = 16;
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until it is told to stop. `channel` leads to a running one, which this one is to follow.
 ///
 /// # Errors
-/// If it could not start; nothing is left behind then.
-pub fn run(file: &Path) -> Result<(), Error> {
+/// If it could not start; nothing is left behind then, and a running one serves on.
+pub fn run(file: &Path, channel: Option<UnixStream>) -> Result<(), Error> {
+    let Some(channel) = channel else { return start(file, None) };
+    let answer = channel.try_clone().map_err(|source| Error::Handover { source })?;
+    let outcome =
+        Inheritance::receive(channel, SCHEMA_VERSION).and_then(|former| start(file, Some(former)));
+    if let Err(error) = &outcome {
+        handover::refuse(&answer, &error.to_string());
+    }
+    outcome
+}
+
+fn start(file: &Path, mut former: Option<Inheritance>) -> Result<(), Error> {
     let text = config::read(file)?;
     let model = config::parse(file, &text)?;
-    let origin = Origin { file: file.to_owned(), text };
+    log::start(model.global.log);
     let started = Instant::now();
-    let claim = Claim::take(&model.global.pid_file)?;
+    let mut claim = match &former {
+        None => Claim::take(&model.global.pid_file)?,
+        Some(former) => former.claim(&model)?,
+    };
     if let Err(error) = sys::raise_open_files() {
         warn!(%error, "the limit of open files stays as it is");
     }
-    let front = Front::open(&model)?;
+    let front = Front::open(&model, former.as_mut())?;
     let instance = instance_dir(&model);
     let pins_are_ours = !instance.exists();
-    let outcome = serve(model, origin, front, started);
+    let origin = Origin { file: file.to_owned(), text, former, started };
+    let outcome = serve(model, origin, front, &mut claim);
     if outcome.is_err()
         && pins_are_ours
         && instance.exists()
@@ -98,7 +122,6 @@ pub fn run(file: &Path) -> Result<(), Error> {
     {
         warn!(%error, "pins of the failed start could not be removed");
     }
-    drop(claim);
     outcome
 }
 
@@ -106,20 +129,14 @@ pub fn run(file: &Path) -> Result<(), Error> {
 struct Origin {
     file: PathBuf,
     text: String,
+    /// The daemon that this one follows.
+    former: Option<Inheritance>,
+    started: Instant,
 }
 
-/// Removes the admin socket when the daemon ends.
-struct AdminPath<'a>(&'a Path);
-
-impl Drop for AdminPath<'_> {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(self.0);
-    }
-}
-
-fn serve(asked: Model, origin: Origin, front: Front, started: Instant) -> Result<(), Error> {
-    let admin_path = asked.global.admin.clone();
-    let _admin_path = AdminPath(&admin_path);
+fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Result<(), Error> {
+    let Origin { file, text, mut former, started } = origin;
+    let mut admin_path = AdminPath::new(&asked, former.as_ref());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -127,7 +144,9 @@ fn serve(asked: Model, origin: Origin, front: Front, started: Instant) -> Result
     let mut answers = Answers::new();
     runtime.block_on(discovery::ask_first(&asked, &mut answers));
     let model = discovery::with_found(&asked, &answers);
-    let plane = Plane::open(&model, 2 * front.workers)?;
+    let worker_lines = 2 * front.workers;
+    let memory = former.as_mut().and_then(|former| former.memory(worker_lines));
+    let plane = Plane::open(&model, worker_lines, memory)?;
     let (region, kernel) = (plane.region.clone(), plane.kernel.as_deref());
     region.control().schema_version.store(SCHEMA_VERSION, Ordering::Relaxed);
     region.control().supervisor_pid.store(std::process::id(), Ordering::Relaxed);
@@ -146,17 +165,23 @@ fn serve(asked: Model, origin: Origin, front: Front, started: Instant) -> Result
 
     let epoch = region.control().supervisor_epoch.load(Ordering::Relaxed).wrapping_add(1);
     let forwards = !in_force.links.is_empty();
-    let (seats, lines) = Lines::share_out(region.clone(), front.workers);
+    let (given, lines) = Lines::share_out(region.clone(), front.workers);
+    let seats = former.as_ref().map_or(&[][..], |former| &former.state.seats);
+    let seats = workers::seats(&given, seats);
     if let Some(kernel) = kernel {
         front.listening.steer_only(kernel);
         front.listening.steer(kernel, &seats);
     }
     let handout = first_handout(&in_force, front.listening)?;
     let (handouts, handed) = watch::channel(Arc::new(handout));
-    let crew = Crew { cpus: &front.cpus, seats: &seats, account: front.account, epoch };
+    let crew =
+        Crew { cpus: &front.cpus, given: &given, seats: &seats, account: front.account, epoch };
     let (posts, served) = posts(&plane, &crew, lines, &handed);
     drop(handed);
     let (wish, wishes) = mpsc::channel(WISHES_MAX);
+    let (follow, is_followed) = oneshot::channel();
+    let doors = Doors::copy(claim, &front.admin, front.metrics.as_ref(), &plane)
+        .map_err(Error::system("cannot keep copies of open files for an upgrade"))?;
     let view = Arc::new(View {
         in_force: RwLock::new(Arc::new(in_force)),
         region,
@@ -168,9 +193,12 @@ fn serve(asked: Model, origin: Origin, front: Front, started: Instant) -> Result
     });
     let steward = Steward {
         view: view.clone(),
-        file: origin.file,
-        revisions: Revisions::new(origin.text.clone()),
-        text: origin.text,
+        file,
+        revisions: Revisions::new(text.clone()),
+        text,
+        binary: sys::binary(),
+        doors,
+        follow,
         seats,
         handouts,
         served,
@@ -181,13 +209,26 @@ fn serve(asked: Model, origin: Origin, front: Front, started: Instant) -> Result
         asked,
         answers,
     };
-    runtime.block_on(supervise(view, posts, steward, (front.admin, front.metrics)))?;
-    if forwards {
-        info!("stopped; L4 forwarding goes on until `steerage detach`");
-    } else {
-        info!("stopped");
+    let front = (front.admin, front.metrics);
+    let supervised = Supervised { view, posts, steward, front, former, is_followed };
+    let end = runtime.block_on(supervise(supervised, claim, &mut admin_path))?;
+    match end {
+        End::Followed => {
+            claim.pass_on();
+            admin_path.pass_on();
+            info!("ended: the next daemon serves");
+        }
+        End::Stopped if forwards => info!("stopped; L4 forwarding goes on until `steerage detach`"),
+        End::Stopped => info!("stopped"),
     }
     Ok(())
+}
+
+/// How the daemon ended.
+enum End {
+    Stopped,
+    /// Another one does its work.
+    Followed,
 }
 
 fn first_handout(in_force: &InForce, listening: Listening) -> Result<Handout, Error> {
@@ -220,7 +261,9 @@ fn attach(
 /// Who and where the workers are.
 struct Crew<'a> {
     cpus: &'a [usize],
-    /// Of each, its first line in the region and its place at listening sockets.
+    /// Of each, its first line in the region.
+    given: &'a [usize],
+    /// Of each, its place at listening sockets.
     seats: &'a [usize],
     account: Option<Account>,
     epoch: u32,
@@ -234,10 +277,11 @@ fn posts(
     handouts: &watch::Receiver<Arc<Handout>>,
 ) -> (Vec<Post>, Vec<watch::Receiver<u64>>) {
     let (lines, turnover) = (Arc::new(lines), Arc::new(Semaphore::new(1)));
-    let post = |(number, seat): (usize, &usize)| {
+    let post = |(number, (line, seat)): (usize, (&usize, &usize))| {
         let (served, is_served) = watch::channel(0);
         let post = Post {
             number,
+            line: *line,
             seat: *seat,
             workers: crew.seats.len(),
             epoch: crew.epoch,
@@ -252,23 +296,32 @@ fn posts(
         };
         (post, is_served)
     };
-    crew.seats.iter().enumerate().map(post).unzip()
+    crew.given.iter().zip(crew.seats).enumerate().map(post).unzip()
 }
 
-/// Starts the workers, then waits for signals.
-async fn supervise(
+/// All that the event loop needs.
+struct Supervised {
     view: Arc<View>,
     posts: Vec<Post>,
     steward: Steward,
-    (admin, metrics): (std::os::unix::net::UnixListener, Option<std::net::TcpListener>),
-) -> Result<(), Error> {
+    front: (UnixListener, Option<TcpListener>),
+    former: Option<Inheritance>,
+    is_followed: oneshot::Receiver<Succession>,
+}
+
+/// Starts the workers, then waits for signals, or for the daemon that follows.
+async fn supervise(
+    supervised: Supervised,
+    claim: &mut Claim,
+    admin_path: &mut AdminPath,
+) -> Result<End, Error> {
+    let Supervised { view, posts, steward, front, former, mut is_followed } = supervised;
     let count = posts.len();
     let (phase, is_phase) = watch::channel(Phase::Running);
     let (ready, mut is_ready) = mpsc::channel(count.max(1));
     let mut interrupts = Signals::new().map_err(Error::system("cannot listen for signals"))?;
     // Until the steward is at work they wait.
-    let hangups =
-        signal(SignalKind::hangup()).map_err(Error::system("cannot listen for signals"))?;
+    let asked = Asked::new().map_err(Error::system("cannot listen for signals"))?;
     let mut workers = JoinSet::new();
     for post in posts {
         workers.spawn(workers::keep(Arc::new(post), is_phase.clone(), ready.clone()));
@@ -281,11 +334,17 @@ async fn supervise(
                 stop_all(&phase, &mut workers).await;
                 return Err(error);
             }
-            () = interrupts.next() => return drained(&phase, &mut workers, &mut interrupts).await,
+            () = interrupts.next() => return stop(&phase, &mut workers, &mut interrupts).await,
         }
     }
-    let mut servers = start_servers(&view, admin, metrics)?;
-    let steward = servers.spawn(steward.run(hangups));
+    if let Some(former) = &former {
+        former.follow().await;
+        former.remove_others(&view.in_force().model);
+    }
+    claim.sign()?;
+    admin_path.hold();
+    let mut servers = start_servers(&view, front.0, front.1)?;
+    let steward = servers.spawn(steward.run(asked));
     view.region.control().supervisor_epoch.store(view.supervisor_epoch, Ordering::Release);
     info!(workers = count, generation = view.region.generation(), "ready");
     loop {
@@ -293,7 +352,15 @@ async fn supervise(
             () = interrupts.next() => {
                 // It would open listening sockets that nobody serves.
                 steward.abort();
-                return drained(&phase, &mut workers, &mut interrupts).await;
+                return stop(&phase, &mut workers, &mut interrupts).await;
+            }
+            Ok(succession) = &mut is_followed => {
+                // What the two would do twice; answers that operators wait for are on their way.
+                servers.abort_all();
+                drop(view.prober.update(Vec::new()));
+                succession.go();
+                finish(&phase, &mut workers, &mut interrupts).await;
+                return Ok(End::Followed);
             }
             Some(outcome) = workers.join_next() => {
                 if let Ok(Err(error)) = outcome {
@@ -311,8 +378,8 @@ async fn supervise(
 /// The admin socket, the metrics and the kernel's events; they end when the set is dropped.
 fn start_servers(
     view: &Arc<View>,
-    admin: std::os::unix::net::UnixListener,
-    metrics: Option<std::net::TcpListener>,
+    admin: UnixListener,
+    metrics: Option<TcpListener>,
 ) -> Result<JoinSet<()>, Error> {
     let mut servers = JoinSet::new();
     let view = view.clone();
@@ -336,17 +403,27 @@ fn start_servers(
 }
 
 /// Drains; a second signal ends it at once.
-async fn drained(
+async fn stop(
     phase: &watch::Sender<Phase>,
     workers: &mut JoinSet<Result<(), Error>>,
     interrupts: &mut Signals,
-) -> Result<(), Error> {
+) -> Result<End, Error> {
     info!("stopping: workers finish what they have begun; a second signal stops at once");
+    finish(phase, workers, interrupts).await;
+    Ok(End::Stopped)
+}
+
+/// Waits until all workers have finished, which a signal makes them do at once.
+async fn finish(
+    phase: &watch::Sender<Phase>,
+    workers: &mut JoinSet<Result<(), Error>>,
+    interrupts: &mut Signals,
+) {
     phase.send_replace(Phase::Draining);
     loop {
         tokio::select! {
             next = workers.join_next() => if next.is_none() {
-                return Ok(());
+                return;
             },
             () = interrupts.next() => {
                 phase.send_replace(Phase::Killing);
@@ -360,10 +437,24 @@ async fn stop_all(phase: &watch::Sender<Phase>, workers: &mut JoinSet<Result<(),
     while workers.join_next().await.is_some() {}
 }
 
+/// SIGHUP and SIGUSR2: what operators ask of the steward.
+#[derive(Debug)]
+struct Asked {
+    hangup: Signal,
+    upgrade: Signal,
+}
+
+impl Asked {
+    fn new() -> io::Result<Self> {
+        let upgrade = signal(SignalKind::user_defined2())?;
+        Ok(Self { hangup: signal(SignalKind::hangup())?, upgrade })
+    }
+}
+
 /// SIGTERM and SIGINT.
 struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+    terminate: Signal,
+    interrupt: Signal,
 }
 
 impl Signals {

@@ -2,6 +2,7 @@
 //! decides over a backend. So they are in force in both planes with the swap, and outlive the daemon.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::Error;
 use super::steward::Wish;
 use super::view::{InForce, View};
 use crate::admin::order::{
-    Action, ConfigChange, Daemon, Later, Refusal, Reloaded, Remaining, Revision, Terms,
+    Action, ConfigChange, Daemon, Later, Refusal, Reloaded, Remaining, Revision, Terms, Upgraded,
 };
 use crate::config::model::{Mode, Service};
 use crate::config::plan::Change;
@@ -108,6 +109,14 @@ impl Daemon for View {
 
     fn revisions(&self) -> Later<'_, Result<Vec<Revision>, Refusal>> {
         Box::pin(self.ask(Wish::Revisions))
+    }
+
+    fn upgrade(&self, binary: Option<PathBuf>) -> Later<'_, Result<Upgraded, Refusal>> {
+        let wish = move |answer| Wish::Upgrade(binary, answer);
+        Box::pin(async {
+            let upgraded = self.ask(wish).await;
+            upgraded.map_err(|refusal| Refusal::Upgrade(refusal.to_string()))
+        })
     }
 
     fn change(&self, change: ConfigChange, persist: bool) -> Later<'_, Result<Reloaded, Refusal>> {

@@ -30,11 +30,12 @@ pub fn instance_dir(model: &Model) -> PathBuf {
 
 impl Plane {
     /// Loads the kernel half, or makes a region in memory if there is none to be had and no vip
-    /// needs one. `worker_lines` is how many workers have counters of their own.
+    /// needs one. `worker_lines` is how many workers have counters of their own. `memory` is the region of
+    /// a former daemon that had no eBPF either.
     ///
     /// # Errors
     /// If a vip needs eBPF and there is none, or the region can't be mapped.
-    pub fn open(model: &Model, worker_lines: usize) -> Result<Self, Error> {
+    pub fn open(model: &Model, worker_lines: usize, memory: Option<Fds>) -> Result<Self, Error> {
         let options = kernel::Options {
             instance_dir: instance_dir(model),
             cells: (worker_lines * SLOTS) as u32,
@@ -57,7 +58,8 @@ impl Plane {
                     "no eBPF: health is shared by plain memory and ends with the daemon, and \
                      connections are spread over the workers by hash"
                 );
-                (None, Fds::in_memory(worker_lines).map_err(Error::Region)?)
+                let fresh = || Fds::in_memory(worker_lines).map_err(Error::Region);
+                (None, memory.map_or_else(fresh, Ok)?)
             }
         };
         let region = Region::map(&fds, worker_lines).map_err(Error::Region)?;

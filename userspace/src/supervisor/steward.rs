@@ -20,7 +20,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use steerage_common::slot::Slot;
-use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
@@ -32,9 +31,10 @@ use super::leavers::Leavers;
 use super::listeners::Listening;
 use super::publish::{Publication, Published, Rings};
 use super::revisions::Revisions;
+use super::upgrade::{Doors, Succession};
 use super::view::{InForce, View};
-use super::{instance_dir, network};
-use crate::admin::order::{ConfigChange, Reloaded, Revision};
+use super::{Asked, instance_dir, network};
+use crate::admin::order::{ConfigChange, Reloaded, Revision, Upgraded};
 use crate::config::model::Check;
 use crate::config::plan::{self, Change};
 use crate::config::{self, Model};
@@ -66,6 +66,8 @@ pub enum Wish {
     Diff(oneshot::Sender<Result<Vec<Change>, Error>>),
     /// To make a change, in the file too if that is wished.
     Change(ConfigChange, bool, oneshot::Sender<Result<Reloaded, Error>>),
+    /// To start another binary in this one's place.
+    Upgrade(Option<PathBuf>, oneshot::Sender<Result<Upgraded, Error>>),
     /// To say which configurations can be taken back.
     Revisions(oneshot::Sender<Result<Vec<Revision>, Error>>),
     /// To show the text in force.
@@ -81,6 +83,12 @@ pub struct Steward {
     pub file: PathBuf,
     /// What it held when it was last read.
     pub text: String,
+    /// The binary that was started.
+    pub binary: PathBuf,
+    /// What the daemon that follows is given, beside the listening sockets.
+    pub doors: Doors,
+    /// Told when one follows.
+    pub follow: oneshot::Sender<Succession>,
     /// The texts that were in force.
     pub revisions: Revisions,
     /// The workers' places at listening sockets.
@@ -104,8 +112,8 @@ pub struct Steward {
 }
 
 impl Steward {
-    /// Serves for ever.
-    pub async fn run(mut self, mut hangups: Signal) {
+    /// Serves until another daemon follows.
+    pub async fn run(mut self, mut asked: Asked) {
         self.leavers.drain(&self.view.region);
         let mut file = FileWatch::new(&self.file);
         let (mut discovery, mut found) = Discovery::new();
@@ -123,10 +131,22 @@ impl Steward {
                     Wish::Change(change, persist, answer) => {
                         drop(answer.send(self.change(change, persist).await));
                     }
+                    Wish::Upgrade(binary, answer) => match self.upgrade(binary).await {
+                        Ok(succession) => {
+                            let _ = answer.send(Ok(Upgraded { pid: succession.pid }));
+                            let _ = self.follow.send(succession);
+                            return;
+                        }
+                        Err(error) => drop(answer.send(Err(error))),
+                    },
                     Wish::Revisions(answer) => drop(answer.send(Ok(self.revisions.list()))),
                     Wish::Text(answer) => drop(answer.send(Ok(self.revisions.text().to_owned()))),
                 },
-                _ = hangups.recv() => drop(self.reload("SIGHUP").await),
+                _ = asked.hangup.recv() => drop(self.reload("SIGHUP").await),
+                _ = asked.upgrade.recv() => if let Ok(succession) = self.upgrade(None).await {
+                    let _ = self.follow.send(succession);
+                    return;
+                },
                 () = file.changed() => self.look_at_file().await,
                 _ = looks.tick(), if !self.leavers.is_empty() => {
                     look = look.wrapping_add(1);
@@ -205,7 +225,7 @@ impl Steward {
         })
     }
 
-    async fn put_in_force(
+    pub(super) async fn put_in_force(
         &mut self,
         view: &View,
         now: &InForce,
@@ -214,7 +234,7 @@ impl Steward {
         self.check_vips(&model)?;
         let former = self.handouts.borrow().clone();
         let open = Some((&former.listening, &now.model));
-        let listening = Listening::open(&model, self.seats.len(), open)?;
+        let listening = Listening::open(&model, self.seats.len(), open, Vec::new())?;
         for (worker, served) in self.served.iter().enumerate() {
             // Nobody would accept from the sockets of a post that was given up.
             if served.has_changed().is_err() {

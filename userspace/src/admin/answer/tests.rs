@@ -9,7 +9,7 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::super::client::{self, Error};
-use super::super::order::{Later, Remaining, Revision};
+use super::super::order::{Later, Remaining, Revision, Upgraded};
 use super::super::routes::Entry;
 use super::super::server::{bind_admin, serve_admin};
 use super::*;
@@ -66,6 +66,11 @@ impl Daemon for Fake {
 
     fn text(&self) -> Later<'_, Result<String, Refusal>> {
         Box::pin(async { Ok("# nothing\n".into()) })
+    }
+
+    fn upgrade(&self, binary: Option<PathBuf>) -> Later<'_, Result<Upgraded, Refusal>> {
+        assert_eq!(binary.as_deref(), Some(Path::new("/usr/bin/steerage")));
+        Box::pin(async { Ok(Upgraded { pid: 7 }) })
     }
 
     fn revisions(&self) -> Later<'_, Result<Vec<Revision>, Refusal>> {
@@ -237,6 +242,7 @@ fn described(route: Route, schemas: &mut SchemaGenerator) -> Described {
         Route::Diff => Some((JSON, of::<Vec<Change>>(schemas))),
         Route::Revisions => Some((JSON, of::<Vec<Revision>>(schemas))),
         Route::Remaining => Some((JSON, of::<Remaining>(schemas))),
+        Route::Upgrade => Some((JSON, of::<Upgraded>(schemas))),
         Route::Drain | Route::Maintenance | Route::Undrain => None,
         _ => Some((JSON, of::<Reloaded>(schemas))),
     };
@@ -250,6 +256,7 @@ fn described(route: Route, schemas: &mut SchemaGenerator) -> Described {
         Route::AddBackend => {
             Some((JSON, of::<NewBackend>(schemas), r#"{"address":"10.0.0.3:80","weight":2}"#))
         }
+        Route::Upgrade => Some((JSON, of::<Upgrade>(schemas), r#"{"binary":"/usr/bin/steerage"}"#)),
         Route::Weight => Some((JSON, of::<Weight>(schemas), r#"{"weight":2}"#)),
         Route::Drain => Some((JSON, of::<Terms>(schemas), r#"{"deadline_ms":5}"#)),
         _ => None,
@@ -291,6 +298,9 @@ fn operation(entry: &Entry, schemas: &mut SchemaGenerator) -> Value {
         }
         Route::Remaining => refusals
             .extend([(404, "there is no such backend"), (500, "the flow table cannot be read")]),
+        Route::Upgrade => {
+            refusals.push((422, "the binary did not get ready, and why; the daemon serves on"));
+        }
         Route::Reload | Route::Diff => refusals.push((422, "the file is not taken, and why")),
         route if changes_config(route) => {
             refusals.push((422, "the configuration is not taken, and why; nothing has changed"));

@@ -48,6 +48,21 @@ impl Lines {
     }
 }
 
+/// The places of workers' sockets in the kernel's table: those of a former daemon's workers stay, as their
+/// sockets do; further ones take places that nobody has.
+#[must_use]
+pub fn seats(lines: &[usize], former: &[usize]) -> Vec<usize> {
+    let mut seats: Vec<usize> = former.iter().copied().take(lines.len()).collect();
+    let mut others = lines.iter().copied().chain(0..WORKERS);
+    while seats.len() < lines.len() {
+        let Some(other) = others.next() else { break };
+        if !seats.contains(&other) && !former.contains(&other) {
+            seats.push(other);
+        }
+    }
+    seats
+}
+
 fn is_used(region: &Region, line: usize) -> bool {
     let pid = region.worker(line).pid.load(Ordering::Relaxed);
     pid != 0 && std::path::Path::new(&format!("/proc/{pid}")).exists()
@@ -94,5 +109,14 @@ mod tests {
         assert_eq!(lines.claim(), Some(one));
         region.worker(1).pid.store(0, Ordering::Relaxed);
         assert_eq!(lines.claim(), Some(1));
+    }
+
+    #[test]
+    fn places_at_sockets_stay_with_the_sockets() {
+        assert_eq!(seats(&[0, 1], &[]), [0, 1]);
+        assert_eq!(seats(&[2, 3], &[0, 1]), [0, 1]);
+        assert_eq!(seats(&[2, 3, 4], &[5, 2]), [5, 2, 3]);
+        assert_eq!(seats(&[2], &[0, 1]), [0]);
+        assert_eq!(seats(&[1, 2], &[1]), [1, 2]);
     }
 }

@@ -25,7 +25,7 @@ use crate::region::{Fds, Region};
 use crate::sys::Account;
 use crate::worker::{DRAIN, RETIRE};
 
-pub use lines::Lines;
+pub use lines::{Lines, seats};
 use process::{Event, Process};
 use wear::Wear;
 
@@ -57,7 +57,9 @@ pub enum Phase {
 pub struct Post {
     /// The worker's number, from 0.
     pub number: usize,
-    /// The place of its sockets in the kernel's table, and the first worker's line in the region.
+    /// The first worker's line in the region.
+    pub line: usize,
+    /// The place of its sockets in the kernel's table.
     pub seat: usize,
     /// How many workers there are.
     pub workers: usize,
@@ -93,7 +95,7 @@ pub async fn keep(
     ready: mpsc::Sender<usize>,
 ) -> Result<(), Error> {
     let mut ready = Some(ready);
-    let mut line = post.seat;
+    let mut line = post.line;
     let mut deaths = Deaths::default();
     // Those who finish what they are at while their successor serves.
     let mut retired = JoinSet::new();
