@@ -608,6 +608,38 @@ pub const fn serves(protocol: u8) -> u32 {
     }
 }
 
+/// Reports in a [`ReportLine`].
+pub const REPORTS_KEPT: usize = 16;
+
+/// `REPORTS[worker]`: sources that a worker wants to be held back, the latest of them. Written by that
+/// worker alone; read by the supervisor.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ReportLine {
+    /// How many there were; the next one goes to that place, modulo [`REPORTS_KEPT`].
+    pub written: u64,
+    /// Zero.
+    pub reserved: [u64; 7],
+    /// The reports.
+    pub reports: [Report; REPORTS_KEPT],
+}
+
+/// A source that is to be held back.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Report {
+    /// Its address.
+    pub address: [u8; 16],
+    /// [`FAMILY_IPV4`] or [`FAMILY_IPV6`].
+    pub family: u32,
+    /// Packets a second that it may send meanwhile; 0 for none.
+    pub packets: u32,
+    /// For how long.
+    pub hold_ms: u64,
+}
+
 /// Words of `VIP_FILTER`: with the most vips one address in 64 that is none looks like one.
 pub const VIP_FILTER_WORDS: usize = VIPS;
 
@@ -1000,6 +1032,7 @@ const _: () = {
     assert!(size_of::<Source>() == 24);
     assert!(size_of::<OffenderKey>() == 24);
     assert!(size_of::<Offender>() == 32);
+    assert!(size_of::<ReportLine>() == 64 + 32 * REPORTS_KEPT);
     assert!(size_of::<ServerIdKey>() == 24);
     assert!(size_of::<ServerId>() == 8);
     assert!(size_of::<RingLine>() == 64);

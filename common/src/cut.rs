@@ -61,6 +61,28 @@ cuts! {
     Drained = 12, "drained";
 }
 
+impl Cut {
+    /// Whether no client does that by mistake.
+    #[must_use]
+    pub const fn is_flood(self) -> bool {
+        match self {
+            Self::ResetFlood
+            | Self::ContinuationFlood
+            | Self::DataFlood
+            | Self::SettingsFlood
+            | Self::PingFlood
+            | Self::FrameFlood => true,
+            Self::Http2Protocol
+            | Self::ResponseStall
+            | Self::BodyTimeout
+            | Self::TunnelIdle
+            | Self::TunnelHalfClosed
+            | Self::BackendOut
+            | Self::Drained => false,
+        }
+    }
+}
+
 const _: () = assert!(Cut::ALL.len() <= CUTS_MAX);
 
 #[cfg(test)]

@@ -36,6 +36,9 @@ pub const SERVER_IDS: usize = 4 * SLOTS;
 /// as many are reassembled at a time, however they interleave.
 pub const FRAGMENTS: usize = 1 << 13;
 
+/// For how long L7 may have an address held back, in milliseconds.
+pub const OFFENDER_HOLD_MS_MAX: u64 = 60_000;
+
 /// Worker processes of one host, and so lines in the worker table; twice the cores of a large
 /// machine, because old workers drain beside new ones.
 pub const WORKERS: usize = 256;

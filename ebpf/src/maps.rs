@@ -12,6 +12,7 @@
 //! | `CELLS` | worker × slot | workers (not read here) |
 //! | `LISTENERS` | address, port | supervisor |
 //! | `SOCKETS` | row of the listener × worker's seat | supervisor |
+//! | `REPORTS` | worker | workers (not read here) |
 //! | `VIPS` | address, port, protocol | supervisor |
 //! | `ADDRESSES` | address that has vips | supervisor |
 //! | `VIP_FILTER` | hash of an address / 64; then how often vips changed | supervisor |
@@ -49,8 +50,9 @@ use steerage_common::{
     abi::{
         AddressKey, BackendTable, Cell, Control, Crew, Flood, Flow, FlowKey, FragmentKey,
         Fragmented, Guard, HealthWord, ListenerKey, Nat, NatKey, NeighborEvent, Offender,
-        OffenderKey, RING_LINES, RINGS_MAX, Reason, Refusals, RingLine, ServerId, ServerIdKey,
-        ServiceLine, Source, SourceKey, Traffic, VIP_FILTER_WORDS, Vip, VipKey, WorkerLine,
+        OffenderKey, RING_LINES, RINGS_MAX, Reason, Refusals, ReportLine, RingLine, ServerId,
+        ServerIdKey, ServiceLine, Source, SourceKey, Traffic, VIP_FILTER_WORDS, Vip, VipKey,
+        WorkerLine,
     },
     limits,
 };
@@ -112,6 +114,9 @@ pub static CREW: Array<Crew, 1, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub static WORKERS: Array<WorkerLine, { limits::WORKERS }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static REPORTS: Array<ReportLine, { limits::WORKERS }, MMAPABLE> = Array::new();
 
 /// The loader sets the number of entries: workers × slots.
 #[btf_map]

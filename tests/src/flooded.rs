@@ -100,6 +100,8 @@ pub struct Outcome {
     pub took: Vec<Duration>,
     /// SYNs that the flood sent.
     pub flooded: u64,
+    /// For how long it did.
+    pub flooded_for: Duration,
     /// Connections that were opened to backends, or seemed to be.
     pub flows: u64,
     /// Entries in the flow tables before and after.
@@ -138,6 +140,7 @@ pub fn play(case: Case, rates: &Rates) -> Result<Outcome> {
         Ok(())
     })?;
     let table_before = entries(&stand)?;
+    let flood_began = Instant::now();
     let SocketAddr::V4(target) = l4() else { bail!("the vip is of IPv4") };
     let flood = match case.origin() {
         None => None,
@@ -159,6 +162,7 @@ pub fn play(case: Case, rates: &Rates) -> Result<Outcome> {
     wait::for_condition("the span to pass", rates.span + WITHIN, || begun.elapsed() > rates.span)?;
     let shots = load.stop();
     let flooded = flood.as_ref().map_or(0, Flood::sent);
+    let flooded_for = flood_began.elapsed();
     let table_after = entries(&stand)?;
     drop(flood);
     let status = stand.daemon.status()?;
@@ -170,6 +174,7 @@ pub fn play(case: Case, rates: &Rates) -> Result<Outcome> {
         failed: failures(&shots),
         took,
         flooded,
+        flooded_for,
         flows: status["vips"][0]["l4"]["flows"].as_u64().context("status counts flows")?,
         table: (table_before, table_after),
         reasons: reasons(&status),

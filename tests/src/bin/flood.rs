@@ -53,7 +53,7 @@ fn main() -> Result<()> {
         let asked = outcome.asked.max(1);
         let ok = 100.0 * (asked - failed) as f64 / asked as f64;
         let ms = |share: f64| outcome.quantile(share).as_secs_f64() * 1e3;
-        let per_second = outcome.flooded / seconds.max(1);
+        let per_second = (outcome.flooded as f64 / outcome.flooded_for.as_secs_f64()) as u64;
         let dropped: u64 =
             ["challenged", "syn_rate", "no_port"].iter().map(|reason| outcome.reason(reason)).sum();
         let (before, after) = outcome.table;

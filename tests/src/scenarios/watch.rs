@@ -137,6 +137,7 @@ fn fds(pins: &Path) -> Result<Fds> {
         services: fd("SERVICES")?,
         crew: fd("CREW")?,
         workers: fd("WORKERS")?,
+        reports: fd("REPORTS")?,
         cells: fd("CELLS")?,
     })
 }

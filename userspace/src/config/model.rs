@@ -25,7 +25,7 @@ use crate::net::Io;
 pub use action::{Action, HeaderRules, HostHeader, Piece, Redirect, Rewrite, Template};
 pub use discover::{Discover, Records};
 pub use forwarding::{Forwarding, RequestId, Via};
-pub use guard::{Guard, Prefix, Rate, SynFlood};
+pub use guard::{Guard, Offenders, Prefix, Rate, SynFlood};
 pub use probe::{
     Authorities, Check, CheckKind, GrpcCheck, HttpCheck, PROBE_BODY_MAX, Probe, ProbeMethod,
     TlsCheck, Trust,
@@ -46,6 +46,14 @@ pub struct Model {
     pub vips: Vec<Vip>,
     /// Groups of backends.
     pub services: Vec<Service>,
+}
+
+impl Model {
+    /// Whether the packet programs have anything to do.
+    #[must_use]
+    pub fn has_l4(&self) -> bool {
+        !self.vips.is_empty() || self.listeners.iter().any(|listener| listener.interface.is_some())
+    }
 }
 
 /// What concerns the daemon as a whole.
@@ -146,6 +154,12 @@ pub struct Listener {
     pub timeouts: ListenerTimeouts,
     /// How much clients may ask.
     pub limits: ListenerLimits,
+    /// When addresses are held back.
+    pub offenders: Offenders,
+    /// The link on which a guard looks at clients' packets; `None` if none does.
+    pub interface: Option<String>,
+    /// What its clients may do, if that is not [`Model::guard`].
+    pub guard: Option<Guard>,
     /// Limits of clients that speak HTTP/2.
     pub http2: Http2,
     /// What is added to requests.

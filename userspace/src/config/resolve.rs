@@ -50,7 +50,9 @@ pub fn resolve(
     let server_ids = std::mem::take(&mut resolver.server_ids);
     resolver.check_server_ids(&services, &vips, &server_ids);
     let guard = file.guard.map(|guard| resolver.guard(guard, None)).unwrap_or_default();
-    resolver.check_lists(vips.iter().filter_map(|vip| vip.guard.as_ref()).chain([&guard]));
+    let of_vips = vips.iter().filter_map(|vip| vip.guard.as_ref());
+    let of_listeners = listeners.iter().filter_map(|listener| listener.guard.as_ref());
+    resolver.check_lists(of_vips.chain(of_listeners).chain([&guard]));
     let global = resolver.global(file.global);
     let mut problems = resolver.problems;
     if listeners.is_empty() && vips.is_empty() && problems.is_empty() {
@@ -415,6 +417,9 @@ impl Resolver<'_> {
                     body_grace: listener.timeouts.body_grace.0,
                 },
                 limits: self.limits(listener.limits),
+                offenders: self.offenders(&listener.offenders),
+                guard: self.listener_guard(listener.guard, listener.interface.as_ref()),
+                interface: listener.interface.map(|name| self.interface(name)),
                 http2: self.http2(listener.http2),
                 forwarding: self.forwarding(listener.forwarding),
                 error_pages: self.error_pages(listener.error_pages, &replies.pages),
@@ -523,10 +528,6 @@ impl Resolver<'_> {
                     format!("address: {address} is the address of vip {other:?} already"),
                 );
             }
-            // IFNAMSIZ leaves 15 bytes for a name.
-            if !(1..=15).contains(&vip.interface.get_ref().len()) {
-                self.problem(vip.interface.span(), "interface: must be a link's name, as \"eth0\"");
-            }
             let Some(service) = self.service_index(&vip.service, names) else { continue };
             let foreign = services[service]
                 .backends
@@ -556,13 +557,21 @@ impl Resolver<'_> {
                 encapsulation: vip.encapsulation.map(Spanned::into_inner).unwrap_or_default(),
                 flow_table: vip.flow_table,
                 no_backend: vip.no_backend,
-                interface: vip.interface.into_inner(),
+                interface: self.interface(vip.interface),
                 guard: vip.guard.map(|guard| self.guard(guard, Some(*vip.protocol.get_ref()))),
                 protocol: vip.protocol.into_inner(),
                 service,
             });
         }
         resolved
+    }
+
+    fn interface(&mut self, name: Spanned<String>) -> String {
+        // IFNAMSIZ leaves 15 bytes for a name.
+        if !(1..=15).contains(&name.get_ref().len()) {
+            self.problem(name.span(), "interface: must be a link's name, as \"eth0\"");
+        }
+        name.into_inner()
     }
 
     fn check_vip_address(&mut self, address: &Spanned<SocketAddr>) {

@@ -26,7 +26,7 @@ use crate::net::Io;
 pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
 pub use discover::Discover;
 pub use forwarding::{Forwarding, Traceparent};
-pub use guard::{Guard, Net, Rate, SynFlood};
+pub use guard::{Guard, Net, Offenders, Rate, SynFlood};
 pub use probe::{Expect, Probe, ProbeKind, Tls};
 pub use quic::{Quic, ServerIds};
 pub use route::{Route, ValueMatch};
@@ -174,6 +174,10 @@ pub struct Listener {
     pub timeouts: ListenerTimeouts,
     #[serde(default)]
     pub limits: ListenerLimits,
+    #[serde(default)]
+    pub offenders: Offenders,
+    pub interface: Option<Spanned<String>>,
+    pub guard: Option<Spanned<Guard>>,
     #[serde(default)]
     pub http2: Http2,
     pub forwarding: Option<Spanned<Forwarding>>,

@@ -43,9 +43,19 @@ impl Kernel {
     /// If there is no such interface, it does not forward, another program holds it, or the kernel
     /// refuses.
     pub fn attach(&mut self, interface: &str) -> Result<Mode, Error> {
+        if if_nametoindex(interface).is_ok() {
+            check_forwarding(interface)?;
+        }
+        self.attach_to_host(interface)
+    }
+
+    /// As [`Kernel::attach`], to an interface from which nothing is forwarded.
+    ///
+    /// # Errors
+    /// If there is no such interface, another program holds it, or the kernel refuses.
+    pub fn attach_to_host(&mut self, interface: &str) -> Result<Mode, Error> {
         let ifindex =
             if_nametoindex(interface).map_err(|_| Error::NoInterface(interface.to_owned()))?;
-        check_forwarding(interface)?;
         let directory = self.instance_dir.join("links");
         fs::create_dir_all(&directory)
             .map_err(Error::io(format!("creating {}", directory.display())))?;

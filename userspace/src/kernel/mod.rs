@@ -134,6 +134,7 @@ impl Kernel {
             services: self.fd("SERVICES")?,
             crew: self.fd("CREW")?,
             workers: self.fd("WORKERS")?,
+            reports: self.fd("REPORTS")?,
             cells: self.fd("CELLS")?,
         })
     }

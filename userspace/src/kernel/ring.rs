@@ -12,8 +12,8 @@ use std::collections::{BTreeSet, HashMap};
 use aya::maps::{Array, MapError};
 use aya_obj::generated::BPF_F_MMAPABLE;
 use steerage_common::abi::{
-    AddressKey, MODE_LOCAL, MODE_NAT, RING_LINES, VIP_FILTER_STAMP, VIP_FILTER_WORDS, Vip, VipKey,
-    active_half, filter_bit, ring_index, serves,
+    AddressKey, MODE_L2, MODE_LOCAL, MODE_TUNNEL, RING_LINES, VIP_FILTER_STAMP, VIP_FILTER_WORDS,
+    Vip, VipKey, active_half, filter_bit, ring_index, serves,
 };
 use steerage_common::limits::{RING_ENTRIES, SERVICES, TIERS};
 use steerage_common::ring::Entry;
@@ -122,7 +122,7 @@ impl Kernel {
         counts: &mut HashMap<Slot, u64>,
     ) -> Result<Vec<u32>, Error> {
         let mut vips: Vec<Vip> = self.vips()?.into_iter().map(|(_, vip)| vip).collect();
-        vips.retain(|vip| vip.mode != MODE_NAT);
+        vips.retain(|vip| matches!(vip.mode, MODE_TUNNEL | MODE_L2));
         for line in vips.iter().map(|vip| vip.service).collect::<BTreeSet<u16>>() {
             let Some(ring) = self.ring_in_force(line, 0, generation)? else { continue };
             let entries = (0..RING_ENTRIES as u32).map(|position| ring.entry(position));

@@ -292,9 +292,11 @@ enum End {
 
 /// Serves a client until one side ends the connection.
 pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
-    let (proxy, front) = door.inside();
-    let front = &proxy.fronts[front];
-    let Ok(_member) = front.crowd.admit(peer.ip().to_canonical()) else {
+    let (proxy, front_index) = door.inside();
+    let front = &proxy.fronts[front_index];
+    let address = peer.ip().to_canonical();
+    let Ok(_member) = front.crowd.admit(address) else {
+        proxy.note_offence(front_index, address);
         return tell(&door, stream, ErrorClass::TooManyConnections).await;
     };
     let gate = Rc::new(Gate::new(front.limits));
@@ -309,10 +311,10 @@ pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
         let end = match wait(&client, &line).await {
             Ok(Beginning::Http1) => Box::pin(serve_http1(&client, &line)).await,
             Ok(Beginning::Http2) => {
-                Box::pin(http2::serve(&client, &line)).await;
+                let cut = Box::pin(http2::serve(&client, &line)).await;
                 // A stream that is not read to its end is none of the connection's.
                 client.left_unread.set(false);
-                End::Closed
+                cut.map_or(End::Closed, End::Cut)
             }
             Ok(Beginning::Refused(class)) => End::Told(class),
             Ok(Beginning::End) => End::Closed,
@@ -334,7 +336,13 @@ pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
     };
     match end {
         End::Told(class) => return tell(&door, stream, class).await,
-        End::Cut(cut) => door.count_cut(cut),
+        End::Cut(cut) => {
+            door.count_cut(cut);
+            if cut.is_flood() {
+                let (proxy, front) = door.inside();
+                proxy.note_offence(front, address);
+            }
+        }
         _ => {}
     }
     if client.left_unread.get() {

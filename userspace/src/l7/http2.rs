@@ -58,8 +58,8 @@ const PING_EVERY: Duration = Duration::from_secs(60);
 /// How long the answer may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Serves a client whose preface was seen, until one side ends the connection.
-pub(super) async fn serve(client: &Rc<Client>, line: &Rc<Line>) {
+/// Serves a client whose preface was seen, until one side ends the connection; gives why it was cut off.
+pub(super) async fn serve(client: &Rc<Client>, line: &Rc<Line>) -> Option<Cut> {
     let (proxy, front) = client.door().inside();
     let limits = proxy.fronts[front].http2;
     drop(proxy);
@@ -82,7 +82,7 @@ pub(super) async fn serve(client: &Rc<Client>, line: &Rc<Line>) {
         .serve_connection(TokioIo::new(line.lend()), service);
     let mut connection = pin!(connection);
     let mut is_told = false;
-    let cut = poll_fn(|cx| {
+    poll_fn(|cx| {
         if client.door().is_over() {
             return Poll::Ready(Some(Cut::Drained));
         }
@@ -106,10 +106,7 @@ pub(super) async fn serve(client: &Rc<Client>, line: &Rc<Line>) {
         }
         if is_told { client.poll_idle(cx).map(|()| None) } else { Poll::Pending }
     })
-    .await;
-    if let Some(cut) = cut {
-        client.door().count_cut(cut);
-    }
+    .await
 }
 
 /// The cause of a connection's end, if it is a mistake of the client's that h2 found.

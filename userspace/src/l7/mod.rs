@@ -35,6 +35,7 @@ mod house;
 mod http2;
 mod lent;
 mod multiplex;
+mod offences;
 mod pace;
 mod pool;
 mod preface;
@@ -58,11 +59,12 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use steerage_common::abi::Report;
 use steerage_common::cut::Cut;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay;
 
-use crate::config::model::{Http2, ListenerTimeouts, Model};
+use crate::config::model::{Http2, ListenerTimeouts, Model, Offenders, table_address};
 use crate::region::{Region, WorkerLine, add};
 use crate::service::{Placed, Random, Service};
 
@@ -74,6 +76,7 @@ use crowd::Crowd;
 use house::Latest;
 pub use house::{Door, House};
 use multiplex::Multiplex;
+use offences::Offences;
 use pool::Pool;
 use queue::Queue;
 
@@ -109,6 +112,8 @@ struct Front {
     limits: guard::Limits,
     body_rate: u32,
     crowd: Rc<Crowd>,
+    offences: Rc<Offences>,
+    offenders: Offenders,
     http2: Http2,
     routes: route::Table,
     marks: headers::Marks,
@@ -174,6 +179,21 @@ impl Proxy {
     fn count_cut(&self, cut: Cut) {
         tracing::debug!(cause = cut.name(), "cut off");
         add(&self.line().cuts[cut as usize], 1);
+    }
+
+    /// Notes that a client broke a listener's limits; one that does so again and again is told of.
+    fn note_offence(&self, front: usize, address: IpAddr) {
+        let front = &self.fronts[front];
+        // What comes through a proxy that is trusted is not its own doing.
+        if self.trusts(address) || !front.offences.strike(address, crate::clock::now_ms()) {
+            return;
+        }
+        tracing::info!(%address, "an offender: the packets' guard is told");
+        let Offenders { hold, packet_rate: packets, .. } = front.offenders;
+        let (address, family) = table_address(address);
+        let hold_ms = hold.as_millis() as u64;
+        let report = Report { address, family: family.into(), packets, hold_ms };
+        self.region.reports(self.worker).write(&report);
     }
 
     fn trusts(&self, peer: IpAddr) -> bool {

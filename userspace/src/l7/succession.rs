@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 
 use super::affinity::Affinity;
 use super::budget::Budget;
-use super::crowd::Crowd;
 use super::house::Latest;
 use super::multiplex::Multiplex;
 use super::pool::Pool;
@@ -76,8 +75,8 @@ impl Proxy {
                     self.fronts[at].clone()
                 }
                 at => {
-                    let crowd = at.map(|at| self.fronts[at].crowd.clone());
-                    Rc::new(self.front(listener, &model.global.instance, &host, crowd))
+                    let former = at.map(|at| &*self.fronts[at]);
+                    Rc::new(self.front(listener, &model.global.instance, &host, former))
                 }
             }
         };
@@ -89,15 +88,20 @@ impl Proxy {
         listener: &Listener,
         instance: &str,
         host: &headers::Host,
-        crowd: Option<Rc<Crowd>>,
+        former: Option<&Front>,
     ) -> Front {
-        let crowd = crowd.unwrap_or_default();
+        let crowd = former.map(|former| former.crowd.clone()).unwrap_or_default();
         crowd.limit(listener.limits.connections_per_address, self.workers);
+        let offences = former.map(|former| former.offences.clone()).unwrap_or_default();
+        let rule = Some(&listener.offenders).filter(|rule| rule.strikes != 0);
+        offences.set(rule, self.workers);
         Front {
             timeouts: listener.timeouts,
             limits: listener.limits.into(),
             body_rate: listener.limits.body_rate,
             crowd,
+            offences,
+            offenders: listener.offenders,
             http2: listener.http2,
             routes: route::Table::new(&listener.routes),
             marks: headers::Marks::new(listener, instance, host),

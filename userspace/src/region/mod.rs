@@ -10,6 +10,7 @@
 mod backends;
 pub mod cells;
 mod group;
+pub mod reports;
 pub mod rings;
 mod segment;
 
@@ -71,6 +72,8 @@ pub struct Fds {
     pub crew: OwnedFd,
     /// `WORKERS`.
     pub workers: OwnedFd,
+    /// `REPORTS`.
+    pub reports: OwnedFd,
     /// `CELLS`.
     pub cells: OwnedFd,
 }
@@ -90,13 +93,14 @@ impl Fds {
             services: memory("steerage-services", SERVICES * size_of::<abi::ServiceLine>())?,
             crew: memory("steerage-crew", size_of::<abi::Crew>())?,
             workers: memory("steerage-workers", WORKERS * size_of::<abi::WorkerLine>())?,
+            reports: memory("steerage-reports", WORKERS * size_of::<abi::ReportLine>())?,
             cells: memory("steerage-cells", workers * SLOTS * size_of::<abi::Cell>())?,
         })
     }
 
     /// All descriptors, in the order of the fields.
     #[must_use]
-    pub fn all(&self) -> [BorrowedFd<'_>; 8] {
+    pub fn all(&self) -> [BorrowedFd<'_>; 9] {
         [
             self.control.as_fd(),
             self.backends.as_fd(),
@@ -105,15 +109,16 @@ impl Fds {
             self.services.as_fd(),
             self.crew.as_fd(),
             self.workers.as_fd(),
+            self.reports.as_fd(),
             self.cells.as_fd(),
         ]
     }
 
     /// The inverse of [`Fds::all`].
     #[must_use]
-    pub fn from_all(all: [OwnedFd; 8]) -> Self {
-        let [control, backends, health, state, services, crew, workers, cells] = all;
-        Self { control, backends, health, state, services, crew, workers, cells }
+    pub fn from_all(all: [OwnedFd; 9]) -> Self {
+        let [control, backends, health, state, services, crew, workers, reports, cells] = all;
+        Self { control, backends, health, state, services, crew, workers, reports, cells }
     }
 }
 
@@ -127,6 +132,7 @@ pub struct Region {
     services: Segment<ServiceLine>,
     crew: Segment<cells::Crew>,
     workers: Segment<WorkerLine>,
+    reports: Segment<reports::Line>,
     cells: Segment<Cell>,
 }
 
@@ -144,6 +150,7 @@ impl Region {
             services: Segment::map(&fds.services, SERVICES)?,
             crew: Segment::map(&fds.crew, 1)?,
             workers: Segment::map(&fds.workers, WORKERS)?,
+            reports: Segment::map(&fds.reports, WORKERS)?,
             cells: Segment::map(&fds.cells, cell_workers * SLOTS)?,
         })
     }
@@ -323,6 +330,15 @@ impl Region {
         } else {
             live.fetch_and(!mask, Ordering::AcqRel);
         }
+    }
+
+    /// A worker's reports.
+    ///
+    /// # Panics
+    /// If `worker` is not below [`WORKERS`].
+    #[must_use]
+    pub fn reports(&self, worker: usize) -> &reports::Line {
+        self.reports.get(worker)
     }
 
     /// A service's line.

@@ -104,6 +104,23 @@ pub enum Error {
          flows have ended; reload again then"
     )]
     NoSlots,
+    /// More addresses than the packet programs can know.
+    #[error(
+        "vips and guarded addresses of listeners are more than {most}; bind listeners to fewer"
+    )]
+    TooManyAddresses {
+        /// So many they can.
+        most: usize,
+    },
+    /// A listener is to be guarded, and the daemon was started without a need for tables.
+    #[error(
+        "listener {listener:?}: this daemon was started without any vip or guarded listener, or without \
+         eBPF, so it has no tables for guards; restart it"
+    )]
+    FirstGuard {
+        /// The listener's name.
+        listener: String,
+    },
     /// A daemon without vips gets one.
     #[error(
         "vip {vip:?}: this daemon was started without any vip, so it has no tables for flows; restart it"

@@ -9,35 +9,76 @@ use steerage_common::hash::sip13_bytes;
 
 use super::Error;
 use crate::config::Model;
-use crate::config::model::{Guard, Rate, table_address};
+use crate::config::model::{Guard, Listener, Rate, table_address};
 use crate::kernel::{Guarding, Kernel};
 
 /// The most SYNs that a CPU counts for itself.
 const BATCH_MAX: u32 = 64;
 
-/// Puts the guards of the model's vips beside those in force; gives their indices, parallel to the vips.
-pub fn set(model: &Model, kernel: &mut Kernel) -> Result<Vec<u16>, Error> {
-    let cpus = aya::util::nr_cpus().map_or(1, |cpus| cpus as u32);
-    // Vips without a guard of their own share what sources may do.
-    let mut wanted: Vec<Guarding> = Vec::new();
-    let mut of_vips: Vec<Option<usize>> = Vec::with_capacity(model.vips.len());
-    let mut shared = None;
-    for vip in &model.vips {
-        let guard = vip.guard.as_ref().unwrap_or(&model.guard);
-        of_vips.push(if guard.is_off() {
-            None
-        } else if vip.guard.is_some() {
-            wanted.push(guarding(guard, &format!("vip {}", vip.name), cpus));
-            Some(wanted.len() - 1)
-        } else {
-            Some(*shared.get_or_insert_with(|| {
-                wanted.push(guarding(guard, "all", cpus));
-                wanted.len() - 1
-            }))
-        });
+/// Indices of guards in the programs' tables; 0 for none.
+#[derive(Debug)]
+pub struct Indices {
+    /// Parallel to the model's vips.
+    pub vips: Vec<u16>,
+    /// Parallel to the model's listeners.
+    pub listeners: Vec<u16>,
+}
+
+impl Indices {
+    /// All of them.
+    pub fn all(&self) -> Vec<u16> {
+        self.vips.iter().chain(&self.listeners).copied().collect()
     }
+}
+
+/// What the clients of a listener may do; `None` if nobody looks.
+pub fn of_listener<'m>(model: &'m Model, listener: &'m Listener) -> Option<&'m Guard> {
+    let guard = listener.guard.as_ref().unwrap_or(&model.guard);
+    (listener.interface.is_some() && !guard.is_off()).then_some(guard)
+}
+
+/// Puts the guards of the model beside those in force.
+pub fn set(model: &Model, kernel: &mut Kernel) -> Result<Indices, Error> {
+    let cpus = aya::util::nr_cpus().map_or(1, |cpus| cpus as u32);
+    let mut wanted: Vec<Guarding> = Vec::new();
+    let mut shared = None;
+    // Those without a guard of their own share what sources may do.
+    let mut place = |own: Option<&Guard>, scope: String| {
+        let guard = own.unwrap_or(&model.guard);
+        if guard.is_off() {
+            return None;
+        }
+        if own.is_none() && shared.is_some() {
+            return shared;
+        }
+        let scope = if own.is_some() { scope } else { "all".to_owned() };
+        wanted.push(guarding(guard, &scope, cpus));
+        let at = Some(wanted.len() - 1);
+        if own.is_none() {
+            shared = at;
+        }
+        at
+    };
+    let vips: Vec<_> = model
+        .vips
+        .iter()
+        .map(|vip| place(vip.guard.as_ref(), format!("vip {}", vip.name)))
+        .collect();
+    let listeners: Vec<_> = model
+        .listeners
+        .iter()
+        .map(|listener| {
+            let own = listener.guard.as_ref();
+            of_listener(model, listener)?;
+            place(own, format!("listener {}", listener.name))
+        })
+        .collect();
     let indices = kernel.set_guards(&wanted)?;
-    Ok(of_vips.into_iter().map(|guard| guard.map_or(0, |guard| indices[guard])).collect())
+    let index = |place: Option<usize>| place.map_or(0, |place| indices[place]);
+    Ok(Indices {
+        vips: vips.into_iter().map(index).collect(),
+        listeners: listeners.into_iter().map(index).collect(),
+    })
 }
 
 /// A guard as the programs have it; `scope` says whose buckets and proofs it has.

@@ -26,6 +26,7 @@ pub mod inherit;
 mod leavers;
 mod listeners;
 mod network;
+mod offenders;
 mod orders;
 mod plane;
 mod publish;
@@ -155,13 +156,15 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     let published = publication.commit(&mut rings)?;
     let leavers = Leavers::default().next(publication.leaving(), None);
     let interfaces = publication.interfaces();
+    let forwarding: BTreeSet<String> =
+        interfaces.iter().filter(|link| publication.forwards(link)).cloned().collect();
     drop(publication);
     let addresses = front.listening.addresses(model.listeners.len());
-    let has_flow_tables = !model.vips.is_empty();
+    let has_flow_tables = model.has_l4();
     let mut in_force = InForce { model, published, addresses, links: BTreeMap::new() };
     let prober = Prober::start(region.clone(), targets(in_force.subscribers()))
         .map_err(Error::system("cannot start the prober's thread"))?;
-    in_force.links = attach(&interfaces, kernel)?;
+    in_force.links = attach(&interfaces, |link| forwarding.contains(link), kernel)?;
 
     let epoch = region.control().supervisor_epoch.load(Ordering::Relaxed).wrapping_add(1);
     let forwards = !in_force.links.is_empty();
@@ -242,16 +245,21 @@ fn first_handout(in_force: &InForce, listening: Listening) -> Result<Handout, Er
         .map_err(Error::system("cannot write the configuration down for the workers"))
 }
 
-/// Puts the program on links; gives the mode on each.
+/// Puts the program on links; gives the mode on each. Those that packets are forwarded from must be set up
+/// for that.
 fn attach(
     interfaces: &BTreeSet<String>,
+    forwards: impl Fn(&str) -> bool,
     kernel: Option<&Mutex<Kernel>>,
 ) -> Result<BTreeMap<String, String>, Error> {
     let mut links = BTreeMap::new();
     let Some(kernel) = kernel else { return Ok(links) };
     let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
     for interface in interfaces {
-        let mode = kernel.attach(interface)?;
+        let mode = match forwards(interface) {
+            true => kernel.attach(interface)?,
+            false => kernel.attach_to_host(interface)?,
+        };
         info!(interface, %mode, "XDP program attached");
         links.insert(interface.clone(), mode.to_string());
     }
@@ -394,6 +402,7 @@ fn start_servers(
     if let Some(kernel) = &view.kernel {
         let events = kernel::follow(kernel)?;
         servers.spawn(events);
+        servers.spawn(offenders::hold_back(kernel.clone(), view.region.clone()));
         let now = view.in_force();
         let idle = now.model.global.flow_idle.limits();
         let settler = Settler::new(Remembered::open(&instance_dir(&now.model))?, idle);

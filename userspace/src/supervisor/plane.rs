@@ -40,8 +40,8 @@ impl Plane {
             instance_dir: instance_dir(model),
             cells: (worker_lines * SLOTS) as u32,
             // Tables that no vip needs are kept as small as they can be.
-            max_flows: if model.vips.is_empty() { 1 } else { model.global.max_flows },
-            max_sources: if model.vips.is_empty() { 1 } else { model.global.max_sources },
+            max_flows: if !model.has_l4() { 1 } else { model.global.max_flows },
+            max_sources: if !model.has_l4() { 1 } else { model.global.max_sources },
             log_level: model.global.log.level,
         };
         let (kernel, fds) = match Kernel::load(&options) {
@@ -52,6 +52,9 @@ impl Plane {
             Err(source) => {
                 if let Some(vip) = model.vips.first() {
                     return Err(Error::Kernel { vip: vip.name.clone(), source });
+                }
+                for listener in model.listeners.iter().filter(|l| l.interface.is_some()) {
+                    warn!(listener = listener.name, "no eBPF: nothing guards its addresses");
                 }
                 warn!(
                     reason = %source,

@@ -86,6 +86,8 @@ pub struct Publication<'a> {
     ways_of_leaving: BTreeSet<String>,
     key: [u64; 2],
     nat_ports: (u16, u16),
+    /// Addresses of listeners that the programs guard.
+    local: Vec<vips::Local>,
 }
 
 impl<'a> Publication<'a> {
@@ -121,6 +123,7 @@ impl<'a> Publication<'a> {
             seats,
             key,
             nat_ports,
+            local: if kernel.is_some() { vips::local(model, &links)? } else { Vec::new() },
         };
         publication.settle(&former, &links);
         Ok(publication)
@@ -182,7 +185,18 @@ impl<'a> Publication<'a> {
     pub fn interfaces(&self) -> BTreeSet<String> {
         let mut all = interfaces(self.model, &self.paths);
         all.extend(self.ways_of_leaving.iter().cloned());
+        all.extend(
+            self.local
+                .iter()
+                .filter_map(|local| self.model.listeners[local.listener].interface.clone()),
+        );
         all
+    }
+
+    /// Whether packets are forwarded from a link.
+    #[must_use]
+    pub fn forwards(&self, link: &str) -> bool {
+        interfaces(self.model, &self.paths).contains(link) || self.ways_of_leaving.contains(link)
     }
 
     /// Takes back what [`Publication::begin`] gave.
@@ -200,7 +214,8 @@ impl<'a> Publication<'a> {
     /// # Errors
     /// If the kernel refuses an entry.
     pub fn commit(&self, rings: &mut Rings) -> Result<Published, Error> {
-        let Self { model, region, paths, seats, tenants, leaving, key, nat_ports, .. } = self;
+        let Self { model, region, paths, seats, tenants, leaving, key, nat_ports, local, .. } =
+            self;
         let lock =
             |kernel: &'a Mutex<Kernel>| kernel.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kernel = self.kernel.map(lock);
@@ -221,7 +236,7 @@ impl<'a> Publication<'a> {
         let took = began.elapsed();
         let vip_indices = match &mut kernel {
             None => Vec::new(),
-            Some(kernel) => vips::write(model, region, seats, tenants, generation, kernel)?,
+            Some(kernel) => vips::write(model, region, seats, tenants, local, generation, kernel)?,
         };
         let (lines, tenants) = (seats.lines.clone(), tenants.clone());
         Ok(Published { lines, tenants, vip_indices, took })

@@ -290,7 +290,7 @@ impl Steward {
             .into_iter()
             .filter(|interface| !now.links.contains_key(interface))
             .collect();
-        let mut links = super::attach(&missing, kernel)?;
+        let mut links = super::attach(&missing, |link| publication.forwards(link), kernel)?;
         links.extend(now.links.clone());
         links.retain(|link, _| publication.interfaces().contains(link));
         let placed = Placed {
@@ -308,10 +308,13 @@ impl Steward {
     /// What of vips can't come into a running daemon.
     fn check_vips(&self, model: &Model) -> Result<(), Error> {
         network::check_links(model)?;
+        let has_tables = self.has_flow_tables && self.view.kernel.is_some();
+        let guarded = model.listeners.iter().find(|listener| listener.interface.is_some());
+        if let Some(listener) = guarded.filter(|_| !has_tables) {
+            return Err(Error::FirstGuard { listener: listener.name.clone() });
+        }
         match model.vips.first() {
-            Some(vip) if !self.has_flow_tables || self.view.kernel.is_none() => {
-                Err(Error::FirstVip { vip: vip.name.clone() })
-            }
+            Some(vip) if !has_tables => Err(Error::FirstVip { vip: vip.name.clone() }),
             _ => Ok(()),
         }
     }

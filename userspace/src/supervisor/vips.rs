@@ -1,6 +1,7 @@
 //! From the vips of a configuration to the kernel's tables.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
 
 use steerage_common::abi;
 use steerage_common::health::EPOCH_MASK;
@@ -13,11 +14,14 @@ use super::Error;
 use super::guards;
 use super::slots::Seats;
 use crate::config::Model;
-use crate::config::model::{Backend, Encapsulation, FlowTable, NoBackend, Vip, table_address};
+use crate::config::model::{
+    Backend, Encapsulation, FlowTable, NoBackend, Protocol, Vip, table_address,
+};
 use crate::kernel::Kernel;
 use crate::region::{Region, Tenant};
 
-/// Puts the model's vips into the kernel's table and takes out the others. A vip that stays keeps
+/// Puts the model's vips, and what is guarded of its listeners (`local`), into the kernel's table and takes
+/// out the others. A vip that stays keeps
 /// its index and generation, and so its flows and counters.
 ///
 /// # Errors
@@ -27,11 +31,14 @@ pub fn write(
     region: &Region,
     seats: &Seats,
     tenants: &[Vec<Tenant>],
+    local: &[Local],
     generation: u64,
     kernel: &mut Kernel,
 ) -> Result<Vec<u16>, Error> {
     let former: HashMap<abi::VipKey, abi::Vip> = kernel.vips()?.into_iter().collect();
-    let wanted: Vec<abi::VipKey> = model.vips.iter().map(vip_key).collect();
+    let of_vips = model.vips.iter().map(vip_key);
+    let of_local = local.iter().map(|local| key_of(local.address, Protocol::Tcp));
+    let wanted: Vec<abi::VipKey> = of_vips.chain(of_local).collect();
     for key in former.keys().filter(|key| !wanted.contains(key)) {
         kernel.remove_vip(key)?;
     }
@@ -41,7 +48,7 @@ pub fn write(
     let guards = guards::set(model, kernel)?;
     let mut indices = Vec::with_capacity(wanted.len());
     let mut ids = Vec::new();
-    for ((vip, key), guard) in model.vips.iter().zip(&wanted).zip(&guards) {
+    for ((vip, key), guard) in model.vips.iter().zip(&wanted).zip(&guards.vips) {
         let service = seats.lines[vip.service];
         let kept = former.get(key).filter(|former| former.service == service);
         let kept = kept.filter(|former| former.mode == vip.mode.number());
@@ -68,6 +75,23 @@ pub fn write(
         indices.push(value.index);
         info!(vip = vip.name, address = %vip.address, index = value.index, "vip in force");
     }
+    for (local, key) in local.iter().zip(&wanted[model.vips.len()..]) {
+        let index = former
+            .get(key)
+            .map(|former| former.index)
+            .or_else(|| free.next())
+            .expect("the addresses are at most VIPS");
+        let value = abi::Vip {
+            generation: abi::vip_generation(generation, index),
+            index,
+            service: 0,
+            mode: abi::MODE_LOCAL,
+            flags: 0,
+            guard: guards.listeners[local.listener],
+            server_id_lengths: 0,
+        };
+        kernel.set_vip(key, &value)?;
+    }
     // A backend that leaves keeps its connections until it is idle, wherever their clients go.
     let is_held = |id: &abi::ServerId| {
         let epoch = Slot::new(id.slot).map(|slot| region.word(slot).epoch());
@@ -75,7 +99,7 @@ pub fn write(
     };
     kernel.set_server_ids(&ids, is_held)?;
     kernel.set_vip_filter(&wanted)?;
-    kernel.keep_guards(&guards)?;
+    kernel.keep_guards(&guards.all())?;
     Ok(indices)
 }
 
@@ -88,13 +112,62 @@ fn flags(vip: &Vip) -> u8 {
 }
 
 fn vip_key(vip: &Vip) -> abi::VipKey {
-    let (address, family) = table_address(vip.address.ip());
-    abi::VipKey {
-        address,
-        port_be: vip.address.port().to_be(),
-        protocol: vip.protocol.number(),
-        family,
+    key_of(vip.address, vip.protocol)
+}
+
+fn key_of(at: SocketAddr, protocol: Protocol) -> abi::VipKey {
+    let (address, family) = table_address(at.ip());
+    abi::VipKey { address, port_be: at.port().to_be(), protocol: protocol.number(), family }
+}
+
+/// An address of this host that a listener serves and its guard looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// Index of the listener.
+    pub listener: usize,
+    /// The address.
+    pub address: SocketAddr,
+}
+
+/// The addresses of guarded listeners, by what the host's `links` have. One that is a vip's as well is the
+/// vip's.
+///
+/// # Errors
+/// If there are more of them, and vips, than the programs can know.
+pub fn local(model: &Model, links: &HashMap<IpAddr, String>) -> Result<Vec<Local>, Error> {
+    let mut all: Vec<Local> = Vec::new();
+    for (number, listener) in model.listeners.iter().enumerate() {
+        if guards::of_listener(model, listener).is_none() {
+            continue;
+        }
+        for bind in &listener.bind {
+            let is_own = |ip: &IpAddr| {
+                if bind.ip().is_unspecified() {
+                    links.get(ip) == listener.interface.as_ref() && ip.is_ipv4() == bind.is_ipv4()
+                } else {
+                    *ip == bind.ip()
+                }
+            };
+            let addresses = links.keys().filter(|ip| is_own(ip));
+            all.extend(
+                addresses.map(|ip| Local {
+                    listener: number,
+                    address: SocketAddr::new(*ip, bind.port()),
+                }),
+            );
+        }
     }
+    let is_vip = |local: &Local| {
+        let key = key_of(local.address, Protocol::Tcp);
+        model.vips.iter().any(|vip| vip_key(vip) == key)
+    };
+    all.retain(|local| local.address.port() != 0 && !is_vip(local));
+    all.sort_unstable_by_key(|local| local.address);
+    all.dedup_by_key(|local| local.address);
+    if all.len() + model.vips.len() > VIPS {
+        return Err(Error::TooManyAddresses { most: VIPS });
+    }
+    Ok(all)
 }
 
 /// What the connection ids of a QUIC vip say of its service's backends.

@@ -48,6 +48,19 @@ impl Guard {
     }
 }
 
+/// When a listener has an address held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offenders {
+    /// So often it was refused, or cut off for a flood; 0 for never.
+    pub strikes: u32,
+    /// Within this time.
+    pub within: Duration,
+    /// How long it is held back.
+    pub hold: Duration,
+    /// Packets a second that it may send meanwhile; 0 for none.
+    pub packet_rate: u32,
+}
+
 /// Bits of an address that make a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prefix {

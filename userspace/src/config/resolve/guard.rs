@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use steerage_common::limits::ACL_PREFIXES;
+use steerage_common::limits::{ACL_PREFIXES, OFFENDER_HOLD_MS_MAX};
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::model::{Guard, Prefix, Protocol, Rate, SynFlood};
+use crate::config::model::{Guard, Offenders, Prefix, Protocol, Rate, SynFlood};
 use crate::config::schema;
 
 /// The slowest rate, and the least that can be had at once, as a share of a second: the kernel's coarse
@@ -58,6 +58,30 @@ impl Resolver<'_> {
             syn_flood: written.syn_flood.map(|flood| self.syn_flood(flood.into_inner())),
             offenders: written.offenders,
         }
+    }
+
+    /// The guard of a listener, which must say where packets are to be looked at.
+    pub(super) fn listener_guard(
+        &mut self,
+        written: Option<Spanned<schema::Guard>>,
+        interface: Option<&Spanned<String>>,
+    ) -> Option<Guard> {
+        let written = written?;
+        if interface.is_none() {
+            let message = "guard: a listener with one must say where its clients' packets come in: \
+                           interface = \"eth0\"";
+            self.problem(written.span(), message);
+        }
+        Some(self.guard(written.into_inner(), Some(Protocol::Tcp)))
+    }
+
+    pub(super) fn offenders(&mut self, written: &schema::Offenders) -> Offenders {
+        let hold = written.hold.get_ref().0;
+        if hold > Duration::from_millis(OFFENDER_HOLD_MS_MAX) {
+            self.problem(written.hold.span(), "hold: must be 60s at most");
+        }
+        let schema::Offenders { strikes, within, packet_rate, .. } = *written;
+        Offenders { strikes, within: within.0, hold, packet_rate }
     }
 
     fn bits(&mut self, name: &str, bits: &Spanned<u8>, most: u8) -> u8 {

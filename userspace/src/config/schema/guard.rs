@@ -53,6 +53,27 @@ impl<'de> Deserialize<'de> for Net {
     }
 }
 
+/// When a listener has an address held back.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Offenders {
+    pub strikes: u32,
+    pub within: Span,
+    pub hold: Spanned<Span>,
+    pub packet_rate: u32,
+}
+
+impl Default for Offenders {
+    fn default() -> Self {
+        Self {
+            strikes: 20,
+            within: Span::seconds(10),
+            hold: Spanned::new(0..0, Span::seconds(30)),
+            packet_rate: 0,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Prefix {

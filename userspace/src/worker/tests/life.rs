@@ -265,14 +265,20 @@ fn a_backend_that_stalls_within_its_response_is_given_up() {
 fn an_address_has_no_more_connections_than_it_may() {
     let worker = Worker::start_with(&[answering(|_, _| ok(""))], |model| {
         model.listeners[0].limits.connections_per_address = 2;
+        model.listeners[0].offenders.strikes = 2;
     });
     let (mut first, mut second) = (worker.client(), worker.client());
     assert_eq!((first.get("/").status, second.get("/").status), (200, 200));
     let refusal = worker.client().response();
     assert_eq!(refusal.status, 429);
+    assert_eq!(worker.region.reports(0).written(), 0, "once is no offence");
+    assert_eq!(worker.client().response().status, 429);
+    eventually("it is told of", || worker.region.reports(0).written() == 1);
+    let report = worker.region.reports(0).since(0)[0];
+    assert_eq!((report.address[..4].to_vec(), report.hold_ms), (vec![127, 0, 0, 1], 30_000));
     assert_eq!(header(&refusal.head, "x-steerage-error"), Some("too_many_connections"));
     drop(first);
     eventually("there is room again", || gauge(&worker.region.worker(0).connections) == 1);
     assert_eq!(worker.get("/").status, 200);
-    assert_eq!(worker.errors(ErrorClass::TooManyConnections), 1);
+    assert_eq!(worker.errors(ErrorClass::TooManyConnections), 2);
 }
