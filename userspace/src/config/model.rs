@@ -96,6 +96,8 @@ pub struct Global {
     pub worker_hang: Option<Duration>,
     /// How long the daemon that follows at an upgrade may take to get ready.
     pub upgrade_timeout: Duration,
+    /// Commands at turning points.
+    pub hooks: Hooks,
     /// How long a worker serves before another one takes its place; `None` for any time.
     pub worker_lifetime: Option<Duration>,
     /// How much memory a worker may have, in bytes, before another one takes its place.
@@ -104,6 +106,17 @@ pub struct Global {
     pub io: Io,
     /// Whether a change of the file is a reload.
     pub watch: bool,
+}
+
+/// Commands that the supervisor runs: a program and its arguments; none if empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hooks {
+    /// When all workers serve.
+    pub on_start: Vec<String>,
+    /// When another configuration is in force.
+    pub on_reload: Vec<String>,
+    /// Before the daemon drains.
+    pub on_shutdown: Vec<String>,
 }
 
 /// Log level and format.

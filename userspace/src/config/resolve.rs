@@ -136,6 +136,11 @@ impl Resolver<'_> {
             trusted_proxies: global.trusted_proxies,
             drain: global.drain.0,
             upgrade_timeout: global.upgrade_timeout.0,
+            hooks: model::Hooks {
+                on_start: global.hooks.on_start,
+                on_reload: global.hooks.on_reload,
+                on_shutdown: global.hooks.on_shutdown,
+            },
             worker_hang: self.at_least("worker_hang", &global.worker_hang, Duration::from_secs(1)),
             worker_lifetime: self.at_least(
                 "worker_lifetime",

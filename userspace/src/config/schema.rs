@@ -66,6 +66,7 @@ pub struct Global {
     pub drain: Span,
     pub worker_hang: Spanned<SpanOrOff>,
     pub upgrade_timeout: Span,
+    pub hooks: Hooks,
     pub worker_lifetime: Spanned<SpanOrOff>,
     pub worker_memory: Spanned<SizeLimit>,
     pub error_pages: BTreeMap<Spanned<String>, Spanned<String>>,
@@ -96,6 +97,7 @@ impl Default for Global {
             drain: Span::seconds(30),
             worker_hang: Spanned::new(0..0, SpanOrOff(Duration::from_secs(5))),
             upgrade_timeout: Span::seconds(30),
+            hooks: Hooks::default(),
             worker_lifetime: Spanned::new(0..0, SpanOrOff(Duration::ZERO)),
             worker_memory: Spanned::new(0..0, SizeLimit(None)),
             error_pages: BTreeMap::new(),
@@ -445,6 +447,14 @@ impl Default for Retry {
     fn default() -> Self {
         Self { attempts: 2, budget_percent: Spanned::new(0..0, 20), lost: true }
     }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hooks {
+    pub on_start: Vec<String>,
+    pub on_reload: Vec<String>,
+    pub on_shutdown: Vec<String>,
 }
 
 #[derive(Deserialize)]

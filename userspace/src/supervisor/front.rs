@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::handover::Inheritance;
 use super::listeners::Listening;
-use super::{Error, network};
+use super::{Error, network, systemd};
 use crate::admin::server::bind_admin;
 use crate::config::Model;
 use crate::sys::{self, Account};
@@ -37,13 +37,16 @@ impl Front {
         let account = account(model)?;
         network::check_links(model)?;
         let path = &model.global.admin;
-        let (mut passed, mut metrics, mut admin) = (Vec::new(), None, None);
-        if let Some(former) = former {
-            passed = former.state.sockets.iter().cloned().zip(former.sockets.drain(..)).collect();
-            metrics =
-                former.metrics.take().filter(|_| former.state.metrics == model.global.metrics);
-            admin = former.admin.take().filter(|_| former.state.admin == *path);
-        }
+        let (passed, metrics, admin) = match former {
+            None => (systemd::sockets(model), None, None),
+            Some(former) => {
+                let told = former.state.sockets.iter().cloned();
+                let passed = told.zip(former.sockets.drain(..)).collect();
+                let is_same = former.state.metrics == model.global.metrics;
+                let metrics = former.metrics.take().filter(|_| is_same);
+                (passed, metrics, former.admin.take().filter(|_| former.state.admin == *path))
+            }
+        };
         let listening = Listening::open(model, workers, None, passed)?;
         let metrics = match (metrics, model.global.metrics) {
             (None, Some(address)) => Some(bind_metrics(address)?),

@@ -15,7 +15,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::warn;
 
 use super::Error;
@@ -238,15 +238,30 @@ impl Bound {
         let sockets = Vec::with_capacity(workers);
         let mut bound = Self { number, address, sockets, is_steered: AtomicBool::new(false) };
         for worker in 0..workers {
-            let socket = match inherited(worker) {
-                Some(socket) => socket,
-                None => bind_one(bound.address)?,
+            let socket = match (inherited(worker), bound.of_all()?) {
+                (Some(socket), _) | (None, Some(socket)) => socket,
+                (None, None) => bind_one(bound.address)?,
             };
             // The system's choice of a port is one for all workers.
             bound.address = socket.local_addr()?;
             bound.sockets.push(Mutex::new(Some(socket)));
         }
         Ok(bound)
+    }
+}
+
+impl Bound {
+    /// A copy of the one socket that there can be, if it came from elsewhere and does not allow others beside
+    /// it: all workers accept from it then, and nobody chooses among them.
+    fn of_all(&mut self) -> std::io::Result<Option<TcpListener>> {
+        let Some(first) = self.sockets.first() else { return Ok(None) };
+        let first = first.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(first) = &*first else { return Ok(None) };
+        if SockRef::from(first).reuse_port()? {
+            return Ok(None);
+        }
+        self.is_steered.store(true, Ordering::Relaxed);
+        first.try_clone().map(Some)
     }
 }
 
@@ -342,5 +357,19 @@ mod tests {
         let accepted: Vec<_> = accepted.filter_map(|socket| socket.accept().ok()).collect();
         assert_eq!(accepted.len(), 1);
         assert_eq!(accepted[0].1, client.local_addr().unwrap());
+    }
+
+    /// A socket unit's, without `ReusePort=yes`.
+    #[test]
+    fn all_workers_share_a_socket_that_allows_none_beside_it() {
+        let ours = TcpListener::bind("127.0.0.1:0").unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let asked = ours.local_addr().unwrap();
+        let told = PassedSocket { listener: String::new(), asked, nth: 0, worker: 0 };
+        let model = model(&[("web", &[&asked.to_string()])]);
+        let listening = Listening::open(&model, 3, None, vec![(told, ours)]).unwrap();
+        let _client = std::net::TcpStream::connect(asked).unwrap();
+        let last = listening.of_worker(2, |_| true).unwrap();
+        assert!(last[0].accept().is_ok());
     }
 }

@@ -22,6 +22,7 @@ mod front;
 mod guards;
 mod handout;
 mod handover;
+mod hooks;
 pub mod inherit;
 mod leavers;
 mod listeners;
@@ -33,6 +34,7 @@ mod publish;
 mod revisions;
 mod slots;
 mod steward;
+mod systemd;
 mod upgrade;
 mod view;
 mod vips;
@@ -58,6 +60,7 @@ use self::discovery::Answers;
 use self::front::Front;
 use self::handout::Handout;
 use self::handover::Inheritance;
+use self::hooks::Moment;
 use self::leavers::Leavers;
 use self::listeners::Listening;
 use self::plane::Plane;
@@ -352,14 +355,24 @@ async fn supervise(
     claim.sign()?;
     admin_path.hold();
     let mut servers = start_servers(&view, front.0, front.1)?;
+    servers.spawn(systemd::pat_the_watchdog());
+    systemd::keep(&view.in_force().model, &steward.handouts.borrow().listening, None);
     let steward = servers.spawn(steward.run(asked));
     view.region.control().supervisor_epoch.store(view.supervisor_epoch, Ordering::Release);
     info!(workers = count, generation = view.region.generation(), "ready");
+    systemd::ready(&view.summary());
+    view.run_hook(Moment::Start).await;
     loop {
         tokio::select! {
             () = interrupts.next() => {
                 // It would open listening sockets that nobody serves.
                 steward.abort();
+                systemd::stopping();
+                tokio::select! {
+                    () = view.run_hook(Moment::Shutdown) => {}
+                    // Whoever says it twice does not wait.
+                    () = interrupts.next() => {}
+                }
                 return stop(&phase, &mut workers, &mut interrupts).await;
             }
             Ok(succession) = &mut is_followed => {

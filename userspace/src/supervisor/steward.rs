@@ -27,13 +27,14 @@ use super::Error;
 use super::discovery::{self, Answers, Discovery, Found};
 use super::file::FileWatch;
 use super::handout::Handout;
+use super::hooks::Moment;
 use super::leavers::Leavers;
 use super::listeners::Listening;
 use super::publish::{Publication, Published, Rings};
 use super::revisions::Revisions;
 use super::upgrade::{Doors, Succession};
 use super::view::{InForce, View};
-use super::{Asked, instance_dir, network};
+use super::{Asked, instance_dir, network, systemd};
 use crate::admin::order::{ConfigChange, Reloaded, Revision, Upgraded};
 use crate::config::model::Check;
 use crate::config::plan::{self, Change};
@@ -177,6 +178,7 @@ impl Steward {
     /// Takes the file anew, and logs what came of it.
     async fn reload(&mut self, why: &str) -> Result<Reloaded, Error> {
         info!(why, file = %self.file.display(), "reload");
+        systemd::reloading();
         let outcome = match self.read() {
             Ok(model) => self.take_asked(model).await,
             Err(error) => Err(error.into()),
@@ -185,6 +187,7 @@ impl Steward {
         if outcome.is_ok() && self.text != self.revisions.text() {
             self.revisions.add(self.text.clone(), why);
         }
+        systemd::ready(&self.view.summary());
         outcome
     }
 
@@ -216,6 +219,9 @@ impl Steward {
         let mut publish = Duration::ZERO;
         if model != now.model {
             publish = self.put_in_force(&view, &now, model).await?;
+            let next = view.in_force();
+            systemd::keep(&next.model, &self.handouts.borrow().listening, Some(&now.model));
+            view.run_hook(Moment::Reload).await;
         }
         Ok(Reloaded {
             changes,

@@ -109,6 +109,8 @@ impl Steward {
         let mut command = Command::new(binary);
         command.args(["run", "--inherit", "-c"]).arg(&self.file);
         command.stdin(Stdio::from(OwnedFd::from(theirs))).kill_on_drop(false);
+        // The watchdog is for whichever process serves.
+        command.env_remove("WATCHDOG_PID");
         let mut child = command.spawn().map_err(|error| format!("cannot be started: {error}"))?;
         // Its end of the channel is its own now: it ends with it.
         drop(command);

@@ -15,6 +15,7 @@ use steerage_common::replay::{Refusal, Rule};
 
 use tokio::sync::mpsc;
 
+use super::hooks::{self, Moment};
 use super::publish::Published;
 use super::steward::Wish;
 use crate::clock;
@@ -62,6 +63,22 @@ impl View {
     #[must_use]
     pub fn in_force(&self) -> Arc<InForce> {
         self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is in force, in a line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let model = &self.in_force().model;
+        let backends: usize = model.services.iter().map(|service| service.backends.len()).sum();
+        let (listeners, vips) = (model.listeners.len(), model.vips.len());
+        let generation = self.region.generation();
+        format!("generation {generation}: listeners {listeners}, vips {vips}, backends {backends}")
+    }
+
+    /// Runs an operator's command, if there is one for this moment.
+    pub async fn run_hook(&self, moment: Moment) {
+        let now = self.in_force();
+        hooks::run(&now.model.global, moment, self.region.generation()).await;
     }
 
     /// Takes a snapshot.
