@@ -154,6 +154,12 @@ impl Frame {
         let (start, end) = unsafe {
             ((&raw const (*raw).data).read_volatile(), (&raw const (*raw).data_end).read_volatile())
         };
+        Self::between(start, end)
+    }
+
+    /// The frame from one pointer to another, as contexts hold them.
+    #[inline(always)]
+    pub fn between(start: u32, end: u32) -> Self {
         Self { start: start as usize, end: end as usize }
     }
 

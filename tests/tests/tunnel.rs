@@ -58,11 +58,11 @@ fn start(mode: &str) -> Returning {
 }
 
 /// Starts `steerage decap` on every backend.
-fn with_decap(mut returning: Returning) -> Returning {
+fn with_decap(mut returning: Returning, hook: &str) -> Returning {
     let binary = daemon::binary().unwrap();
     for (number, netns) in (1..).zip(&returning.stand.topology.backends) {
         let mut command = netns.command(&binary);
-        command.args(["decap", "--interface", "eth0", "--vip", &VIP.to_string()]);
+        command.args(["decap", "--interface", "eth0", "--vip", &VIP.to_string(), "--hook", hook]);
         let log = returning.stand.scratch.path().join(format!("decap-{number}.log"));
         let process = Process::spawn(format!("decap-{number}"), command, &log).unwrap();
         wait::for_condition("the decapsulator", PATIENCE, || process.log().contains("ready"))
@@ -98,7 +98,16 @@ impl Returning {
 
 #[test]
 fn plain_tunnels_end_at_our_decapsulator() {
-    let mut returning = with_decap(start("mode = \"tunnel\""));
+    plain("xdp");
+}
+
+#[test]
+fn plain_tunnels_end_at_our_decapsulator_on_tcx() {
+    plain("tcx");
+}
+
+fn plain(hook: &str) {
+    let mut returning = with_decap(start("mode = \"tunnel\""), hook);
     returning.talk();
     for decap in &mut returning.decaps {
         assert!(decap.terminate(PATIENCE).unwrap().success());
@@ -114,7 +123,12 @@ fn plain_tunnels_end_at_our_decapsulator() {
 
 #[test]
 fn gue_tunnels_end_at_our_decapsulator() {
-    with_decap(start("mode = \"tunnel\"\nencapsulation = \"gue\"")).talk();
+    with_decap(start("mode = \"tunnel\"\nencapsulation = \"gue\""), "xdp").talk();
+}
+
+#[test]
+fn gue_tunnels_end_at_our_decapsulator_on_tcx() {
+    with_decap(start("mode = \"tunnel\"\nencapsulation = \"gue\""), "tcx").talk();
 }
 
 #[test]

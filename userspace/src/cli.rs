@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::kernel::decap::Hook;
+
 /// An L4 and L7 load balancer: XDP and HTTP on one health truth.
 #[derive(Debug, Parser)]
 #[command(name = "steerage", version, about)]
@@ -97,6 +99,9 @@ pub struct Decap {
     /// A link that tunnels' packets come in on; may be repeated.
     #[arg(long, required = true, value_name = "LINK")]
     pub interface: Vec<String>,
+    /// Where to take them: before the kernel's network stack, or on its way into it.
+    #[arg(long, value_enum, default_value_t = Hook::Xdp)]
+    pub hook: Hook,
     /// A service address that this host serves (on its loopback link, say); may be repeated.
     #[arg(long, required = true, value_name = "ADDRESS")]
     pub vip: Vec<IpAddr>,

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// # Errors
 /// If the program can't be loaded or attached.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let mut decapsulator = Decapsulator::load(&options.vip)?;
+    let mut decapsulator = Decapsulator::load(&options.vip, options.hook)?;
     for interface in &options.interface {
         decapsulator.attach(interface)?;
     }

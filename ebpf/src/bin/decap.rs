@@ -1,6 +1,7 @@
 //! The backend's end of a tunnel: takes the outer headers off packets for a service address, and leaves
 //! everything else as it came. No tunnel device is needed; the inner packet goes up the stack as if it
-//! had come over the link.
+//! had come over the link. There are two programs of which one runs: on XDP, or, where that is another's
+//! or the driver has none, on tcx, where a packet has a socket buffer already.
 //!
 //! Only packets whose inner destination is in `SERVED` are taken: nobody can reach other addresses of
 //! this host, or through it, by wrapping packets.
@@ -15,11 +16,16 @@ mod object;
 mod packet;
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    bindings::{
+        BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        tcx_action_base::{TCX_DROP, TCX_NEXT},
+        xdp_action::{XDP_DROP, XDP_PASS},
+    },
     btf_maps::{HashMap, PerCpuArray},
     helpers::bpf_xdp_adjust_head,
-    macros::{btf_map, xdp},
-    programs::XdpContext,
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
 use steerage_common::abi::{DECAP_SERVED, Decap};
 
@@ -27,6 +33,8 @@ use packet::{Address, Aligned, Ethernet, Frame, Ipv4, Ipv6, Ports, Udp};
 
 const ETHERNET_BYTES: usize = size_of::<Ethernet>();
 const UDP_BYTES: usize = size_of::<Ports>() + size_of::<Udp>();
+/// Bytes that are looked at, at most.
+const HEADERS_MAX: usize = ETHERNET_BYTES + 2 * size_of::<Ipv6>() + UDP_BYTES;
 const KIND_IPV4_BE: u16 = 0x0800u16.to_be();
 const KIND_IPV6_BE: u16 = 0x86ddu16.to_be();
 const FRAGMENT_BE: u16 = 0x3fffu16.to_be();
@@ -45,24 +53,55 @@ static DECAP_COUNTERS: PerCpuArray<u64, { Decap::ALL.len() }> = PerCpuArray::new
 
 #[xdp]
 pub fn steerage_decap(context: XdpContext) -> u32 {
-    let Some(found) = Outer::of(&Frame::of(&context)) else { return XDP_PASS };
+    match of(&Frame::of(&context), |outer| strip(&context, outer)) {
+        Verdict::Pass => XDP_PASS,
+        Verdict::Drop => XDP_DROP,
+    }
+}
+
+#[classifier]
+pub fn steerage_decap_tcx(context: TcContext) -> i32 {
+    let mut frame = frame_of(&context);
+    // Only what lies in one piece can be looked at.
+    let wanted = (context.len() as usize).min(HEADERS_MAX);
+    if frame.len() < wanted {
+        if context.pull_data(wanted as u32).is_err() {
+            return TCX_NEXT;
+        }
+        frame = frame_of(&context);
+    }
+    match of(&frame, |outer| strip_buffer(&context, outer)) {
+        Verdict::Pass => TCX_NEXT,
+        Verdict::Drop => TCX_DROP,
+    }
+}
+
+enum Verdict {
+    Pass,
+    Drop,
+}
+
+/// Takes the outer headers off with `strip` if it is a tunnel's packet for an address that is served.
+#[inline(always)]
+fn of(frame: &Frame, strip: impl FnOnce(&Outer) -> Option<()>) -> Verdict {
+    let Some(found) = Outer::of(frame) else { return Verdict::Pass };
     if found.is_malformed {
         count(Decap::Malformed);
-        return XDP_DROP;
+        return Verdict::Drop;
     }
     // SAFETY: read at once.
     if unsafe { SERVED.get(&found.inner_destination.0) }.is_none() {
         count(Decap::Foreign);
-        return XDP_PASS;
+        return Verdict::Pass;
     }
-    match strip(&context, &found) {
+    match strip(&found) {
         Some(()) => {
             count(if found.is_gue { Decap::Gue } else { Decap::Plain });
-            XDP_PASS
+            Verdict::Pass
         }
         None => {
             count(Decap::Malformed);
-            XDP_DROP
+            Verdict::Drop
         }
     }
 }
@@ -161,6 +200,36 @@ fn strip(context: &XdpContext, found: &Outer) -> Option<()> {
     ethernet.source = source;
     ethernet.kind_be = found.inner_kind_be;
     Some(())
+}
+
+/// As [`strip`], of a packet that has a socket buffer.
+#[inline(always)]
+fn strip_buffer(context: &TcContext, found: &Outer) -> Option<()> {
+    // SAFETY: the only reference.
+    let kind_be = unsafe { frame_of(context).header::<Ethernet>(0)? }.kind_be;
+    let family = match found.inner_kind_be {
+        // The flags are for a change alone (Linux 6.3).
+        same if same == kind_be => 0,
+        KIND_IPV4_BE => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+        _ => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+    };
+    // Segments stay as large as they are: outer headers are no part of them.
+    let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | family);
+    context.adjust_room(-(found.bytes as i32), BPF_ADJ_ROOM_MAC, flags).ok()?;
+    // SAFETY: the only reference.
+    unsafe { frame_of(context).header::<Ethernet>(0)? }.kind_be = found.inner_kind_be;
+    Some(())
+}
+
+/// What of a packet lies in one piece.
+#[inline(always)]
+fn frame_of(context: &TcContext) -> Frame {
+    let raw = context.skb.skb;
+    // SAFETY: the run's own context; volatile as in `Frame::of`.
+    let (start, end) = unsafe {
+        ((&raw const (*raw).data).read_volatile(), (&raw const (*raw).data_end).read_volatile())
+    };
+    Frame::between(start, end)
 }
 
 #[inline(always)]
