@@ -8,7 +8,8 @@
 //!
 //! Two things make veth behave like a network card towards XDP: senders compute their checksums
 //! (`tx off`; a partial one would leave as a wrong one), and the far end of a link that XDP
-//! transmits on has its receive queue on (`gro on`, Linux 5.13 and later).
+//! transmits on has its receive queue on (`gro on`, Linux 5.13 and later). What XDP sends back over the
+//! link that it came in on needs a program at the far end as well.
 //!
 //! The links to the backends can be [`Wire`]s, on which frames take their time.
 

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 
 use crate::netns::Netns;
 
-/// The longest datagram that is echoed whole.
-const DATAGRAM: usize = 2048;
+/// Room for a datagram of any length.
+const DATAGRAM: usize = 1 << 16;
 
 /// How often the server looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(20);
@@ -76,4 +76,22 @@ pub fn client(netns: &Netns, to: SocketAddr, patience: Duration) -> Result<UdpSo
         Ok::<_, std::io::Error>(socket)
     };
     Ok(netns.enter(make)??)
+}
+
+/// Sends a datagram, up to `attempts` times, until an [`Echo`] answers it; gives the echo's name and what
+/// it heard.
+///
+/// # Errors
+/// If there was no answer, or none of an echo's.
+pub fn ask(socket: &UdpSocket, datagram: &[u8], attempts: u32) -> Result<(String, Vec<u8>)> {
+    let mut buffer = vec![0; DATAGRAM];
+    for _ in 0..attempts {
+        socket.send(datagram)?;
+        let Ok(length) = socket.recv(&mut buffer) else { continue };
+        let reply = &buffer[..length];
+        let end = reply.iter().position(|byte| *byte == b' ').context("a name")?;
+        let name = String::from_utf8_lossy(&reply[..end]).into_owned();
+        return Ok((name, reply[end + 1..].to_vec()));
+    }
+    anyhow::bail!("no answer to any of {attempts} datagrams")
 }

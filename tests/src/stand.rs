@@ -4,14 +4,17 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use steerage_lab::backend::Backend;
 use steerage_lab::client::{Connection, Curl, curl};
 use steerage_lab::command;
 use steerage_lab::daemon::{self, Daemon};
+use steerage_lab::process::Process;
 use steerage_lab::scratch::Scratch;
 use steerage_lab::topology::{self, BALANCER, CLIENT_LINK, Topology, VIP};
+use steerage_lab::wait;
 
 /// First part of every name that tests give.
 pub const PREFIX: &str = "steerage-test";
@@ -250,6 +253,35 @@ impl Stand {
     pub fn reconfigure(&self, text: &str) -> Result<serde_json::Value> {
         self.write_config(text)?;
         self.reload()
+    }
+
+    /// Puts an XDP program on the client's link for as long as the process lives: our decapsulator, for an
+    /// address that nobody has, so that all packets pass.
+    ///
+    /// veth does not tell the far end of frames that go back over the link they came in on (echo
+    /// replies, errors) unless that end has a program; they wait for the next frame from elsewhere
+    /// (Linux 6.18, `veth_xdp_flush`).
+    ///
+    /// # Errors
+    /// If it can't be put there.
+    pub fn wake_client(&self) -> Result<Process> {
+        let mut command = self.topology.client.command(daemon::binary()?);
+        command.args(["decap", "--interface", "eth0", "--vip", "198.18.0.1"]);
+        let process = Process::spawn("client-xdp", command, &self.scratch.join("client-xdp.log"))?;
+        let is_ready = || process.log().contains("ready");
+        wait::for_condition("the client's program", Duration::from_secs(10), is_ready)?;
+        Ok(process)
+    }
+
+    /// How many packets of vips had this reason.
+    ///
+    /// # Errors
+    /// If the daemon does not answer, or knows no such reason.
+    pub fn reason(&self, name: &str) -> Result<u64> {
+        let status = self.daemon.status()?;
+        let reasons = status["l4_reasons"].as_array().context("reasons in the status")?;
+        let reason = reasons.iter().find(|reason| reason["name"] == name);
+        reason.and_then(|reason| reason["count"].as_u64()).context("the reason")
     }
 
     /// The directory of the instance's pins.

@@ -12,8 +12,9 @@ use steerage_lab::daemon;
 use steerage_lab::pattern::Pattern;
 use steerage_lab::process::Process;
 use steerage_lab::topology::{CLIENT_LINK, Topology, VIP};
+use steerage_lab::udp::{self, Echo};
 use steerage_lab::wait;
-use steerage_tests::stand::{Choices, Stand, l4, name};
+use steerage_tests::stand::{Choices, Stand, l4, l4_udp, name};
 
 const BACKENDS: u8 = 2;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,13 +42,22 @@ fn prepare(topology: &Topology) -> anyhow::Result<()> {
 }
 
 fn start(mode: &str) -> Returning {
-    let more = format!(
-        "[[vip]]\nname = \"direct\"\naddress = \"{}\"\nprotocol = \"tcp\"\n{mode}\n\
-         interface = \"{CLIENT_LINK}\"\nservice = \"app\"\n",
-        l4()
-    );
+    start_with(mode, |_| Ok(()))
+}
+
+/// As [`start`], with a change of the hosts before the daemon starts.
+fn start_with(mode: &str, change: impl FnOnce(&Topology) -> anyhow::Result<()>) -> Returning {
+    let vip = |protocol: &str, address| {
+        format!(
+            "[[vip]]\nname = \"direct-{protocol}\"\naddress = \"{address}\"\n\
+             protocol = \"{protocol}\"\n{mode}\ninterface = \"{CLIENT_LINK}\"\n\
+             service = \"app\"\n\n"
+        )
+    };
+    let more = vip("tcp", l4()) + &vip("udp", l4_udp());
     let choices = Choices { weights: vec![1; BACKENDS.into()], more, ..Choices::default() };
-    let stand = Stand::start_with(&choices, prepare).unwrap();
+    let hosts = |topology: &Topology| prepare(topology).and_then(|()| change(topology));
+    let stand = Stand::start_with(&choices, hosts).unwrap();
     let servers = (1..=BACKENDS)
         .map(|number| {
             let netns = &stand.topology.backends[usize::from(number) - 1];
@@ -134,4 +144,57 @@ fn gue_tunnels_end_at_our_decapsulator_on_tcx() {
 #[test]
 fn l2_needs_nothing_on_backends_but_the_address() {
     start("mode = \"l2\"").talk();
+}
+
+#[test]
+fn a_client_learns_that_the_way_behind_the_balancer_is_smaller() {
+    let narrow = |topology: &Topology| {
+        for (number, backend) in (1..).zip(&topology.backends) {
+            topology.balancer.ip(&format!("link set to-{number} mtu 1400"))?;
+            backend.ip("link set eth0 mtu 1400")?;
+        }
+        Ok(())
+    };
+    for (mode, overhead) in
+        [("mode = \"tunnel\"", 20), ("mode = \"tunnel\"\nencapsulation = \"gue\"", 28)]
+    {
+        let returning = with_decap(start_with(mode, narrow), "xdp");
+        let stand = &returning.stand;
+        let _program = stand.wake_client().unwrap();
+        let mut connection = stand.connect(l4()).unwrap();
+        let length = 3_000_000;
+        let up = connection.post("/hash", Pattern::new(length)).unwrap();
+        assert_eq!(up.text(), format!("{} {length}\n", Pattern::digest(length)));
+        let down = connection.get(&format!("/bytes/{length}")).unwrap();
+        assert_eq!(down.digest, Pattern::digest(length));
+        let (too_big, sent) =
+            (stand.reason("too_big").unwrap(), stand.reason("error_sent").unwrap());
+        assert!(too_big > 0 && sent > 0 && sent <= too_big, "{too_big} too big, {sent} errors");
+        let route = stand.topology.client.ip(&format!("route get {VIP}")).unwrap();
+        let learnt = format!("mtu {}", 1_400 - overhead);
+        assert!(route.contains(&learnt), "{route}");
+    }
+}
+
+#[test]
+fn datagrams_in_fragments_reach_the_backend_of_their_flow() {
+    let returning = with_decap(start("mode = \"tunnel\""), "xdp");
+    let stand = &returning.stand;
+    let _echoes: Vec<Echo> = (1..=BACKENDS)
+        .map(|number| {
+            let netns = &stand.topology.backends[usize::from(number) - 1];
+            Echo::start(&name(number), netns, l4_udp()).unwrap()
+        })
+        .collect();
+    let mut heard = BTreeSet::new();
+    for flow in 0..20 {
+        let client = udp::client(&stand.topology.client, l4_udp(), Duration::from_secs(2)).unwrap();
+        let question = vec![flow; 5_000];
+        let (name, echoed) = udp::ask(&client, &question, 5).unwrap();
+        assert_eq!(echoed, question);
+        heard.insert(name);
+    }
+    assert_eq!(heard.len(), usize::from(BACKENDS), "{heard:?}");
+    // 5,008 bytes are four fragments.
+    assert!(stand.reason("fragment").unwrap() >= 60);
 }

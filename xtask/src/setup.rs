@@ -92,6 +92,8 @@ const REQUIREMENTS: &[Requirement] = &[
     program("ip", "iproute2", &[Demo, Test, Bench]),
     program("ethtool", "ethtool", &[Demo, Test, Bench]),
     program("curl", "curl", &[Demo, Test]),
+    program("ping", "iputils-ping", &[Test]),
+    program("traceroute", "traceroute", &[Test]),
     program("bpftool", "bpftool", &[Demo, Test]),
     program("nsenter", "util-linux", &[Demo, Test, Bench]),
     program("taskset", "util-linux", &[Bench]),

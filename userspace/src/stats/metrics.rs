@@ -213,7 +213,11 @@ fn l4(page: &mut Page, status: &Status) {
         page.family(&name, "counter", help);
         each_backend(status, |backend, labels| page.sample(&name, labels, read(&backend.l4)));
     }
-    page.family("steerage_l4_reasons_total", "counter", "Packets dropped or flows moved, by why.");
+    page.family(
+        "steerage_l4_reasons_total",
+        "counter",
+        "L4 packets by what became of them, but for plain forwards.",
+    );
     for reason in &status.l4_reasons {
         page.sample("steerage_l4_reasons_total", &[("reason", &reason.name)], reason.count);
     }
