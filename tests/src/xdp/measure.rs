@@ -15,7 +15,11 @@ use aya::programs::{ProgramFd, Xdp};
 use aya::{Ebpf, TestRun as _, TestRunOptions};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use steerage_common::abi::{MODE_NAT, MODE_TUNNEL, VIP_GUE, VIP_REMEMBERS};
+use steerage::kernel::Guarding;
+use steerage_common::abi::{
+    GUARD_LISTS_V4, GUARD_OFFENDERS, Guard, LISTED_DENY, MODE_NAT, MODE_TUNNEL, Rate, VIP_GUE,
+    VIP_REMEMBERS,
+};
 use zerocopy::{Immutable, IntoBytes};
 
 use super::packet::{ACK, Packet, SYN};
@@ -67,6 +71,11 @@ fn opening(from: SocketAddr, to: SocketAddr) -> Packet {
     Packet::tcp(from, to, SYN)
 }
 
+/// As short as its answer: the wrapper restores what a program puts in front of a packet, not its end.
+fn bare_opening(from: SocketAddr, to: SocketAddr) -> Packet {
+    Packet { payload: Vec::new(), ..opening(from, to) }
+}
+
 /// To the client's own network: the host's own business.
 fn stranger(from: SocketAddr, _: SocketAddr) -> Packet {
     known(from, SocketAddr::new(from.ip(), 80))
@@ -88,6 +97,33 @@ const TUNNEL: [(&str, Family, u8, Make, u64); 14] = [
     ("always_64k", Family::V4, VIP_REMEMBERS, known, 1 << 16),
     ("always_1m", Family::V4, VIP_REMEMBERS, known, FLOWS_MAX),
     ("always_syn_new", Family::V4, VIP_REMEMBERS, opening, 1 << 24),
+];
+
+/// A guard that looks at everything and lets it pass: a list, and a rate that nobody reaches.
+const WATCHFUL: Guard = Guard {
+    packets: Rate { interval_ns: 1, burst_ns: 1 << 40 },
+    syns: Rate { interval_ns: 1, burst_ns: 1 << 40 },
+    mask_v4: [255; 16],
+    mask_v6: [255; 16],
+    proof_ns: 1 << 40,
+    hold_ns: 1 << 40,
+    flood_begins: 0,
+    flood_goes_on: 0,
+    batch: 64,
+    flags: GUARD_LISTS_V4 | GUARD_OFFENDERS,
+    scope: 1,
+    reserved: [0; 3],
+};
+
+/// One that challenges every SYN.
+const CHALLENGING: Guard = Guard { flood_begins: 1, ..WATCHFUL };
+
+/// Cases of mode `tunnel` with a guard: name, the guard, packets, flows. Flows share clients' addresses.
+const GUARDED: [(&str, Guard, Make, u64); 4] = [
+    ("guard_1", WATCHFUL, known, 1),
+    ("guard_64k", WATCHFUL, known, 1 << 16),
+    ("guard_syn_new", WATCHFUL, opening, 1 << 24),
+    ("challenge_syn", CHALLENGING, bare_opening, 1 << 24),
 ];
 
 /// Cases of mode `nat`.
@@ -229,6 +265,16 @@ pub fn run(wanted: &[String], mut report: impl FnMut(&Cost)) -> Result<()> {
         report(&bench.measure(case, bench.plane.host.client_ifindex, &packet, *flows)?);
     }
     drop(bench);
+    if GUARDED.iter().any(|(case, ..)| is_wanted(case)) {
+        let mut bench = Bench::new(Family::V4, MODE_TUNNEL, 0)?;
+        for (case, guard, make, flows) in GUARDED.iter().filter(|(case, ..)| is_wanted(case)) {
+            let listed = "203.0.113.0/24".parse().context("a prefix")?;
+            let prefixes = vec![(listed, LISTED_DENY)];
+            bench.plane.set_guard(Guarding { guard: *guard, prefixes })?;
+            let packet = make(first_client(Family::V4), vip_socket());
+            report(&bench.measure(case, bench.plane.host.client_ifindex, &packet, *flows)?);
+        }
+    }
     if !NAT.iter().any(|(case, ..)| is_wanted(case)) {
         return Ok(());
     }
