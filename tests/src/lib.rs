@@ -14,3 +14,4 @@ pub mod scenarios;
 pub mod scripted;
 pub mod stand;
 pub mod xdp;
+pub mod year;
