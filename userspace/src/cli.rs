@@ -42,6 +42,15 @@ pub enum Command {
         #[command(flatten)]
         daemon: Daemon,
     },
+    /// Say whether this host has what the daemon needs, and what to do where it has not.
+    Doctor {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// The configuration file; by default /etc/steerage/steerage.toml if it is there.
+        #[arg(short = 'c', long = "config", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Check a configuration file; says line and remedy of every mistake.
     Check {
         /// The file.

@@ -2,12 +2,13 @@
 //!
 //! The kernel half is in the `steerage-ebpf` crate, what both halves share in `steerage-common`.
 //! Layers, from below: `clock`, `sys`, `net` < `config`, `log`, `stats` < `region` < `service`, `health` <
-//! `l7` < `kernel`, `worker`, `admin` < `supervisor`. Nothing imports upward.
+//! `l7` < `kernel`, `worker`, `admin` < `supervisor` < `doctor`. Nothing imports upward.
 
 pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod health;
 pub mod kernel;
 pub mod l7;

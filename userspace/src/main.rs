@@ -7,10 +7,11 @@ mod decap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Parser as _;
 use steerage::cli::{Cli, Command, Daemon};
 use steerage::config::Model;
+use steerage::doctor::{self, Verdict};
 use steerage::l7::explain::{Subject, explain};
 use steerage::stats::table;
 use steerage::supervisor::inherit;
@@ -51,6 +52,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 .context("standard input is no daemon that hands over: use `steerage upgrade`")?;
             Ok(supervisor::run(&config.path, channel)?)
         }
+        Command::Doctor { json, config } => examine(json, config),
         Command::Upgrade { binary, json, daemon } => upgrade(binary, json, &daemon),
         Command::Check { file, request } => {
             let model = config::load(&file)?;
@@ -106,6 +108,24 @@ fn status(json: bool, daemon: &Daemon) -> anyhow::Result<()> {
         print!("{}", table::render(&status));
     }
     Ok(())
+}
+
+fn examine(json: bool, file: Option<PathBuf>) -> anyhow::Result<()> {
+    let usual = PathBuf::from("/etc/steerage/steerage.toml");
+    let file = file.or_else(|| usual.exists().then_some(usual));
+    let model = file.as_deref().map(config::load).transpose()?;
+    let findings = doctor::examine(model.as_ref());
+    if json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        print!("{}", doctor::render(&findings));
+    }
+    let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Fail).count();
+    match failed {
+        0 => Ok(()),
+        1 => bail!("one thing does not work"),
+        _ => bail!("{failed} things do not work"),
+    }
 }
 
 fn upgrade(binary: Option<PathBuf>, json: bool, daemon: &Daemon) -> anyhow::Result<()> {

@@ -175,6 +175,17 @@ fn pin_of(instance_dir: &Path, interface: &str) -> PathBuf {
     instance_dir.join("links").join(format!("xdp-{interface}"))
 }
 
+/// The id of the XDP program on a link, whoever attached it.
+///
+/// # Errors
+/// If there is no such link, or the kernel can't be asked.
+pub fn program_on(interface: &str) -> Result<Option<u32>, Error> {
+    let unknown = |_| Error::NoInterface(interface.to_owned());
+    let ifindex = if_nametoindex(interface).map_err(unknown)?;
+    let program = link_state(interface, ifindex)?.program;
+    Ok((program != 0).then_some(program))
+}
+
 /// Removes everything that an instance left in the kernel: links first, so that no packet meets a
 /// program whose maps nobody keeps; then maps. An instance that left nothing is fine.
 ///

@@ -31,7 +31,7 @@ use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, ProgramA
 use aya::programs::Xdp;
 use steerage_common::abi::{AddressKey, RingLine, Vip, VipKey};
 
-pub use attach::{Mode, detach};
+pub use attach::{Mode, detach, program_on};
 pub use error::Error;
 pub use events::{Events, follow};
 pub use guard::Guarding;

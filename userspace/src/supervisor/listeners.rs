@@ -25,7 +25,7 @@ use crate::kernel::Kernel;
 use crate::worker;
 
 /// Connections that wait for a worker, per socket.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// All sockets of a configuration.
 #[derive(Clone, Debug, Default)]

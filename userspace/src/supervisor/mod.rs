@@ -82,6 +82,7 @@ use crate::sys::{self, Account};
 use crate::worker::Plan;
 
 pub use error::Error;
+pub use listeners::BACKLOG;
 pub use plane::instance_dir;
 
 /// Operators' wishes that wait while the configuration is changed.
