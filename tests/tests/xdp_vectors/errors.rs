@@ -39,17 +39,24 @@ pub fn kinds(family: Family) -> Vec<(&'static str, (u8, u8, u32))> {
 fn echo(case: &Case) -> Vec<Vector> {
     let (asks, answers) = if case.vips == Family::V4 { (8, 0) } else { (128, 129) };
     let (client, vip) = (case.client().ip(), case.vip().ip());
-    [0, 1, 56, 1_400]
-        .map(|length| {
-            let payload: Vec<u8> = (0..length).map(|n| (n * 7) as u8).collect();
-            let asked = Ip { ttl: 1, ..Ip::icmp(client, vip, (asks, 0, 0x1234_0009), &payload) };
-            let answer = Ip::icmp(vip, client, (answers, 0, 0x1234_0009), &payload);
-            let (frame, output) = (asked.frame(), case.back(&answer));
-            let name = format!("echo of {length} bytes");
-            Vector::sent(name, case.outside(), frame, Action::Transmit, output)
-                .because(&[Reason::EchoAnswered])
-        })
-        .into()
+    let answered = [0, 1, 56, 1_400].map(|length| {
+        let payload: Vec<u8> = (0..length).map(|n| (n * 7) as u8).collect();
+        let asked = Ip { ttl: 1, ..Ip::icmp(client, vip, (asks, 0, 0x1234_0009), &payload) };
+        let answer = Ip::icmp(vip, client, (answers, 0, 0x1234_0009), &payload);
+        let (frame, output) = (asked.frame(), case.back(&answer));
+        let name = format!("echo of {length} bytes");
+        Vector::sent(name, case.outside(), frame, Action::Transmit, output)
+            .because(&[Reason::EchoAnswered])
+    });
+    let mut vectors = Vec::from(answered);
+    let asked = |from| Ip::icmp(from, vip, (asks, 0, 1), b"who is there").frame();
+    for (name, source) in nobodies(case.vips) {
+        let name = format!("an echo request from {name}");
+        vectors.push(Vector::untouched(name, case.outside(), asked(source)));
+    }
+    let name = "an echo request of a vip to itself";
+    vectors.push(Vector::dropped(name, case.outside(), asked(vip), Reason::Malformed));
+    vectors
 }
 
 /// Errors about what a backend sent to the client.
