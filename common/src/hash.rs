@@ -5,6 +5,8 @@
 //! standard library's maps use). Words only: the kernel side hashes a 5-tuple that it holds in
 //! registers, and needs no byte tail.
 
+use crate::abi::FAMILY_IPV4;
+
 /// Hashes `words` under `key`.
 #[inline(always)]
 #[must_use]
@@ -53,6 +55,26 @@ pub const fn mix(mut value: u64) -> u64 {
     value ^= value >> 33;
     value = value.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     value ^ value >> 33
+}
+
+/// The hash of a flow: where it is at home, on every host of a group. Addresses are the sixteen bytes that
+/// the tables hold, as two big-endian words; ports are numbers.
+#[inline(always)]
+#[must_use]
+pub const fn flow_hash(
+    key: [u64; 2],
+    family: u8,
+    client: [u64; 2],
+    vip: [u64; 2],
+    (client_port, vip_port): (u16, u16),
+    protocol: u8,
+) -> u64 {
+    let ports = (client_port as u64) << 32 | (vip_port as u64) << 16 | protocol as u64;
+    if family == FAMILY_IPV4 {
+        sip13(key, &[client[0] | vip[0] >> 32, ports])
+    } else {
+        sip13(key, &[client[0], client[1], vip[0], vip[1], ports])
+    }
 }
 
 #[inline(always)]

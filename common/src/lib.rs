@@ -11,6 +11,7 @@
 //! - [`maglev`] and [`ring`]: the consistent-hashing table, how it is filled and read.
 //! - [`steer`]: which backend a packet goes to, and what is remembered of it.
 //! - [`candidates`]: who takes work that its home can't take, tier by tier.
+//! - [`capture`]: what is copied of packets for whoever captures, and of which.
 //! - [`crew`]: which worker a connection goes to.
 //! - [`quic`]: the backend that a QUIC packet names.
 //! - [`life`]: when a flow is over.
@@ -23,6 +24,7 @@
 
 pub mod abi;
 pub mod candidates;
+pub mod capture;
 pub mod census;
 pub mod checksum;
 pub mod crew;

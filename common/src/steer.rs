@@ -50,6 +50,24 @@ pub struct Standing {
     pub has_strays: bool,
 }
 
+impl Standing {
+    /// What a slot's bits (`mask`) in the words of its [`crate::abi::HealthWord`] say; `serves_anyway` is
+    /// asked of one that is not healthy.
+    #[inline(always)]
+    pub fn of(
+        [accepts_new, keeps_flows, strays]: [u64; 3],
+        mask: u64,
+        serves_anyway: impl FnOnce() -> bool,
+    ) -> Self {
+        let accepts_new = accepts_new & mask != 0 || serves_anyway();
+        Self {
+            accepts_new,
+            keeps_flows: accepts_new || keeps_flows & mask != 0,
+            has_strays: strays & mask != 0,
+        }
+    }
+}
+
 /// What the flow table says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {

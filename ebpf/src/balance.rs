@@ -61,21 +61,15 @@ pub fn standing(service: u16, slot: u16) -> Standing {
     };
     let mask = 1 << (slot % SLOTS_PER_WORD as u16);
     // SAFETY: references to u64s in shared memory, changed by atomic operations elsewhere.
-    let (accepts, keeps, strays) = unsafe {
-        (
+    let words = unsafe {
+        [
             ptr::read_volatile(&raw const word.accepts_new),
             ptr::read_volatile(&raw const word.keeps_flows),
             ptr::read_volatile(&raw const word.strays)
                 | ptr::read_volatile(&raw const word.reviewed),
-        )
+        ]
     };
-    let accepts_new =
-        accepts & mask != 0 || balance_serves_in_panic(service.into(), slot.into()) != 0;
-    Standing {
-        accepts_new,
-        keeps_flows: accepts_new || keeps & mask != 0,
-        has_strays: strays & mask != 0,
-    }
+    Standing::of(words, mask, || balance_serves_in_panic(service.into(), slot.into()) != 0)
 }
 
 /// Whether the slot's tier panics, and would give the slot work though its bit is clear.

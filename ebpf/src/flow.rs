@@ -2,8 +2,8 @@
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
 use steerage_common::{
-    abi::{FAMILY_IPV4, Flow, FlowKey, Nat, Reason, VIP_REMEMBERS, Vip},
-    hash::sip13,
+    abi::{Flow, FlowKey, Nat, Reason, VIP_REMEMBERS, Vip},
+    hash::flow_hash,
     life::{Life, Sign},
     ring,
     steer::{self, Kind, Memory, NOBODY},
@@ -12,7 +12,7 @@ use steerage_common::{
 use crate::{
     balance::{self, Snapshot},
     maps::{ARRIVAL, FLOWS},
-    packet::{Aligned, key_of},
+    packet::{Address, Aligned, key_of},
     parse::{Packet, Transport},
     quic,
     verdict::{count, note},
@@ -86,18 +86,10 @@ pub fn now_ns() -> u64 {
 /// Where on the ring the packet's flow is at home.
 #[inline(always)]
 fn hash(packet: &Packet<'_>, seed: [u64; 2]) -> u64 {
-    let (client, vip) = (packet.source, packet.destination);
-    let client_port = u16::from_be(packet.ports.source_be);
-    let vip_port = u16::from_be(packet.ports.destination_be);
-    let ports =
-        u64::from(client_port) << 32 | u64::from(vip_port) << 16 | u64::from(packet.protocol);
-    if packet.family == FAMILY_IPV4 {
-        let (client, vip) = (u32::from_be(client.to_v4()), u32::from_be(vip.to_v4()));
-        sip13(seed, &[u64::from(client) << 32 | u64::from(vip), ports])
-    } else {
-        let be = u64::from_be;
-        sip13(seed, &[be(client.0), be(client.1), be(vip.0), be(vip.1), ports])
-    }
+    let words = |address: Address| [u64::from_be(address.0), u64::from_be(address.1)];
+    let (client, vip) = (words(packet.source), words(packet.destination));
+    let ports = (u16::from_be(packet.ports.source_be), u16::from_be(packet.ports.destination_be));
+    flow_hash(seed, packet.family, client, vip, ports, packet.protocol)
 }
 
 /// Where a packet goes.

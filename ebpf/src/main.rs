@@ -4,7 +4,7 @@
 //! [`rewrite`] (new addresses, new checksums) or [`tunnel`] (new headers), and [`route`] (which link?);
 //! [`verdict`] counts and decides. What is no whole packet with ports is [`rest`]'s: [`icmp`],
 //! [`fragment`]. Policy is computed in userspace and read here from [`maps`]; the only pointer arithmetic on packets is in
-//! [`packet`]. A connection to a listener goes through [`accept`] (which worker?).
+//! [`packet`]. [`capture`] copies packets for whoever asks. A connection to a listener goes through [`accept`] (which worker?).
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![allow(clippy::needless_borrows_for_generic_args, reason = "keys by value would be copied")]
@@ -17,6 +17,7 @@ use aya_ebpf::{
 
 mod accept;
 mod balance;
+mod capture;
 mod challenge;
 mod flow;
 mod fragment;
@@ -39,13 +40,18 @@ mod vip;
 /// Steers packets to the vips and back; everything else passes as it came.
 #[xdp]
 pub fn steerage_xdp(context: XdpContext) -> u32 {
-    verdict::of(&context)
+    capture::begin(&context);
+    let action = verdict::of(&context);
+    capture::end(&context, action);
+    action
 }
 
 /// The rest of [`steerage_xdp`]'s work: what is no packet with ports, and errors that senders get.
 #[xdp]
 pub fn steerage_rest(context: XdpContext) -> u32 {
-    rest::of(&context)
+    let action = rest::of(&context);
+    capture::end(&context, action);
+    action
 }
 
 /// Gives new connections of listeners to workers, and those of a worker that ends to others.

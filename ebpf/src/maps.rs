@@ -34,6 +34,9 @@
 //! | `REFUSALS` | 0 | these programs |
 //! | `ASKED` | hash of a next hop | these programs |
 //! | `EVENTS` | - | these programs, for the supervisor |
+//! | `CAPTURE` | 0 | whoever captures |
+//! | `CAPTURED` | - | these programs, for whoever captures |
+//! | `COPY` | 0 | these programs, for the time of one packet |
 //!
 //! The tables of flows and fragments have their least-recently-used lists per CPU: a packet that begins a flow takes no
 //! lock that another CPU holds.
@@ -54,10 +57,12 @@ use steerage_common::{
         ServerIdKey, ServiceLine, Source, SourceKey, Traffic, VIP_FILTER_WORDS, Vip, VipKey,
         WorkerLine,
     },
+    capture::{Capture, Captured},
     limits,
 };
 
 use crate::{
+    capture::Copy,
     flow::Arrival,
     fragment::Scratch,
     guard::Guest,
@@ -77,6 +82,8 @@ const SOURCES_DEFAULT: usize = 1 << 16;
 const EVENT_BYTES: usize = 1 << 16;
 /// Each CPU remembers two to the power of so many service addresses.
 pub const KNOWN_VIPS_BITS: u32 = 9;
+/// Bytes of the ring buffer of captured packets: 490 of them.
+const CAPTURED_BYTES: usize = 1 << 19;
 /// Each CPU remembers two to the power of so many next hops.
 pub const HOPS_BITS: u32 = 12;
 /// Next hops that are told apart when limiting the rate of events.
@@ -227,6 +234,16 @@ pub static PIECE: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static REFUSALS: PerCpuArray<Refusals, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static CAPTURE: Array<Capture, 1, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static CAPTURED: RingBuf<Captured, CAPTURED_BYTES> = RingBuf::new();
+
+/// Scratch space; belongs to one load of the programs and is not pinned.
+#[btf_map]
+pub static COPY: PerCpuArray<Copy, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static EVENTS: RingBuf<NeighborEvent, EVENT_BYTES> = RingBuf::new();

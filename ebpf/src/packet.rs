@@ -137,6 +137,13 @@ unsafe impl Header for Icmp {}
 // SAFETY: as above.
 unsafe impl Header for Fragment {}
 
+/// Bytes of any meaning.
+#[repr(transparent)]
+struct Piece<const N: usize>([u8; N]);
+
+// SAFETY: bytes.
+unsafe impl<const N: usize> Header for Piece<N> {}
+
 /// A frame of one program run.
 #[derive(Clone, Copy)]
 pub struct Frame {
@@ -186,6 +193,40 @@ impl Frame {
 }
 
 impl Frame {
+    /// Copies its beginning; bytes of `to` beyond its end stay as they are.
+    #[inline(always)]
+    pub fn copy_to<const N: usize>(&self, to: &mut [u8; N]) {
+        // No frame is shorter; and the kernel does not follow a comparison of its very start.
+        if !self.copy_piece::<8, N>(0, to) {
+            return;
+        }
+        let mut at = 8;
+        while at + 8 <= N && self.copy_piece::<8, N>(at, to) {
+            at += 8;
+        }
+        if at + 4 <= N && self.copy_piece::<4, N>(at, to) {
+            at += 4;
+        }
+        if at + 2 <= N && self.copy_piece::<2, N>(at, to) {
+            at += 2;
+        }
+        if at < N {
+            self.copy_piece::<1, N>(at, to);
+        }
+    }
+
+    /// Copies `P` bytes at an offset of both; false if the frame has no so many.
+    #[inline(always)]
+    fn copy_piece<const P: usize, const N: usize>(&self, at: usize, to: &mut [u8; N]) -> bool {
+        // SAFETY: nothing else refers to the frame meanwhile.
+        let Some(piece) = (unsafe { self.header::<Piece<P>>(at) }) else { return false };
+        match to.get_mut(at..at + P) {
+            Some(to) => to.copy_from_slice(&piece.0),
+            None => return false,
+        }
+        true
+    }
+
     /// The network header, for the one step that changes it.
     #[inline(always)]
     pub fn network<'a, T: Header>(&self) -> Option<&'a mut T> {

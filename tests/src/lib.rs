@@ -8,6 +8,7 @@ pub mod dns;
 pub mod flooded;
 pub mod load;
 pub mod moody;
+pub mod namer;
 pub mod probed;
 pub mod race;
 pub mod scenarios;

@@ -89,6 +89,10 @@ pub enum Command {
         #[command(subcommand)]
         what: Backend,
     },
+    /// Say which backend a flow gets, and why, from the tables by which packets are steered.
+    Flows(Flows),
+    /// Write packets of vips to a pcapng file, as they came and as they left, with what became of them.
+    Capture(Capture),
     /// On a backend: take packets out of a balancer's tunnels, in the foreground.
     Decap(Decap),
     /// Remove the programs and tables that L4 forwarding goes on with after the daemon has stopped.
@@ -100,6 +104,47 @@ pub enum Command {
     /// What the supervisor starts workers with.
     #[command(hide = true)]
     Worker(Worker),
+}
+
+/// Packets to be captured.
+#[derive(Debug, Args)]
+pub struct Capture {
+    /// Only packets to this vip and from it, also those that pass untouched; by default all that were not
+    /// passed untouched.
+    #[arg(long, value_name = "NAME")]
+    pub vip: Option<String>,
+    /// One of so many packets, at random.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub sample: u32,
+    /// End after so many packets; by default with SIGINT or SIGTERM.
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// Where to; `-` for standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub write: PathBuf,
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: Config,
+}
+
+/// A flow to be explained.
+#[derive(Debug, Args)]
+pub struct Flows {
+    /// Address of the client.
+    pub source: IpAddr,
+    /// Port of the client.
+    pub source_port: u16,
+    /// The vip: its name, or `ADDRESS:PORT`.
+    pub vip: String,
+    /// Only this protocol; by default each that the address has a vip of.
+    #[arg(long, value_parser = ["tcp", "udp"])]
+    pub protocol: Option<String>,
+    /// As JSON: one value for each protocol.
+    #[arg(long)]
+    pub json: bool,
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: Config,
 }
 
 /// What to take out of tunnels.

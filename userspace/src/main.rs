@@ -1,8 +1,10 @@
 //! The `steerage` command.
 
 mod backend;
+mod capture;
 mod configuration;
 mod decap;
+mod flows;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -72,6 +74,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Config { what } => configuration::run(what),
         Command::Backend { what } => backend::run(what),
         Command::Decap(options) => decap::run(&options),
+        Command::Capture(options) => capture::run(&options),
+        Command::Flows(options) => flows::run(&options),
         Command::Detach { config } => {
             let instance = supervisor::instance_dir(&config::load(&config.path)?);
             kernel::detach(&instance)?;

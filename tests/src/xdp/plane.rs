@@ -9,6 +9,8 @@ use aya::programs::Xdp;
 use aya::{TestRun as _, TestRunOptions};
 use steerage::clock;
 use steerage::config::model::{LogLevel, table_address};
+use steerage::kernel::capture::Capture;
+use steerage::kernel::explain::Tables;
 use steerage::kernel::flows::Remembered;
 use steerage::kernel::{self, Filling, Guarding, Kernel, Options, Settler};
 use steerage::region::rings::Title;
@@ -16,6 +18,7 @@ use steerage::region::{Group, Region, Tenant};
 use steerage_common::abi::{
     self, Backend, MODE_NAT, Reason, ServerId, ServerIdKey, VIP_ALL_PORTS, Vip, VipKey,
 };
+use steerage_common::capture::Filter;
 use steerage_common::health::{Cause, Event, Policy};
 use steerage_common::life::IdleLimits;
 use steerage_common::limits::{RING_ENTRIES, SLOTS, TIERS};
@@ -353,6 +356,22 @@ impl Plane {
     /// If there is no flow table.
     pub fn settler(&self) -> Result<Settler> {
         Ok(Settler::new(Remembered::open(&self.pins.0)?, IdleLimits::DEFAULT))
+    }
+
+    /// Begins to capture, as `steerage capture` does.
+    ///
+    /// # Errors
+    /// If another capture runs.
+    pub fn capture(&self, sample: u32, filter: &Filter) -> Result<Capture> {
+        Ok(Capture::begin(&self.pins.0, sample, filter)?)
+    }
+
+    /// The pinned tables, as `steerage flows` reads them.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn tables(&self) -> Result<Tables> {
+        Ok(Tables::open(&self.pins.0)?)
     }
 
     /// Flows that the flow table holds.

@@ -118,6 +118,12 @@ pub enum Error {
         /// The interface.
         interface: String,
     },
+    /// Another process captures packets.
+    #[error("process {pid} captures already; one can at a time")]
+    Capturing {
+        /// The other process.
+        pid: u32,
+    },
     /// The program could not be attached in any mode.
     #[error("{interface}: the XDP program cannot be attached: {source}")]
     Attach {

@@ -15,7 +15,7 @@ use super::{Error, loader};
 
 type NatMap = BpfHashMap<MapData, [u8; size_of::<NatKey>()], [u8; size_of::<Nat>()]>;
 
-type FlowMap = BpfHashMap<MapData, [u8; size_of::<FlowKey>()], [u8; size_of::<Flow>()]>;
+pub(super) type FlowMap = BpfHashMap<MapData, [u8; size_of::<FlowKey>()], [u8; size_of::<Flow>()]>;
 
 /// The flows whose backend the ring does not tell, apart from the programs.
 #[derive(Debug)]

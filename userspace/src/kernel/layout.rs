@@ -25,8 +25,8 @@ use super::Error;
 const RESIZED: [&str; 4] = ["CELLS", "FLOWS", "NATS", "SOURCES"];
 
 /// Maps that belong to one load of the programs, as their data sections do, and are not pinned.
-const PRIVATE: [&str; 7] =
-    [super::log::MAP, "ARRIVAL", "GUEST", "HOPS", "KNOWN_VIPS", "PIECE", "QUERY"];
+const PRIVATE: [&str; 8] =
+    [super::log::MAP, "ARRIVAL", "COPY", "GUEST", "HOPS", "KNOWN_VIPS", "PIECE", "QUERY"];
 
 /// What two maps must have in common to be used as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

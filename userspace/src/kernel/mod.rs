@@ -7,10 +7,12 @@
 //! are [`crate::region`]'s.
 
 mod attach;
+pub mod capture;
 mod counters;
 pub mod decap;
 mod error;
 mod events;
+pub mod explain;
 pub mod flows;
 mod guard;
 pub mod layout;

@@ -8,6 +8,7 @@
 //! Layouts are those of [`steerage_common::abi`]; the views in [`cells`] give their words as atomics.
 
 mod backends;
+pub mod capture;
 pub mod cells;
 mod group;
 pub mod reports;
@@ -25,6 +26,7 @@ use steerage_common::health::{Event, Policy, Ticks, Word};
 use steerage_common::limits::{HEALTH_WORDS, SERVICES, SLOTS, SLOTS_PER_WORD, WORKERS};
 use steerage_common::publish::{self, Change};
 use steerage_common::slot::Slot;
+use steerage_common::steer::Standing;
 
 pub use cells::{Cell, Control, ServiceLine, WorkerLine, add};
 pub use group::Group;
@@ -229,6 +231,21 @@ impl Region {
         word.strays.load(Ordering::Acquire) | word.reviewed.load(Ordering::Acquire)
     }
 
+    /// What the packet programs make of a slot, for work of a service.
+    #[must_use]
+    pub fn standing(&self, service: u16, slot: Slot) -> Standing {
+        let word = self.health.get(slot.word());
+        let words = [
+            word.accepts_new.load(Ordering::Acquire),
+            word.keeps_flows.load(Ordering::Acquire),
+            self.strays(slot.word()),
+        ];
+        Standing::of(words, slot.mask(), || {
+            let panicking = self.service(service).panicking.load(Ordering::Acquire);
+            u64::from(self.entry(slot).tier) + 1 == panicking && self.word(slot).serves_in_panic()
+        })
+    }
+
     /// The slot's state.
     #[inline]
     #[must_use]
@@ -354,12 +371,18 @@ impl Region {
     /// The backend at `slot` in the generation in force; `None` for an unused slot.
     #[must_use]
     pub fn backend(&self, slot: Slot) -> Option<abi::Backend> {
+        Some(self.entry(slot)).filter(|entry| entry.family != abi::FAMILY_NONE)
+    }
+
+    /// The entry of `slot` in the generation in force, also of an unused slot.
+    #[must_use]
+    pub fn entry(&self, slot: Slot) -> abi::Backend {
         loop {
             let generation = self.generation();
             let entry = self.backends.get(active_half(generation) as usize).read(slot);
             // Of the generation that was asked for, unless two publications came in between.
             if self.generation() == generation {
-                return (entry.family != abi::FAMILY_NONE).then_some(entry);
+                return entry;
             }
         }
     }

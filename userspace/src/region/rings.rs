@@ -64,6 +64,13 @@ impl Ring {
         Entry::from_raw(self.word(place(position)).load(Ordering::Relaxed))
     }
 
+    /// The members among the slots `64 * word` and up.
+    #[must_use]
+    pub fn members(&self, word: u32) -> u64 {
+        let group = |group| u64::from(self.word(member_place(group)).load(Ordering::Relaxed));
+        group(word * 2) | group(word * 2 + 1) << 32
+    }
+
     /// Changes the entry at `position` from one value to another; false if it is no longer that one.
     pub fn replace(&self, position: u32, from: Entry, to: Entry) -> bool {
         let word = self.word(place(position));
