@@ -852,6 +852,8 @@ pub struct Traffic {
     pub flows: u64,
     /// Entries made in the flow table.
     pub remembered: u64,
+    /// Of a vip: packets that asked the flow table for a flow that it does not have.
+    pub misses: u64,
 }
 
 /// What became of a packet for other reasons than a plain forward: index into
@@ -1044,7 +1046,7 @@ const _: () = {
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<Fragmented>() == 64);
     assert!(size_of::<Refusals>() == 24);
-    assert!(size_of::<Traffic>() == 48);
+    assert!(size_of::<Traffic>() == 56);
     assert!(size_of::<NeighborEvent>() == 24);
     assert!(HEALTH_WORDS * 64 == SLOTS);
     assert!(VIPS.is_power_of_two());

@@ -15,7 +15,7 @@ use crate::{
     packet::{Address, Aligned, key_of},
     parse::{Packet, Transport},
     quic,
-    verdict::{count, note},
+    verdict::{count, count_at_vip, note},
 };
 
 /// A client's packet to a vip, for the part of the work that only few packets need.
@@ -154,7 +154,10 @@ fn recall(
 ) -> Memory {
     let key: Aligned<FlowKey> =
         key_of(packet.source, vip.generation, packet.ports.destination_be, packet.ports.source_be);
-    let Some(flow) = FLOWS.get_ptr_mut(&key.0) else { return Memory::NONE };
+    let Some(flow) = FLOWS.get_ptr_mut(&key.0) else {
+        count_at_vip(vip.index, |traffic| traffic.misses += 1);
+        return Memory::NONE;
+    };
     // SAFETY: an entry that is evicted while this reference lives may show another flow's backend
     // for this one packet. The lookup marks the entry as used, which makes it the last to go. Other
     // CPUs write `life` alone.

@@ -207,12 +207,18 @@ pub fn hop_back(context: &XdpContext, entry: &Nat, way: &Way, bytes: usize) -> R
 /// Adds to the counters of a vip and a backend.
 #[inline(always)]
 pub fn count(vip: u16, slot: u16, add: impl Fn(&mut Traffic)) {
-    if let Some(traffic) = VIP_COUNTERS.get_ptr_mut(vip.into()) {
-        // SAFETY: this CPU's own line; programs on one CPU do not interrupt each other here.
-        add(unsafe { &mut *traffic });
-    }
+    count_at_vip(vip, &add);
     if let Some(traffic) = BACKEND_COUNTERS.get_ptr_mut(slot.into()) {
         // SAFETY: as above.
+        add(unsafe { &mut *traffic });
+    }
+}
+
+/// Adds to the counters of a vip alone.
+#[inline(always)]
+pub fn count_at_vip(vip: u16, add: impl Fn(&mut Traffic)) {
+    if let Some(traffic) = VIP_COUNTERS.get_ptr_mut(vip.into()) {
+        // SAFETY: this CPU's own line; programs on one CPU do not interrupt each other here.
         add(unsafe { &mut *traffic });
     }
 }

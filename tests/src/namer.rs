@@ -1,65 +1,28 @@
-//! Servers that answer each byte with their name, for tests with very many connections: all of them on one
-//! thread.
+//! Servers that answer each byte with their name, for tests with very many connections: a process each, with
+//! one thread (`src/bin/namer.rs`).
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use steerage_lab::netns::Netns;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::oneshot;
+use steerage_lab::netns::{Netns, wait_for_port};
+use steerage_lab::process::Process;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Running servers; dropping it closes them with their connections.
-#[derive(Debug)]
-pub struct Namers {
-    // Dropped, it ends the thread.
-    _stop: oneshot::Sender<()>,
-}
-
-impl Namers {
-    /// Serves in each host at the address that comes with it; the first one is called 1.
-    ///
-    /// # Errors
-    /// If it can't listen there.
-    pub fn start<'a>(hosts: impl IntoIterator<Item = (&'a Netns, SocketAddr)>) -> Result<Self> {
-        let mut listeners = Vec::new();
-        for (netns, address) in hosts {
-            let listener = netns.enter(|| TcpListener::bind(address))??;
-            listener.set_nonblocking(true)?;
-            listeners.push(listener);
-        }
-        let (stop, stopped) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::spawn(move || {
-            runtime.block_on(async {
-                for (name, listener) in (1..).zip(listeners) {
-                    match tokio::net::TcpListener::from_std(listener) {
-                        Ok(listener) => drop(tokio::spawn(serve(name, listener))),
-                        Err(error) => eprintln!("server {name} does not serve: {error}"),
-                    }
-                }
-                let _ = stopped.await;
-            });
-        });
-        Ok(Self { _stop: stop })
-    }
-}
-
-async fn serve(name: u8, listener: tokio::net::TcpListener) {
-    while let Ok((mut connection, _)) = listener.accept().await {
-        tokio::spawn(async move {
-            let mut byte = [0];
-            while connection.read_exact(&mut byte).await.is_ok() {
-                if connection.write_all(&[name]).await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
+/// Starts a server called `name` in a host; `program` is where cargo has put it.
+///
+/// # Errors
+/// If it does not listen in time.
+pub fn start(program: &Path, netns: &Netns, address: SocketAddr, name: u8) -> Result<Process> {
+    let mut command = netns.command(program);
+    command.args([address.to_string(), name.to_string()]);
+    let process = Process::spawn("namer", command, Path::new("/dev/null"))?;
+    wait_for_port(netns, address, PATIENCE)?;
+    Ok(process)
 }
 
 /// A connection, and who was at its other end first.

@@ -6,15 +6,16 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use anyhow::Result;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use steerage_lab::command;
 use steerage_lab::daemon::{self, Daemon};
 use steerage_lab::netns::Netns;
+use steerage_lab::process::Process;
 use steerage_lab::scratch::Scratch;
 use steerage_lab::topology::{self, BACKEND_PORT, CLIENT_LINK, Topology, VIP};
-use steerage_tests::namer::{Flow, Namers};
+use steerage_tests::namer::{self, Flow};
 use steerage_tests::stand::PREFIX;
 
 const PROBE: &str = "probe = { kind = \"tcp\", interval = \"200ms\", timeout = \"100ms\", rise = 2, \
@@ -22,6 +23,12 @@ const PROBE: &str = "probe = { kind = \"tcp\", interval = \"200ms\", timeout = \
 
 fn vip() -> SocketAddr {
     SocketAddr::from((VIP, BACKEND_PORT))
+}
+
+/// Starts a server in each of these hosts; the first is called 1.
+fn serve<'a>(hosts: impl Iterator<Item = (&'a Netns, SocketAddr)>) -> Result<Vec<Process>> {
+    let program = Path::new(env!("CARGO_BIN_EXE_namer"));
+    (1..).zip(hosts).map(|(name, (netns, at))| namer::start(program, netns, at, name)).collect()
 }
 
 /// A daemon's configuration with one vip, and backends of these addresses.
@@ -43,7 +50,7 @@ fn config(scratch: &Scratch, vip_keys: &str, backends: &[(SocketAddr, u16)]) -> 
 /// for themselves.
 struct Group {
     daemons: Vec<Daemon>,
-    _servers: Namers,
+    _servers: Vec<Process>,
     client: Netns,
     router: Netns,
     balancers: Vec<Netns>,
@@ -110,7 +117,7 @@ fn group() -> Result<Group> {
         backends.push(backend);
     }
     let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, BACKEND_PORT));
-    let servers = Namers::start(backends.iter().map(|netns| (netns, everywhere)))?;
+    let servers = serve(backends.iter().map(|netns| (netns, everywhere)))?;
     let (mut daemons, mut balancers, mut scratches) = (Vec::new(), Vec::new(), Vec::new());
     for number in 1..=2 {
         let netns = host(&switch, &format!("balancer-{number}"), balancer_address(number))?;
@@ -160,12 +167,12 @@ impl Group {
 
 #[test]
 fn the_flows_of_a_killed_balancer_go_on_through_the_other() {
-    const FLOWS: usize = 300;
+    const FLOWS: usize = 120;
     let mut group = group().unwrap();
     let mut flows = Flow::begin(&group.client, vip(), FLOWS).unwrap();
     let (first, second) = (group.flows(1), group.flows(2));
     assert_eq!(first + second, FLOWS as u64);
-    assert!(first > 50 && second > 50, "the router shares out: {first} and {second}");
+    assert!(first > 20 && second > 20, "the router shares out: {first} and {second}");
     let mut names: BTreeMap<u8, usize> = BTreeMap::new();
     flows.iter().for_each(|flow| *names.entry(flow.name).or_default() += 1);
     assert_eq!(names.len(), 3, "{names:?}");
@@ -182,13 +189,10 @@ fn the_flows_of_a_killed_balancer_go_on_through_the_other() {
 #[test]
 fn ten_thousand_flows_stay_while_backends_go_and_come() {
     const FLOWS: usize = 10_000;
-    // Each flow has a descriptor at both ends, and both ends are here.
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let needed = 3 * FLOWS as u64;
-    setrlimit(Resource::RLIMIT_NOFILE, needed, needed.max(hard)).unwrap();
+    steerage::sys::raise_open_files().unwrap();
     let hosts = Topology::build(PREFIX, 3).unwrap();
     let all: Vec<SocketAddr> = (1..=3).map(topology::backend_socket).collect();
-    let servers = Namers::start(hosts.backends.iter().zip(all.iter().copied())).unwrap();
+    let servers = serve(hosts.backends.iter().zip(all.iter().copied())).unwrap();
     let scratch = Scratch::new(PREFIX).unwrap();
     let write = |backends: &[(SocketAddr, u16)]| {
         let keys = format!("mode = \"nat\"\ninterface = \"{CLIENT_LINK}\"");

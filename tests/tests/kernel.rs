@@ -11,7 +11,7 @@ use aya::maps::{Array, MapData};
 use socket2::{Domain, Socket, Type};
 use steerage::config::model::LogLevel;
 use steerage::kernel::{self, Error, Kernel, Mode, Options};
-use steerage_common::abi::{SCHEMA_VERSION, Vip, VipKey};
+use steerage_common::abi::{FAMILY_IPV4, FAMILY_IPV6, SCHEMA_VERSION, Vip, VipKey};
 use steerage_common::limits::{LISTENERS, SLOTS};
 use steerage_tests::xdp::{CLIENT_LINK, Host};
 
@@ -115,24 +115,29 @@ fn the_program_stays_on_its_link_and_is_replaced_in_place() -> Result<()> {
     let instance = Instance::new();
     host.enter(|| -> Result<()> {
         let mut first = instance.load()?;
-        assert_eq!(first.attach(CLIENT_LINK)?, Mode::Native);
+        assert_eq!(first.attach(CLIENT_LINK, &[FAMILY_IPV4])?, Mode::Native);
         let first_id = first.program()?.info()?.id();
         drop(first);
         let is_loaded =
             |id| aya::programs::loaded_programs().flatten().any(|program| program.id() == id);
         assert!(is_loaded(first_id), "the link keeps it");
         let mut second = instance.load()?;
-        assert_eq!(second.attach(CLIENT_LINK)?, Mode::Native);
+        assert_eq!(second.attach(CLIENT_LINK, &[FAMILY_IPV4])?, Mode::Native);
         assert_ne!(second.program()?.info()?.id(), first_id);
 
         let other = Instance::new();
-        let error = other.load()?.attach(CLIENT_LINK).expect_err("a link has one program");
+        let error =
+            other.load()?.attach(CLIENT_LINK, &[FAMILY_IPV4]).expect_err("a link has one program");
         assert!(matches!(error, Error::Busy { .. }), "{error}");
         drop(other);
 
         second.detach_all()?;
         let third = Instance::new();
-        assert_eq!(third.load()?.attach(CLIENT_LINK)?, Mode::Native, "the link is free again");
+        assert_eq!(
+            third.load()?.attach(CLIENT_LINK, &[FAMILY_IPV4])?,
+            Mode::Native,
+            "the link is free again"
+        );
         Ok(())
     })
 }
@@ -141,10 +146,10 @@ fn the_program_stays_on_its_link_and_is_replaced_in_place() -> Result<()> {
 fn a_link_that_went_and_came_again_gets_the_program_again() -> Result<()> {
     let host = Host::new(1)?;
     let instance = Instance::new();
-    host.enter(|| instance.load()?.attach(CLIENT_LINK).map(drop))?;
+    host.enter(|| instance.load()?.attach(CLIENT_LINK, &[FAMILY_IPV4]).map(drop))?;
     host.ip(&["link", "del", CLIENT_LINK])?;
     host.ip(&["link", "add", CLIENT_LINK, "type", "veth", "peer", "name", "far"])?;
-    let mode = host.enter(|| instance.load()?.attach(CLIENT_LINK))?;
+    let mode = host.enter(|| instance.load()?.attach(CLIENT_LINK, &[FAMILY_IPV4]))?;
     assert_eq!(mode, Mode::Native);
     Ok(())
 }
@@ -154,7 +159,7 @@ fn a_driver_without_xdp_gets_the_generic_mode() -> Result<()> {
     let host = Host::new(1)?;
     let instance = Instance::new();
     // The loopback's driver has no XDP.
-    assert_eq!(host.enter(|| instance.load()?.attach("lo"))?, Mode::Generic);
+    assert_eq!(host.enter(|| instance.load()?.attach("lo", &[]))?, Mode::Generic);
     Ok(())
 }
 
@@ -164,12 +169,16 @@ fn a_missing_interface_and_a_link_that_does_not_forward_are_named() -> Result<()
     let instance = Instance::new();
     host.enter(|| -> Result<()> {
         let mut kernel = instance.load()?;
-        let error = kernel.attach("nowhere0").expect_err("there is no such link");
+        let error = kernel.attach("nowhere0", &[]).expect_err("there is no such link");
         assert!(error.to_string().contains("\"nowhere0\""), "{error}");
         let forwarding = format!("/proc/sys/net/ipv4/conf/{CLIENT_LINK}/forwarding");
         std::fs::write(forwarding, "0")?;
-        let error = kernel.attach(CLIENT_LINK).expect_err("nat needs forwarding");
+        let error = kernel.attach(CLIENT_LINK, &[FAMILY_IPV4]).expect_err("nat needs forwarding");
         assert!(error.to_string().contains("sysctl -w net.ipv4.conf.clients.forwarding=1"));
+        let forwarding = format!("/proc/sys/net/ipv6/conf/{CLIENT_LINK}/forwarding");
+        std::fs::write(forwarding, "0")?;
+        let error = kernel.attach(CLIENT_LINK, &[FAMILY_IPV6]).expect_err("and so does IPv6");
+        assert!(error.to_string().contains("sysctl -w net.ipv6.conf.clients.forwarding=1"));
         Ok(())
     })
 }

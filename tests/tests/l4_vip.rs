@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use steerage_lab::client::curl;
+use steerage_lab::command;
 use steerage_lab::pattern::Pattern;
-use steerage_lab::topology::{self, VIP};
+use steerage_lab::topology::{self, CLIENT_LINK, Topology, VIP};
 use steerage_lab::udp::{self, Echo};
 use steerage_tests::stand::{Choices, Stand, l4, l4_udp, name};
 
@@ -90,7 +91,7 @@ fn traffic_that_is_not_for_a_vip_passes_untouched() {
     assert_eq!(curl(&stand.topology.client, &[&direct]).unwrap().status, 200);
     let mut ping = stand.topology.client.command("ping");
     ping.args(["-c", "1", "-W", "2", "10.80.0.1"]);
-    if let Ok(output) = steerage_lab::command::finish(&mut ping) {
+    if let Ok(output) = command::finish(&mut ping) {
         assert!(output.status.success() || output.status.code() == Some(127), "{output:?}");
     }
     // A port of the vip's address that no vip has goes to the host, which refuses it.
@@ -127,4 +128,37 @@ fn a_link_without_native_xdp_is_served_in_generic_mode() {
     assert_eq!((reply.exit, reply.status), (0, 200), "{reply:?}\n{}", stand.daemon.log());
     let links = stand.daemon.status().unwrap()["vips"][0]["interfaces"].to_string();
     assert!(links.contains("generic"), "{links}");
+}
+
+#[test]
+fn clients_come_in_on_each_link_that_a_vip_names() {
+    const SECOND: &str = "clients-2";
+    let more = format!(
+        "[[vip]]\nname = \"both\"\naddress = \"{}\"\nprotocol = \"tcp\"\nmode = \"nat\"\n\
+         interface = [\"{CLIENT_LINK}\", \"{SECOND}\"]\nservice = \"app\"\n",
+        l4()
+    );
+    let stand = Stand::start_with(&Choices { more, ..Choices::default() }, |topology| {
+        let Topology { client, balancer, .. } = topology;
+        balancer
+            .ip(&format!("link add {SECOND} type veth peer name eth1 netns {}", client.name()))?;
+        for (netns, device, address) in
+            [(balancer, SECOND, "10.82.0.1"), (client, "eth1", "10.82.0.2")]
+        {
+            netns.ip(&format!("address add {address}/24 dev {device}"))?;
+            netns.ip(&format!("link set {device} up"))?;
+            let mut ethtool = netns.command("ethtool");
+            command::output(ethtool.args(["-K", device, "tx", "off", "gro", "on"]))?;
+        }
+        Ok(())
+    });
+    let stand = stand.unwrap();
+    let links = stand.daemon.status().unwrap()["vips"][0]["interfaces"].to_string();
+    for link in [CLIENT_LINK, SECOND, "to-1", "to-2"] {
+        assert!(links.contains(&format!("{link} (native)")), "{links}");
+    }
+    let ask = || curl(&stand.topology.client, &["--max-time", "5", &format!("http://{VIP}/")]);
+    assert_eq!(ask().unwrap().status, 200);
+    stand.topology.client.ip(&format!("route add {VIP}/32 via 10.82.0.1")).unwrap();
+    assert_eq!(ask().unwrap().status, 200, "{}", stand.daemon.status_text().unwrap());
 }

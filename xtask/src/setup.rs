@@ -95,6 +95,8 @@ const REQUIREMENTS: &[Requirement] = &[
     program("ping", "iputils-ping", &[Test]),
     program("traceroute", "traceroute", &[Test]),
     program("bpftool", "bpftool", &[Demo, Test]),
+    program("tcpdump", "tcpdump", &[Test]),
+    program("tshark", "tshark", &[Test]),
     program("nsenter", "util-linux", &[Demo, Test, Bench]),
     program("taskset", "util-linux", &[Bench]),
     program("wrk", "wrk", &[Bench]),

@@ -262,8 +262,8 @@ pub struct Vip {
     pub flow_table: FlowTable,
     /// What becomes of packets that no backend takes.
     pub no_backend: NoBackend,
-    /// The link on which clients' packets come in.
-    pub interface: String,
+    /// The links on which clients' packets come in.
+    pub interfaces: Vec<String>,
     /// What its clients may do, if that is not [`Model::guard`].
     pub guard: Option<Guard>,
     /// Index in [`Model::services`].

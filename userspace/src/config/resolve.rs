@@ -562,13 +562,22 @@ impl Resolver<'_> {
                 encapsulation: vip.encapsulation.map(Spanned::into_inner).unwrap_or_default(),
                 flow_table: vip.flow_table,
                 no_backend: vip.no_backend,
-                interface: self.interface(vip.interface),
+                interfaces: self.links(vip.interface),
                 guard: vip.guard.map(|guard| self.guard(guard, Some(*vip.protocol.get_ref()))),
                 protocol: vip.protocol.into_inner(),
                 service,
             });
         }
         resolved
+    }
+
+    fn links(&mut self, links: Spanned<schema::Links>) -> Vec<String> {
+        let span = links.span();
+        let names = links.into_inner().0;
+        if names.is_empty() {
+            self.problem(span.clone(), "interface: no link is named; write \"eth0\"");
+        }
+        names.into_iter().map(|name| self.interface(Spanned::new(span.clone(), name))).collect()
     }
 
     fn interface(&mut self, name: Spanned<String>) -> String {

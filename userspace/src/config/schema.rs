@@ -159,6 +159,32 @@ impl<'de> Deserialize<'de> for Metrics {
     }
 }
 
+/// A link's name, or several.
+pub struct Links(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for Links {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Links;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a link's name, or several: \"eth0\", [\"eth0\", \"eth1\"]")
+            }
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Links, E> {
+                Ok(Links(vec![name.to_owned()]))
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut names: A) -> Result<Links, A::Error> {
+                let mut links = Vec::new();
+                while let Some(name) = names.next_element()? {
+                    links.push(name);
+                }
+                Ok(Links(links))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
@@ -295,7 +321,7 @@ pub struct Vip {
     pub flow_table: FlowTable,
     #[serde(default)]
     pub no_backend: NoBackend,
-    pub interface: Spanned<String>,
+    pub interface: Spanned<Links>,
     pub guard: Option<Guard>,
     pub service: Spanned<String>,
 }

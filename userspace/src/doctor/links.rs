@@ -45,7 +45,7 @@ const NATIVE: [&str; 30] = [
 
 pub fn examine(model: Option<&Model>) -> Vec<Finding> {
     let links: BTreeSet<String> = match model {
-        Some(model) => model.vips.iter().map(|vip| vip.interface.clone()).collect(),
+        Some(model) => model.vips.iter().flat_map(|vip| vip.interfaces.clone()).collect(),
         None => all(),
     };
     let mut findings = Vec::new();

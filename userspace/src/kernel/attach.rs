@@ -13,6 +13,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{ProgramError, Xdp, XdpMode};
 use nix::net::if_::if_nametoindex;
+use steerage_common::abi::FAMILY_IPV6;
 use tracing::{info, warn};
 
 use super::{Error, Kernel, error::os_error, netlink};
@@ -37,25 +38,16 @@ impl fmt::Display for Mode {
 
 impl Kernel {
     /// Attaches the program to an interface of this network namespace: in the driver if it can, else
-    /// behind it. A program that this instance attached before is replaced atomically.
+    /// behind it. A program that this instance attached before is replaced atomically. Packets of these
+    /// families are to be sent on.
     ///
     /// # Errors
     /// If there is no such interface, it does not forward, another program holds it, or the kernel
     /// refuses.
-    pub fn attach(&mut self, interface: &str) -> Result<Mode, Error> {
-        if if_nametoindex(interface).is_ok() {
-            check_forwarding(interface)?;
-        }
-        self.attach_to_host(interface)
-    }
-
-    /// As [`Kernel::attach`], to an interface from which nothing is forwarded.
-    ///
-    /// # Errors
-    /// If there is no such interface, another program holds it, or the kernel refuses.
-    pub fn attach_to_host(&mut self, interface: &str) -> Result<Mode, Error> {
+    pub fn attach(&mut self, interface: &str, families: &[u8]) -> Result<Mode, Error> {
         let ifindex =
             if_nametoindex(interface).map_err(|_| Error::NoInterface(interface.to_owned()))?;
+        families.iter().try_for_each(|family| check_forwarding(interface, *family))?;
         let directory = self.instance_dir.join("links");
         fs::create_dir_all(&directory)
             .map_err(Error::io(format!("creating {}", directory.display())))?;
@@ -160,11 +152,12 @@ fn link_state(interface: &str, ifindex: u32) -> Result<netlink::Attached, Error>
 }
 
 /// `bpf_fib_lookup` finds no way for packets from an interface that does not forward.
-fn check_forwarding(interface: &str) -> Result<(), Error> {
-    let path = format!("/proc/sys/net/ipv4/conf/{interface}/forwarding");
+fn check_forwarding(interface: &str, family: u8) -> Result<(), Error> {
+    let protocol = if family == FAMILY_IPV6 { "ipv6" } else { "ipv4" };
+    let path = format!("/proc/sys/net/{protocol}/conf/{interface}/forwarding");
     match fs::read_to_string(path) {
         Ok(text) if text.trim() == "0" => {
-            Err(Error::NoForwarding { interface: interface.to_owned() })
+            Err(Error::NoForwarding { interface: interface.to_owned(), protocol })
         }
         // Without the file (no /proc) the counters will tell.
         _ => Ok(()),

@@ -74,6 +74,7 @@ impl Sum for Line {
                 out_bytes: sum.out_bytes + line.out_bytes,
                 flows: sum.flows + line.flows,
                 remembered: sum.remembered + line.remembered,
+                misses: sum.misses + line.misses,
             })
         })
     }

@@ -110,13 +110,15 @@ pub enum Error {
     },
     /// The kernel would not forward what comes in on this link.
     #[error(
-        "{interface}: the kernel does not forward IPv4 packets from this interface, so nat has no \
-         next hop for them; `sysctl -w net.ipv4.conf.{interface}.forwarding=1` (or \
-         net.ipv4.ip_forward=1)"
+        "{interface}: the kernel forwards no {protocol} packets from this interface, so there is no next \
+         hop for them; `sysctl -w net.{protocol}.conf.{interface}.forwarding=1` (or \
+         net.{protocol}.conf.all.forwarding=1)"
     )]
     NoForwarding {
         /// The interface.
         interface: String,
+        /// `ipv4` or `ipv6`.
+        protocol: &'static str,
     },
     /// Another process captures packets.
     #[error("process {pid} captures already; one can at a time")]

@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering;
 use aya::maps::{ArrayOfMaps, Map, MapData, MapError};
 use serde::Serialize;
 use steerage_common::abi::{
-    self, Flow, FlowKey, MODE_NAT, MODE_TUNNEL, PROTOCOL_TCP, VIP_PASSES, VIP_REMEMBERS, Vip,
-    VipKey, active_half, ring_index,
+    self, Flow, FlowKey, MODE_LOCAL, MODE_NAT, MODE_TUNNEL, PROTOCOL_TCP, VIP_PASSES,
+    VIP_REMEMBERS, Vip, VipKey, active_half, ring_index,
 };
 use steerage_common::candidates::{self, ATTEMPTS};
 use steerage_common::hash::flow_hash;
@@ -155,6 +155,7 @@ impl Tables {
             services: open("SERVICES")?,
             crew: open("CREW")?,
             workers: open("WORKERS")?,
+            reports: open("REPORTS")?,
             cells,
         };
         Ok(Self {
@@ -231,7 +232,11 @@ impl Tables {
             let key = VipKey { address, port_be: port.to_be(), protocol, family };
             let bytes: [u8; size_of::<VipKey>()] = zerocopy::transmute!(key);
             match self.vips.get(&bytes, 0) {
-                Ok(vip) => return Ok(Vip::read_from_bytes(&vip).ok()),
+                Ok(vip) => {
+                    let vip = Vip::read_from_bytes(&vip).ok();
+                    // A guarded listener's packets go to no backend.
+                    return Ok(vip.filter(|vip| vip.mode != MODE_LOCAL));
+                }
                 Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(Error::map("VIPS")(error)),
             }

@@ -213,6 +213,11 @@ fn l4(page: &mut Page, status: &Status) {
         page.family(&name, "counter", help);
         each_backend(status, |backend, labels| page.sample(&name, labels, read(&backend.l4)));
     }
+    let name = "steerage_vip_table_misses_total";
+    page.family(name, "counter", "Packets whose flow the flow table was asked for in vain.");
+    for vip in &status.vips {
+        page.sample(name, &[("vip", &vip.name)], vip.l4.misses);
+    }
     page.family(
         "steerage_l4_reasons_total",
         "counter",

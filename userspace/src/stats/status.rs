@@ -218,6 +218,8 @@ pub struct L4 {
     pub flows: u64,
     /// Flows entered into the flow table.
     pub remembered: u64,
+    /// Of a vip: packets that asked the flow table for a flow that it does not have.
+    pub misses: u64,
 }
 
 /// A vip.

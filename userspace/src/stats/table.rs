@@ -59,8 +59,20 @@ fn services(out: &mut String, status: &Status) {
 }
 
 fn vips(out: &mut String, status: &Status) {
-    let mut table =
-        Table::new(&["VIP", "ADDRESS", "PROTOCOL", "SERVICE", "LINKS", "FLOWS", "IN", "OUT"]);
+    let mut table = Table::new(&[
+        "VIP",
+        "ADDRESS",
+        "PROTOCOL",
+        "SERVICE",
+        "LINKS",
+        "FLOWS",
+        "REMEMBERED",
+        "MISSES",
+        "IN",
+        "BYTES IN",
+        "OUT",
+        "BYTES OUT",
+    ]);
     for vip in &status.vips {
         table.row(vec![
             vip.name.clone(),
@@ -69,8 +81,12 @@ fn vips(out: &mut String, status: &Status) {
             vip.service.clone(),
             vip.interfaces.join(" "),
             vip.l4.flows.to_string(),
+            vip.l4.remembered.to_string(),
+            vip.l4.misses.to_string(),
             vip.l4.in_packets.to_string(),
+            vip.l4.in_bytes.to_string(),
             vip.l4.out_packets.to_string(),
+            vip.l4.out_bytes.to_string(),
         ]);
     }
     table.render(out);

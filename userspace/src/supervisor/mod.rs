@@ -168,7 +168,8 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     let mut in_force = InForce { model, published, addresses, links: BTreeMap::new() };
     let prober = Prober::start(region.clone(), targets(in_force.subscribers()))
         .map_err(Error::system("cannot start the prober's thread"))?;
-    in_force.links = attach(&interfaces, |link| forwarding.contains(link), kernel)?;
+    let families = network::families(&in_force.model);
+    in_force.links = attach(&interfaces, |link| forwarding.contains(link), &families, kernel)?;
 
     let epoch = region.control().supervisor_epoch.load(Ordering::Relaxed).wrapping_add(1);
     let forwards = !in_force.links.is_empty();
@@ -254,16 +255,15 @@ fn first_handout(in_force: &InForce, listening: Listening) -> Result<Handout, Er
 fn attach(
     interfaces: &BTreeSet<String>,
     forwards: impl Fn(&str) -> bool,
+    families: &[u8],
     kernel: Option<&Mutex<Kernel>>,
 ) -> Result<BTreeMap<String, String>, Error> {
     let mut links = BTreeMap::new();
     let Some(kernel) = kernel else { return Ok(links) };
     let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
     for interface in interfaces {
-        let mode = match forwards(interface) {
-            true => kernel.attach(interface)?,
-            false => kernel.attach_to_host(interface)?,
-        };
+        let families = if forwards(interface) { families } else { &[] };
+        let mode = kernel.attach(interface, families)?;
         info!(interface, %mode, "XDP program attached");
         links.insert(interface.clone(), mode.to_string());
     }

@@ -8,7 +8,7 @@ use steerage_common::hash::key_from_seed;
 
 use super::Error;
 use crate::config::Model;
-use crate::config::model::Vip;
+use crate::config::model::table_address;
 
 /// Who this host is towards a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,14 +43,25 @@ fn source_towards(backend: SocketAddr) -> Option<IpAddr> {
 /// # Errors
 /// Names the first vip whose link this host has not.
 pub fn check_links(model: &Model) -> Result<(), Error> {
-    let is_missing = |vip: &&Vip| nix::net::if_::if_nametoindex(vip.interface.as_str()).is_err();
-    match model.vips.iter().find(is_missing) {
-        None => Ok(()),
-        Some(vip) => {
-            let (vip, interface) = (vip.name.clone(), vip.interface.clone());
-            Err(Error::NoInterface { vip, interface })
+    let all = model.vips.iter().flat_map(|vip| vip.interfaces.iter().map(move |link| (vip, link)));
+    for (vip, link) in all {
+        if nix::net::if_::if_nametoindex(link.as_str()).is_err() {
+            let (vip, interface) = (vip.name.clone(), link.clone());
+            return Err(Error::NoInterface { vip, interface });
         }
     }
+    Ok(())
+}
+
+/// The families of packets that go on to backends of vips: those that the kernel must forward.
+#[must_use]
+pub fn families(model: &Model) -> Vec<u8> {
+    let backends = model.vips.iter().flat_map(|vip| &model.services[vip.service].backends);
+    let mut families: Vec<u8> =
+        backends.map(|backend| table_address(backend.address.ip()).1).collect();
+    families.sort_unstable();
+    families.dedup();
+    families
 }
 
 /// The links of this host by their addresses.

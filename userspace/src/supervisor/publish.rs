@@ -402,7 +402,7 @@ fn set_tunnel_sources(region: &Region, sources: &[IpNet]) {
 
 /// The links that carry packets of vips: where clients come in, and where backends answer.
 fn interfaces(model: &Model, paths: &HashMap<SocketAddr, Path>) -> BTreeSet<String> {
-    let clients = model.vips.iter().map(|vip| vip.interface.clone());
+    let clients = model.vips.iter().flat_map(|vip| vip.interfaces.iter().cloned());
     let backends = model.vips.iter().flat_map(|vip| &model.services[vip.service].backends);
     let ways = backends.filter_map(|backend| Some(paths.get(&backend.address)?.interface.clone()));
     clients.chain(ways).collect()

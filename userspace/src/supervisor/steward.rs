@@ -296,7 +296,9 @@ impl Steward {
             .into_iter()
             .filter(|interface| !now.links.contains_key(interface))
             .collect();
-        let mut links = super::attach(&missing, |link| publication.forwards(link), kernel)?;
+        let forwards = |link: &str| publication.forwards(link);
+        let families = network::families(model);
+        let mut links = super::attach(&missing, forwards, &families, kernel)?;
         links.extend(now.links.clone());
         links.retain(|link, _| publication.interfaces().contains(link));
         let placed = Placed {

@@ -207,7 +207,7 @@ impl Steward {
         if let Some(kernel) = &view.kernel {
             let mut locked = kernel.lock().unwrap_or_else(PoisonError::into_inner);
             for interface in now.links.keys() {
-                if let Err(error) = locked.attach(interface) {
+                if let Err(error) = locked.attach(interface, &[]) {
                     warn!(interface, %error, "the program of the failed upgrade may be on this link");
                 }
             }

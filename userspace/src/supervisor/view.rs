@@ -324,6 +324,7 @@ fn l4(traffic: Traffic) -> L4 {
         out_bytes: traffic.out_bytes,
         flows: traffic.flows,
         remembered: traffic.remembered,
+        misses: traffic.misses,
     }
 }
 
