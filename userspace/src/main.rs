@@ -92,6 +92,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             .context("workers are started by `steerage run`, not by hand")?;
             // Started through /proc/self/exe, it would be called "exe".
             sys::name_process("steerage-worker")?;
+            sys::confine::seal()?;
             log::start(inheritance.setup.plan.placed.model.global.log);
             worker::serve(
                 inheritance.setup,

@@ -1,21 +1,20 @@
 //! System calls that no crate of ours wraps safely, and the few that `nix` does, in our terms.
 #![allow(unsafe_code)]
 
+pub mod confine;
 pub mod ring;
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{Gid, Pid, Uid, User};
+use nix::unistd::{Pid, Uid, User};
 use tokio::io::ReadBuf;
 
 /// The monotonic clock.
@@ -227,49 +226,6 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut ReadBuf<'_>) -> io::Result<u
 pub fn name_process(name: &str) -> io::Result<()> {
     nix::sys::prctl::set_name(CString::new(name)?.as_c_str())?;
     Ok(())
-}
-
-/// Makes the command run without privilege, on one CPU, deaf to the terminal's interrupt, with the
-/// given descriptors left open.
-pub fn confine(
-    command: &mut Command,
-    account: Option<Account>,
-    cpu: Option<usize>,
-    keep: &[BorrowedFd<'_>],
-) {
-    let keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
-    let prepare = move || {
-        for fd in &keep {
-            // SAFETY: the parent holds these descriptors open until it has spawned the child.
-            keep_over_exec(unsafe { BorrowedFd::borrow_raw(*fd) })?;
-        }
-        // Ctrl-C in a terminal reaches the whole process group; only the supervisor acts on it.
-        nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
-        if let Some(cpu) = cpu {
-            let mut set = CpuSet::new();
-            set.set(cpu)?;
-            sched_setaffinity(Pid::from_raw(0), &set)?;
-        }
-        if let Some(account) = account {
-            nix::unistd::setgroups(&[])?;
-            nix::unistd::setresgid(
-                Gid::from_raw(account.gid),
-                Gid::from_raw(account.gid),
-                Gid::from_raw(account.gid),
-            )?;
-            // Leaving root drops all capabilities with it (capabilities(7)).
-            nix::unistd::setresuid(
-                Uid::from_raw(account.uid),
-                Uid::from_raw(account.uid),
-                Uid::from_raw(account.uid),
-            )?;
-        }
-        nix::sys::prctl::set_no_new_privs()?;
-        Ok(())
-    };
-    // SAFETY: between fork and exec only system calls are made, on values that were computed before:
-    // no allocation and no lock.
-    unsafe { command.pre_exec(prepare) };
 }
 
 /// A random number, for jitter: not for secrets.

@@ -102,6 +102,8 @@ pub struct Global {
     pub worker_lifetime: Option<Duration>,
     /// How much memory a worker may have, in bytes, before another one takes its place.
     pub worker_memory: Option<u64>,
+    /// Whether workers may make the system calls alone that they need.
+    pub worker_seccomp: bool,
     /// How workers read and write.
     pub io: Io,
     /// Whether a change of the file is a reload.

@@ -50,7 +50,8 @@ impl fmt::Display for Change {
 }
 
 /// Keys of `[global]` that hold for the life of the process, by the names of the model.
-const FIXED: [&str; 13] = [
+const FIXED: [&str; 14] = [
+    "worker_seccomp",
     "instance",
     "workers",
     "user",

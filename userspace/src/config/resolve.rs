@@ -148,6 +148,7 @@ impl Resolver<'_> {
                 Duration::from_secs(10),
             ),
             worker_memory: self.worker_memory(&global.worker_memory),
+            worker_seccomp: global.worker_seccomp,
             io: global.io,
             watch: global.watch,
         }

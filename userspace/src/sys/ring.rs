@@ -19,6 +19,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use io_uring::register::Restriction;
 use io_uring::squeue::Flags;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
@@ -126,8 +127,12 @@ impl Ring {
             .setup_submit_all()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_r_disabled()
             .build(SUBMISSIONS)?;
-        let buffers = Buffers::new(&ring.submitter())?;
+        let submitter = ring.submitter();
+        let buffers = Buffers::new(&submitter)?;
+        submitter.register_restrictions(&mut restrictions())?;
+        submitter.register_enable_rings()?;
         Ok(Self { ring, buffers })
     }
 
@@ -328,6 +333,22 @@ impl Ring {
     }
 }
 
+/// All that the ring takes: the operations that are pushed here. What a process may do by system calls
+/// (seccomp) says nothing of what it may do by a ring.
+fn restrictions() -> [Restriction; 8] {
+    let flags = Flags::BUFFER_SELECT | Flags::SKIP_SUCCESS | Flags::IO_LINK;
+    [
+        Restriction::sqe_op(opcode::AcceptMulti::CODE),
+        Restriction::sqe_op(opcode::Recv::CODE),
+        Restriction::sqe_op(opcode::Send::CODE),
+        Restriction::sqe_op(opcode::PollAdd::CODE),
+        Restriction::sqe_op(opcode::Timeout::CODE),
+        Restriction::sqe_op(opcode::AsyncCancel::CODE),
+        Restriction::sqe_op(opcode::Close::CODE),
+        Restriction::sqe_flags_allowed(flags.bits()),
+    ]
+}
+
 fn closing(fd: RawFd) -> squeue::Entry {
     opcode::Close::new(types::Fd(fd)).build().flags(Flags::SKIP_SUCCESS)
 }
@@ -338,4 +359,22 @@ fn name(operation: Operation, key: usize) -> u64 {
 
 fn result(code: i32) -> io::Result<i32> {
     if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_takes_no_operation_that_a_worker_has_not() {
+        let Ok(mut ring) = Ring::new() else {
+            eprintln!("no io_uring here, so none is tested");
+            return;
+        };
+        let socket = opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build();
+        ring.push(socket, name(Operation::Unnamed, 0));
+        ring.enter_kernel(1);
+        let outcome = ring.ring.completion().next().map(|entry| entry.result());
+        assert_eq!(outcome, Some(-libc::EACCES));
+    }
 }

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::l7::House;
 use crate::net;
 use crate::region::Region;
+use crate::sys::confine::{Otherwise, forbid};
 
 pub use plan::{Plan, Socket};
 use plan::{Queue, Serving};
@@ -49,6 +50,9 @@ pub const PLAN: u8 = b'P';
 
 /// How often a worker looks whether another supervisor has taken over.
 const SUCCESSION_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What becomes of a system call that a worker does not need.
+const OTHERWISE: Otherwise = if cfg!(test) { Otherwise::Kills } else { Otherwise::Fails };
 
 /// What a worker is told at its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -89,6 +93,11 @@ async fn work(
     control: UnixStream,
 ) -> anyhow::Result<()> {
     let Setup { id, seat, workers, plan, supervisor_epoch: epoch, .. } = setup;
+    if plan.placed.model.global.worker_seccomp
+        && let Err(error) = forbid(OTHERWISE)
+    {
+        tracing::warn!(%error, "the worker's system calls are not limited");
+    }
     show_turns(id, &region);
     let mut serving = Serving::start(id, workers, region.clone(), plan, listeners)?;
     let house = serving.house().clone();

@@ -19,7 +19,8 @@ use super::wear::{self, Wear};
 use super::{Phase, Post, lines};
 use crate::config::model::Global;
 use crate::supervisor::handout::{Given, Handout};
-use crate::sys::{confine, sealed_memory};
+use crate::sys::confine::confine;
+use crate::sys::sealed_memory;
 use crate::worker::{self, Setup};
 
 /// Between two looks at a worker's age and memory.
