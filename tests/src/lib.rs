@@ -14,5 +14,6 @@ pub mod race;
 pub mod scenarios;
 pub mod scripted;
 pub mod stand;
+pub mod upgrades;
 pub mod xdp;
 pub mod year;

@@ -76,6 +76,12 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// What clients lose while Steerage, HAProxy and nginx are upgraded under load.
+    Upgrades {
+        /// Options of the runner; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// What becomes of real clients beside a SYN flood, with the guard and without.
     Flood {
         /// Options of the runner; `--help` lists them.
@@ -105,10 +111,11 @@ pub fn command(options: &Options) -> Result<()> {
         Some(What::Scenarios { arguments }) => Some(("scenarios", arguments)),
         Some(What::Balance { arguments }) => Some(("balance", arguments)),
         Some(What::Flood { arguments }) => Some(("flood", arguments)),
+        Some(What::Upgrades { arguments }) => Some(("upgrades", arguments)),
         None => None,
     };
     if let Some((name, arguments)) = runner {
-        if matches!(name, "race" | "scenarios" | "balance" | "flood") {
+        if matches!(name, "race" | "scenarios" | "balance" | "flood" | "upgrades") {
             setup::ensure(Purpose::Bench)?;
             // It runs the daemon that was built beside it.
             shell::build_release()?;

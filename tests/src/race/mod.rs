@@ -11,7 +11,7 @@
 //! choices the same, though not their timing.
 
 mod client;
-mod proxy;
+pub(crate) mod proxy;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;

@@ -138,7 +138,7 @@ fn steerage(scratch: &Scratch, io: Io, backend: SocketAddr) -> String {
     )
 }
 
-fn haproxy(retry: Retry, backend: SocketAddr) -> String {
+pub(crate) fn haproxy(retry: Retry, backend: SocketAddr) -> String {
     let bind = l7();
     let retry = match retry {
         Retry::Default => "",
@@ -151,7 +151,7 @@ fn haproxy(retry: Retry, backend: SocketAddr) -> String {
     )
 }
 
-fn nginx(retry: Retry, scratch: &Scratch, backend: SocketAddr) -> String {
+pub(crate) fn nginx(retry: Retry, scratch: &Scratch, backend: SocketAddr) -> String {
     let (bind, directory) = (l7(), scratch.path().display());
     let retry = match retry {
         Retry::Default => "",
