@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeSet;
+use std::os::unix::process::CommandExt as _;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
@@ -158,4 +159,44 @@ fn workers_that_are_replaced_by_age_cost_nobody_anything() {
         assert!(failed(&samples).is_empty(), "{:?}\n{}", failed(&samples), stand.daemon.log());
     }
     assert_eq!(third.len(), 2);
+}
+
+/// Sets how many files a worker may have open, as its own user: root alone may not here.
+fn limit_files(worker: u32, files: usize) {
+    let nobody = steerage::sys::account("nobody").unwrap().unwrap();
+    let mut prlimit = std::process::Command::new("prlimit");
+    prlimit.args(["--pid", &worker.to_string(), &format!("--nofile={files}:")]);
+    steerage_lab::command::output(prlimit.uid(nobody.uid).gid(nobody.gid)).unwrap();
+}
+
+#[test]
+fn a_worker_without_descriptors_serves_whom_it_has_and_the_others_later() {
+    const QUEUED: usize = 20;
+    // On a ring the limit of the time holds at which the kernel was told to accept.
+    let choices = Choices { workers: 1, global: "io = \"epoll\"", ..Choices::default() };
+    let stand = Stand::start(&choices).unwrap();
+    let worker = stand.daemon.workers().unwrap()[0];
+    let mut known = stand.connect(l7()).unwrap();
+    for _ in 0..4 {
+        // Each backend has a connection then.
+        assert_eq!(known.get("/").unwrap().status, 200);
+    }
+    let open = std::fs::read_dir(format!("/proc/{worker}/fd")).unwrap().count();
+    let began = Instant::now();
+    limit_files(worker, open + 4);
+    let mut clients: Vec<_> = (0..QUEUED).map(|_| stand.connect(l7()).unwrap()).collect();
+    let pausing = || stand.daemon.log().matches("can't accept connections: pausing").count();
+    wait::for_condition("the worker to run out of descriptors", PATIENCE, || pausing() > 3)
+        .unwrap();
+    for _ in 0..20 {
+        assert_eq!(known.get("/").unwrap().status, 200);
+    }
+    // It tries ten times a second, and not as fast as it can.
+    let (times, elapsed) = (pausing(), began.elapsed());
+    assert!(times as u128 <= elapsed.as_millis() / 100 + 2, "{times} times in {elapsed:?}");
+    limit_files(worker, 10_000);
+    for client in &mut clients {
+        assert_eq!(client.get("/").unwrap().status, 200);
+    }
+    assert_eq!(stand.daemon.workers().unwrap(), [worker]);
 }

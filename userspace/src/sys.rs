@@ -121,8 +121,29 @@ pub fn bytes_acknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
     /// Where `tcpi_bytes_acked` stands in `struct tcp_info` (include/uapi/linux/tcp.h), which libc's
     /// ends before.
     const BYTES_ACKED: usize = 120;
-    let mut info = [0_u8; BYTES_ACKED + 8];
-    let mut length = info.len() as libc::socklen_t;
+    tcp_info::<{ BYTES_ACKED + 8 }>(socket)?
+        .last_chunk()
+        .map(|bytes| u64::from_ne_bytes(*bytes).saturating_sub(1))
+        .ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// Connections that wait in the queue of a listening socket (`tcpi_unacked`, inet_diag(7)).
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn queued(listener: BorrowedFd<'_>) -> io::Result<u32> {
+    /// Where `tcpi_unacked` stands in `struct tcp_info`.
+    const UNACKED: usize = 24;
+    tcp_info::<{ UNACKED + 4 }>(listener)?
+        .last_chunk()
+        .map(|bytes| u32::from_ne_bytes(*bytes))
+        .ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// The first bytes of a socket's `struct tcp_info`.
+fn tcp_info<const BYTES: usize>(socket: BorrowedFd<'_>) -> io::Result<[u8; BYTES]> {
+    let mut info = [0_u8; BYTES];
+    let mut length = BYTES as libc::socklen_t;
     // SAFETY: the kernel writes `length` bytes at most to the array, which lives through the call.
     let outcome = unsafe {
         libc::getsockopt(
@@ -133,14 +154,10 @@ pub fn bytes_acknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
             &raw mut length,
         )
     };
-    if outcome != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    match info.last_chunk::<8>() {
-        Some(bytes) if length as usize == info.len() => {
-            Ok(u64::from_ne_bytes(*bytes).saturating_sub(1))
-        }
-        _ => Err(io::ErrorKind::Unsupported.into()),
+    match outcome {
+        0 if length as usize == BYTES => Ok(info),
+        0 => Err(io::ErrorKind::Unsupported.into()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

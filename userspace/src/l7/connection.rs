@@ -207,6 +207,13 @@ impl Client {
         self.deadline.poll_reached(cx)
     }
 
+    /// Whether the client has been without a request for a while, and is to make room for another one.
+    pub(super) fn is_to_make_room(&self) -> bool {
+        self.open_requests.get() == 0
+            && self.ended_ms.get() + WARM.as_millis() as u64 <= clock::now_ms()
+            && self.door.wants_room()
+    }
+
     /// Ready when hyper has nothing to do for the client, or the client takes nothing.
     /// `was_waiting` is whether hyper waited for the client before it was polled just now: this very
     /// moment may be one in which a piece has come.
@@ -385,6 +392,9 @@ async fn wait(client: &Client, line: &Line) -> Result<Beginning, End> {
             is_told = true;
             // A request may be on its way: its response says that it is the last.
             client.deadline.set(WARM);
+        }
+        if !has_head && client.is_to_make_room() {
+            return Poll::Ready(Err(End::Closed));
         }
         client.deadline.poll_reached(cx).map(|()| {
             Err(if has_head { End::Told(ErrorClass::HeaderTimeout) } else { End::Closed })

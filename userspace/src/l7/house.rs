@@ -36,6 +36,8 @@ pub struct House {
 pub(super) struct Latest {
     proxy: RefCell<Weak<Proxy>>,
     is_over: Cell<bool>,
+    /// How many connections that wait for their next request are to end, and until when.
+    wanted: Cell<(u32, u64)>,
 }
 
 impl Latest {
@@ -74,6 +76,18 @@ impl Door {
     #[inline]
     pub(super) fn is_over(&self) -> bool {
         self.is_draining() && self.inside.borrow().0.latest.is_over()
+    }
+
+    /// Whether a connection that waits for its next request is to end, so that another one can be
+    /// accepted. Each yes is for one connection.
+    pub(super) fn wants_room(&self) -> bool {
+        let inside = self.inside.borrow();
+        let (count, until_ms) = inside.0.latest.wanted.get();
+        let is_wanted = count > 0 && net::clock::now_ms() <= until_ms;
+        if is_wanted {
+            inside.0.latest.wanted.set((count - 1, until_ms));
+        }
+        is_wanted
     }
 
     /// Notes that something of a client's was cut off.
@@ -142,6 +156,17 @@ impl House {
         for door in self.doors.borrow().values() {
             door.is_draining.set(true);
         }
+        net::wake_all();
+    }
+
+    /// Ends so many connections that wait for their next request, of those that have waited a while:
+    /// others wait to be accepted, and there may be no more.
+    pub fn make_room(&self, count: u32) {
+        if count == 0 {
+            return;
+        }
+        let until_ms = net::clock::now_ms() + net::TICK.as_millis() as u64;
+        self.latest.wanted.set((count, until_ms));
         net::wake_all();
     }
 

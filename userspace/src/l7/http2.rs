@@ -86,7 +86,7 @@ pub(super) async fn serve(client: &Rc<Client>, line: &Rc<Line>) -> Option<Cut> {
         if client.door().is_over() {
             return Poll::Ready(Some(Cut::Drained));
         }
-        let is_idle = !is_told && client.poll_idle(cx).is_ready();
+        let is_idle = !is_told && (client.poll_idle(cx).is_ready() || client.is_to_make_room());
         if is_idle || (client.door().is_draining() && !is_told) {
             is_told = true;
             connection.as_mut().graceful_shutdown();

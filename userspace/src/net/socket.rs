@@ -140,6 +140,15 @@ impl Listener {
         }
     }
 
+    /// How many connections wait in the kernel's queue; 0 if it does not tell.
+    pub fn queued(&self) -> u32 {
+        let socket = match &self.tcp {
+            ListenerOf::Epoll(tcp) => tcp.as_fd(),
+            ListenerOf::Ring(tcp) => tcp.as_fd(),
+        };
+        crate::sys::queued(socket).unwrap_or(0)
+    }
+
     /// Whether a connection has left the kernel's queue that nobody has taken.
     pub fn has_accepted(&self) -> bool {
         match &self.tcp {

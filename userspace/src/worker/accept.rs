@@ -1,8 +1,10 @@
 //! Accepting connections.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -29,19 +31,26 @@ pub(super) struct Acceptor {
     pub(super) door: RefCell<Rc<Door>>,
     pub(super) listener: Listener,
     pub(super) permits: Permits,
+    /// Whether it waits for a permit.
+    pub(super) is_paused: Cell<bool>,
 }
 
 impl Acceptor {
     /// Accepts until the task is aborted. It holds no connection whenever it waits.
     pub(super) async fn run(self: Rc<Self>) {
         let in_a_row = Cell::new(0);
+        let mut relief = pin!(self.relieve());
         loop {
             let accept = |cx: &mut Context<'_>| {
                 let accepted = self.poll_accept(cx);
                 in_a_row.set(if accepted.is_pending() { 0 } else { in_a_row.get() + 1 });
                 accepted
             };
-            let (permit, accepted) = self.permits.take_for(accept, || self.pause()).await;
+            let (permit, accepted) = tokio::select! {
+                biased;
+                accepted = self.permits.take_for(accept, || self.pause()) => accepted,
+                never = &mut relief => match never {},
+            };
             match accepted {
                 Ok((stream, peer)) => self.serve(stream, peer, permit),
                 Err(error) => self.refused(&error).await,
@@ -55,6 +64,7 @@ impl Acceptor {
     }
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, SocketAddr)>> {
+        self.is_paused.set(false);
         let accepted = self.listener.poll_accept(cx);
         self.house.with_line(|line| {
             line.full.store(0, Ordering::Relaxed);
@@ -66,7 +76,18 @@ impl Acceptor {
         accepted
     }
 
+    /// While nothing is accepted for want of permits, has idle connections end for those that wait.
+    async fn relieve(&self) -> Infallible {
+        loop {
+            net::sleep(net::TICK).await;
+            if self.is_paused.get() {
+                self.house.make_room(self.listener.queued());
+            }
+        }
+    }
+
     fn pause(&self) {
+        self.is_paused.set(true);
         self.listener.pause();
         self.house.with_line(|line| line.full.store(1, Ordering::Relaxed));
     }

@@ -1,6 +1,6 @@
 //! The configuration that a worker serves, and how another one takes its place.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::TcpListener;
@@ -118,7 +118,13 @@ impl Serving {
                         .context("a listening socket can't be taken over")?;
                     let (house, permits) = (self.house.clone(), self.permits.clone());
                     let door = RefCell::new(door);
-                    let acceptor = Rc::new(Acceptor { house, door, listener, permits });
+                    let acceptor = Rc::new(Acceptor {
+                        house,
+                        door,
+                        listener,
+                        permits,
+                        is_paused: Cell::new(false),
+                    });
                     (net::spawn(acceptor.clone().run()), acceptor)
                 }
             };

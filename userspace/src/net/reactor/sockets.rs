@@ -271,6 +271,10 @@ impl Acceptor {
         }
     }
 
+    pub(in crate::net) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tcp.as_fd()
+    }
+
     pub(in crate::net) fn has_accepted(&self) -> bool {
         self.place.with(|_, source| !source.accepted.is_empty()).unwrap_or(false)
     }

@@ -132,6 +132,38 @@ fn there_are_no_more_connections_than_permits() {
 }
 
 #[test]
+fn at_the_limit_idle_connections_make_room_and_others_stay() {
+    let (heard, request) = mpsc::channel();
+    let (answer, may_answer) = mpsc::channel::<()>();
+    let may_answer = std::sync::Mutex::new(may_answer);
+    let backend = answering(move |head, _| {
+        if head.starts_with("get /slow") {
+            heard.send(()).unwrap();
+            may_answer.lock().unwrap().recv().unwrap();
+        }
+        ok("done")
+    });
+    let worker = Worker::start_with(&[backend], |model| model.global.max_connections = 3);
+    let (mut idle, mut kept, mut busy) = (worker.client(), worker.client(), worker.client());
+    for client in [&mut idle, &mut kept] {
+        assert_eq!(client.get("/").text(), "done");
+    }
+    busy.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    request.recv().unwrap();
+    // One place is wanted, so one of the idle two goes; the one with a request does not.
+    let mut next = worker.client();
+    assert_eq!(next.get("/").text(), "done");
+    answer.send(()).unwrap();
+    assert_eq!(busy.response().text(), "done");
+    assert_eq!(value(&worker.region.worker(0).accepted), 4);
+    for client in [&mut idle, &mut kept] {
+        client.stream.set_nonblocking(true).unwrap();
+    }
+    let ends = [&mut idle, &mut kept].map(|client| client.stream.read(&mut [0]).ok());
+    assert_eq!(ends.iter().filter(|end| **end == Some(0)).count(), 1, "{ends:?}");
+}
+
+#[test]
 fn a_slow_head_is_told_off_and_an_idle_connection_just_ends() {
     let worker = Worker::start_with(&[answering(|_, _| ok(""))], |model| {
         model.listeners[0].timeouts.header_read = Duration::from_millis(50);
