@@ -88,6 +88,12 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Tail latency while some requests hold their worker, with the accept program and without.
+    Steering {
+        /// Options of the runner; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Microseconds from a breaker's trip to the first packet elsewhere.
     Breaker {
         /// Options of the runner; `--help` lists them.
@@ -110,12 +116,13 @@ pub fn command(options: &Options) -> Result<()> {
         Some(What::Breaker { arguments }) => Some(("breaker-latency", arguments)),
         Some(What::Scenarios { arguments }) => Some(("scenarios", arguments)),
         Some(What::Balance { arguments }) => Some(("balance", arguments)),
+        Some(What::Steering { arguments }) => Some(("steering", arguments)),
         Some(What::Flood { arguments }) => Some(("flood", arguments)),
         Some(What::Upgrades { arguments }) => Some(("upgrades", arguments)),
         None => None,
     };
     if let Some((name, arguments)) = runner {
-        if matches!(name, "race" | "scenarios" | "balance" | "flood" | "upgrades") {
+        if matches!(name, "race" | "scenarios" | "balance" | "flood" | "steering" | "upgrades") {
             setup::ensure(Purpose::Bench)?;
             // It runs the daemon that was built beside it.
             shell::build_release()?;
