@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use steerage_lab::client::curl;
@@ -10,6 +11,7 @@ use steerage_lab::command;
 use steerage_lab::pattern::Pattern;
 use steerage_lab::topology::{self, CLIENT_LINK, Topology, VIP};
 use steerage_lab::udp::{self, Echo};
+use steerage_tests::dns::{self, Says};
 use steerage_tests::stand::{Choices, Stand, l4, l4_udp, name};
 
 fn stand(weights: Vec<u16>) -> Stand {
@@ -161,4 +163,39 @@ fn clients_come_in_on_each_link_that_a_vip_names() {
     assert_eq!(ask().unwrap().status, 200);
     stand.topology.client.ip(&format!("route add {VIP}/32 via 10.82.0.1")).unwrap();
     assert_eq!(ask().unwrap().status, 200, "{}", stand.daemon.status_text().unwrap());
+}
+
+/// Names are asked of a vip by `dig`, over UDP from another port each time.
+#[test]
+fn dig_is_answered_by_each_name_server_behind_a_udp_vip() {
+    const QUESTIONS: usize = 40;
+    let at = |number: u8| SocketAddr::new(topology::backend_socket(number).ip(), 53);
+    let more = format!(
+        "[[vip]]\nname = \"dns\"\naddress = \"{vip}:53\"\nprotocol = \"udp\"\nmode = \"nat\"\n\
+         interface = \"{CLIENT_LINK}\"\nservice = \"dns\"\n[[service]]\nname = \"dns\"\n\
+         [[service.backend]]\naddress = \"{one}\"\n[[service.backend]]\naddress = \"{two}\"\n",
+        vip = VIP,
+        one = at(1),
+        two = at(2)
+    );
+    let stand = Stand::start(&Choices { tcp_vip: true, more, ..Choices::default() }).unwrap();
+    let servers: Vec<_> = (1..=2)
+        .map(|number| {
+            let netns = &stand.topology.backends[usize::from(number) - 1];
+            let server = dns::Server::start(netns, at(number)).unwrap();
+            let own = Ipv4Addr::new(203, 0, 113, number);
+            server.set("www.example.com.", Says::Records(60, vec![dns::address(own)]));
+            server
+        })
+        .collect();
+    let mut heard = BTreeSet::new();
+    for _ in 0..QUESTIONS {
+        let mut dig = stand.topology.client.command("dig");
+        dig.args(["+short", "+tries=1", "+time=5", &format!("@{VIP}")]);
+        heard.insert(command::output(dig.arg("www.example.com")).unwrap().trim().to_owned());
+    }
+    let expected = ["203.0.113.1", "203.0.113.2"].map(str::to_owned);
+    assert_eq!(heard, BTreeSet::from(expected));
+    let asked: usize = servers.iter().map(|server| server.asked("www.example.com.")).sum();
+    assert_eq!(asked, QUESTIONS);
 }

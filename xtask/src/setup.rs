@@ -93,6 +93,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("ethtool", "ethtool", &[Demo, Test, Bench]),
     program("curl", "curl", &[Demo, Test]),
     program("ping", "iputils-ping", &[Test]),
+    program("dig", "bind9-dnsutils", &[Test]),
     program("traceroute", "traceroute", &[Test]),
     program("bpftool", "bpftool", &[Demo, Test]),
     program("tcpdump", "tcpdump", &[Test]),
