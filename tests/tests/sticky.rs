@@ -150,7 +150,7 @@ fn sessions_move_only_for_a_good_reason() {
     let full = std::fs::read_to_string(&stand.config).unwrap();
     let without = |text: &str, number: u8| {
         let entry = format!(
-            "[[service.backend]]\naddress = \"{}\"\nweight = 1\n",
+            "[[service.backend]]\naddress = \"{}\"\nweight = 1\ntier = 0\n",
             topology::backend_socket(number)
         );
         assert!(text.contains(&entry));
