@@ -1,6 +1,9 @@
 //! New addresses, ports and checksums for a packet, in place.
 
-use steerage_common::{abi::FAMILY_IPV4, checksum::Delta};
+use steerage_common::{
+    abi::{FAMILY_IPV4, Nat},
+    checksum::Delta,
+};
 
 use crate::{
     packet::{Address, Frame, Ipv4, Ipv6},
@@ -18,6 +21,17 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
+    /// Those of a packet from the vip to the client of a flow of `nat`.
+    #[inline(always)]
+    pub fn to_client(entry: &Nat) -> Self {
+        Self {
+            source: Address::of(&entry.vip_address),
+            destination: Address::of(&entry.client),
+            source_port_be: entry.vip_port_be,
+            destination_port_be: entry.client_port_be,
+        }
+    }
+
     /// The way of the packet, for routing.
     #[inline(always)]
     pub fn way(&self, family: u8) -> Way {

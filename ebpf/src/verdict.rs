@@ -174,19 +174,11 @@ fn reply(context: &XdpContext, mut packet: Packet<'_>, entry: &mut Nat) -> Resul
     if packet.is_fragment {
         fragment::remember_reply(context);
     }
-    let to = Endpoints {
-        source: Address::of(&entry.vip_address),
-        destination: Address::of(&entry.client),
-        source_port_be: entry.vip_port_be,
-        destination_port_be: entry.client_port_be,
-    };
+    let to = Endpoints::to_client(entry);
     let hop = hop_back(context, entry, &to.way(packet.family), packet.ip_bytes)?;
     rewrite::apply(&mut packet, transport, &to, &hop);
     let bytes = packet.bytes() as u64;
-    count(entry.vip, entry.slot, |traffic| {
-        traffic.out_packets += 1;
-        traffic.out_bytes += bytes;
-    });
+    count_out(entry.vip, entry.slot, bytes);
     Ok(route::send(context, &hop))
 }
 
@@ -212,6 +204,15 @@ pub fn count(vip: u16, slot: u16, add: impl Fn(&mut Traffic)) {
         // SAFETY: as above.
         add(unsafe { &mut *traffic });
     }
+}
+
+/// Counts a packet that went to a client.
+#[inline(always)]
+pub fn count_out(vip: u16, slot: u16, bytes: u64) {
+    count(vip, slot, |traffic| {
+        traffic.out_packets += 1;
+        traffic.out_bytes += bytes;
+    });
 }
 
 /// Adds to the counters of a vip alone.

@@ -14,6 +14,7 @@ use steerage_lab::daemon::{self, Daemon};
 use steerage_lab::process::Process;
 use steerage_lab::scratch::Scratch;
 use steerage_lab::topology::{self, BALANCER, CLIENT_LINK, Topology, VIP};
+use steerage_lab::udp::Echo;
 use steerage_lab::wait;
 
 /// First part of every name that tests give.
@@ -191,6 +192,15 @@ impl Stand {
     #[must_use]
     pub fn backend(&self, number: u8) -> &Backend {
         self.backends[usize::from(number) - 1].as_ref().expect("this backend was killed")
+    }
+
+    /// Servers that echo datagrams, one on each backend's host, at `address` of its number.
+    ///
+    /// # Errors
+    /// If an address is taken.
+    pub fn echoes(&self, address: impl Fn(u8) -> SocketAddr) -> Result<Vec<Echo>> {
+        let hosts = (1..).zip(&self.topology.backends);
+        hosts.map(|(number, netns)| Echo::start(&name(number), netns, address(number))).collect()
     }
 
     /// A connection from the client's host.

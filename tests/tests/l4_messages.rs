@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use steerage_lab::command;
 use steerage_lab::topology::{self, VIP};
-use steerage_lab::udp::{self, Echo};
+use steerage_lab::udp;
 use steerage_tests::stand::{Choices, Stand, l4_udp, name};
 
 fn stand() -> Stand {
@@ -63,12 +63,7 @@ fn traceroute_ends_at_a_vip() {
 #[test]
 fn datagrams_in_fragments_go_both_ways() {
     let stand = stand();
-    let _echoes: Vec<Echo> = (1..=2)
-        .map(|number| {
-            let netns = &stand.topology.backends[usize::from(number) - 1];
-            Echo::start(&name(number), netns, topology::backend_socket(number)).unwrap()
-        })
-        .collect();
+    let _echoes = stand.echoes(topology::backend_socket).unwrap();
     let mut heard = BTreeSet::new();
     for flow in 0..20 {
         let client = udp::client(&stand.topology.client, l4_udp(), Duration::from_secs(2)).unwrap();

@@ -10,7 +10,7 @@ use steerage_lab::client::curl;
 use steerage_lab::command;
 use steerage_lab::pattern::Pattern;
 use steerage_lab::topology::{self, CLIENT_LINK, Topology, VIP};
-use steerage_lab::udp::{self, Echo};
+use steerage_lab::udp;
 use steerage_tests::dns::{self, Says};
 use steerage_tests::stand::{Choices, Stand, l4, l4_udp, name};
 
@@ -53,12 +53,7 @@ fn bulk_through_a_tcp_vip_arrives_whole_and_stays_with_its_backend() {
 #[test]
 fn datagrams_through_a_udp_vip_are_answered_and_a_flow_stays_with_its_backend() {
     let stand = stand(vec![1, 1]);
-    let echoes: Vec<Echo> = (1..=2)
-        .map(|number| {
-            let netns = &stand.topology.backends[usize::from(number) - 1];
-            Echo::start(&name(number), netns, topology::backend_socket(number)).unwrap()
-        })
-        .collect();
+    let echoes = stand.echoes(topology::backend_socket).unwrap();
     let mut heard = BTreeSet::new();
     for flow in 0..20 {
         let socket = udp::client(&stand.topology.client, l4_udp(), Duration::from_secs(2)).unwrap();

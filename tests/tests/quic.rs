@@ -8,7 +8,6 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use steerage_lab::topology::{self, CLIENT, CLIENT_LINK, VIP};
-use steerage_lab::udp::Echo;
 use steerage_tests::stand::{Choices, Stand, name};
 
 /// Addresses that a client may have beside its first one.
@@ -70,12 +69,7 @@ fn a_connection_survives_its_client_s_new_address_and_its_server_s_removal() {
         Ok(())
     })
     .unwrap();
-    let _echoes: Vec<Echo> = (1..=3)
-        .map(|number| {
-            let netns = &stand.topology.backends[usize::from(number) - 1];
-            Echo::start(&name(number), netns, topology::backend_socket(number)).unwrap()
-        })
-        .collect();
+    let _echoes = stand.echoes(topology::backend_socket).unwrap();
     let addresses = [CLIENT, ROAMING[0], ROAMING[1]];
     for number in 1..=3 {
         for (nonce, address) in (0..).zip(addresses.iter().cycle().take(9)) {

@@ -12,7 +12,7 @@ use steerage_lab::daemon;
 use steerage_lab::pattern::Pattern;
 use steerage_lab::process::Process;
 use steerage_lab::topology::{CLIENT_LINK, Topology, VIP};
-use steerage_lab::udp::{self, Echo};
+use steerage_lab::udp;
 use steerage_lab::wait;
 use steerage_tests::stand::{Choices, Stand, l4, l4_udp, name};
 
@@ -180,12 +180,7 @@ fn a_client_learns_that_the_way_behind_the_balancer_is_smaller() {
 fn datagrams_in_fragments_reach_the_backend_of_their_flow() {
     let returning = with_decap(start("mode = \"tunnel\""), "xdp");
     let stand = &returning.stand;
-    let _echoes: Vec<Echo> = (1..=BACKENDS)
-        .map(|number| {
-            let netns = &stand.topology.backends[usize::from(number) - 1];
-            Echo::start(&name(number), netns, l4_udp()).unwrap()
-        })
-        .collect();
+    let _echoes = stand.echoes(|_| l4_udp()).unwrap();
     let mut heard = BTreeSet::new();
     for flow in 0..20 {
         let client = udp::client(&stand.topology.client, l4_udp(), Duration::from_secs(2)).unwrap();

@@ -24,7 +24,7 @@ use crate::{
     rest,
     rewrite::{self, Endpoints},
     route::{self, Hop},
-    verdict::{count, hop_back, is_reply, note},
+    verdict::{count, count_out, hop_back, is_reply, note},
     vip,
 };
 
@@ -231,19 +231,11 @@ fn to_client(
     if packet.ttl <= 1 {
         return Err(Reason::TtlExpired);
     }
-    let to = Endpoints {
-        source: Address::of(&entry.vip_address),
-        destination: Address::of(&entry.client),
-        source_port_be: entry.vip_port_be,
-        destination_port_be: entry.client_port_be,
-    };
+    let to = Endpoints::to_client(entry);
     let hop = hop_back(context, entry, &to.way(packet.family), packet.ip_bytes)?;
     let bytes = packet.bytes() as u64;
     rewrite(packet, icmp, quoted, &to, &hop);
-    count(entry.vip, entry.slot, |traffic| {
-        traffic.out_packets += 1;
-        traffic.out_bytes += bytes;
-    });
+    count_out(entry.vip, entry.slot, bytes);
     note(Reason::ErrorForwarded);
     Ok(route::send(context, &hop))
 }

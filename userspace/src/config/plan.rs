@@ -96,39 +96,26 @@ pub fn diff(before: &Model, after: &Model) -> Vec<Change> {
 #[must_use]
 pub fn applicable(before: &Model, after: &Model) -> Model {
     let fixed = before.global.clone();
-    let Global {
+    let log = Log { level: after.global.log.level, ..fixed.log };
+    // Those of `FIXED`, in its order.
+    let global = Global {
+        worker_seccomp: fixed.worker_seccomp,
+        instance: fixed.instance,
+        workers: fixed.workers,
+        user: fixed.user,
+        bpf_dir: fixed.bpf_dir,
+        admin: fixed.admin,
+        metrics: fixed.metrics,
+        pid_file: fixed.pid_file,
+        hash_seed: fixed.hash_seed,
+        max_flows: fixed.max_flows,
+        max_sources: fixed.max_sources,
+        flow_idle: fixed.flow_idle,
+        io: fixed.io,
         log,
-        max_connections,
-        trusted_proxies,
-        drain,
-        watch,
-        hooks,
-        upgrade_timeout,
-        worker_hang,
-        worker_lifetime,
-        worker_memory,
-        ..
-    } = after.global.clone();
-    let log = Log { level: log.level, ..fixed.log };
-    Model {
-        global: Global {
-            log,
-            max_connections,
-            trusted_proxies,
-            drain,
-            watch,
-            hooks,
-            upgrade_timeout,
-            worker_hang,
-            worker_lifetime,
-            worker_memory,
-            ..fixed
-        },
-        guard: after.guard.clone(),
-        listeners: after.listeners.clone(),
-        vips: after.vips.clone(),
-        services: after.services.clone(),
-    }
+        ..after.global.clone()
+    };
+    Model { global, ..after.clone() }
 }
 
 fn listeners(before: &Model, after: &Model, changes: &mut Vec<Change>) {

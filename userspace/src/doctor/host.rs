@@ -12,9 +12,6 @@ use crate::net;
 use crate::supervisor::BACKLOG;
 use crate::sys;
 
-/// The least kernel for everything but io_uring.
-const KERNEL_NEEDED: (u8, u8) = (5, 15);
-
 /// Since when the kernel hands received data over without a copy (`IORING_OP_RECV_ZC`).
 const KERNEL_ZERO_COPY: (u8, u8) = (6, 15);
 
@@ -45,14 +42,12 @@ fn at_least((major, minor): (u8, u8)) -> Option<bool> {
 }
 
 fn version() -> Finding {
-    let found = read("/proc/sys/kernel/osrelease");
-    let (major, minor) = KERNEL_NEEDED;
-    match at_least(KERNEL_NEEDED) {
-        Some(true) => Finding::ok("kernel", found),
-        _ => Finding::fail(
+    match kernel::check_kernel() {
+        Ok(()) => Finding::ok("kernel", read("/proc/sys/kernel/osrelease")),
+        Err(error) => Finding::fail(
             "kernel",
-            found,
-            format!("Linux {major}.{minor} or newer; L7 alone works with older ones, without eBPF"),
+            error.to_string(),
+            "a newer kernel; L7 alone works with older ones, without eBPF",
         ),
     }
 }

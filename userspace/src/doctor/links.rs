@@ -8,6 +8,7 @@ use std::process::Command;
 use super::Finding;
 use crate::config::Model;
 use crate::kernel;
+use crate::supervisor::families;
 
 /// Drivers that run XDP programs themselves (Linux 6.12, `NETDEV_XDP_ACT_BASIC`).
 const NATIVE: [&str; 30] = [
@@ -48,6 +49,7 @@ pub fn examine(model: Option<&Model>) -> Vec<Finding> {
         Some(model) => model.vips.iter().flat_map(|vip| vip.interfaces.clone()).collect(),
         None => all(),
     };
+    let families = model.map(families).unwrap_or_default();
     let mut findings = Vec::new();
     for link in &links {
         if !Path::new("/sys/class/net").join(link).exists() {
@@ -62,7 +64,8 @@ pub fn examine(model: Option<&Model>) -> Vec<Finding> {
         findings.push(driver(link));
         findings.extend(offloads(link));
         if model.is_some() {
-            findings.extend([occupied(link), forwarding(link)]);
+            findings.push(occupied(link));
+            findings.extend(families.iter().map(|family| forwarding(link, *family)));
         }
     }
     findings
@@ -130,16 +133,11 @@ fn occupied(link: &str) -> Finding {
     }
 }
 
-fn forwarding(link: &str) -> Finding {
-    let what = format!("{} forwarding", what(link));
-    let path = format!("/proc/sys/net/ipv4/conf/{link}/forwarding");
-    match fs::read_to_string(path).unwrap_or_default().trim() {
-        "0" => Finding::fail(
-            &what,
-            "off: the kernel gives no next hop",
-            format!("sysctl -w net.ipv4.ip_forward=1 (or net.ipv4.conf.{link}.forwarding=1)"),
-        ),
-        _ => Finding::ok(what, "on"),
+fn forwarding(link: &str, family: u8) -> Finding {
+    let what = format!("{} IPv{family} forwarding", what(link));
+    match kernel::check_forwarding(link, family) {
+        Ok(()) => Finding::ok(what, "on"),
+        Err(error) => Finding::fail(&what, "off", error.to_string()),
     }
 }
 

@@ -151,8 +151,11 @@ fn link_state(interface: &str, ifindex: u32) -> Result<netlink::Attached, Error>
     netlink::attached(ifindex).map_err(Error::io(format!("asking about the link {interface}")))
 }
 
-/// `bpf_fib_lookup` finds no way for packets from an interface that does not forward.
-fn check_forwarding(interface: &str, family: u8) -> Result<(), Error> {
+/// Whether packets of a family are forwarded from an interface: `bpf_fib_lookup` finds no way for them else.
+///
+/// # Errors
+/// If they are not.
+pub fn check_forwarding(interface: &str, family: u8) -> Result<(), Error> {
     let protocol = if family == FAMILY_IPV6 { "ipv6" } else { "ipv4" };
     let path = format!("/proc/sys/net/{protocol}/conf/{interface}/forwarding");
     match fs::read_to_string(path) {

@@ -62,7 +62,11 @@ pub fn load(options: &Options) -> Result<Ebpf, Error> {
     loader.load(OBJECT).map_err(Error::load)
 }
 
-fn check_kernel() -> Result<(), Error> {
+/// Whether the kernel is new enough for the programs.
+///
+/// # Errors
+/// If it is not, with both versions.
+pub fn check_kernel() -> Result<(), Error> {
     let (major, minor, needed) = KERNEL_NEEDED;
     match KernelVersion::current() {
         Ok(version) if version < KernelVersion::new(major, minor, 0) => {

@@ -33,10 +33,11 @@ use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, ProgramA
 use aya::programs::Xdp;
 use steerage_common::abi::{AddressKey, RingLine, Vip, VipKey};
 
-pub use attach::{Mode, detach, program_on};
+pub use attach::{Mode, check_forwarding, detach, program_on};
 pub use error::Error;
 pub use events::{Events, follow};
 pub use guard::Guarding;
+pub use loader::check_kernel;
 pub use log::Logger;
 pub use ring::Filling;
 pub use settle::{Settler, settle};

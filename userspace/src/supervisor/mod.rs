@@ -83,6 +83,7 @@ use crate::worker::Plan;
 
 pub use error::Error;
 pub use listeners::BACKLOG;
+pub use network::families;
 pub use plane::instance_dir;
 
 /// Operators' wishes that wait while the configuration is changed.
@@ -168,7 +169,7 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     let mut in_force = InForce { model, published, addresses, links: BTreeMap::new() };
     let prober = Prober::start(region.clone(), targets(in_force.subscribers()))
         .map_err(Error::system("cannot start the prober's thread"))?;
-    let families = network::families(&in_force.model);
+    let families = families(&in_force.model);
     in_force.links = attach(&interfaces, |link| forwarding.contains(link), &families, kernel)?;
 
     let epoch = region.control().supervisor_epoch.load(Ordering::Relaxed).wrapping_add(1);
@@ -205,7 +206,7 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
         revisions: Revisions::new(text.clone()),
         text,
         binary: sys::binary(),
-        doors,
+        doors: Arc::new(doors),
         follow,
         seats,
         handouts,
@@ -362,7 +363,8 @@ async fn supervise(
     view.region.control().supervisor_epoch.store(view.supervisor_epoch, Ordering::Release);
     info!(workers = count, generation = view.region.generation(), "ready");
     systemd::ready(&view.summary());
-    view.run_hook(Moment::Start).await;
+    let started = view.clone();
+    servers.spawn(async move { started.run_hook(Moment::Start).await });
     loop {
         tokio::select! {
             () = interrupts.next() => {

@@ -87,7 +87,7 @@ pub struct Steward {
     /// The binary that was started.
     pub binary: PathBuf,
     /// What the daemon that follows is given, beside the listening sockets.
-    pub doors: Doors,
+    pub doors: Arc<Doors>,
     /// Told when one follows.
     pub follow: oneshot::Sender<Succession>,
     /// The texts that were in force.

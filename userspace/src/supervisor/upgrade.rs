@@ -115,7 +115,7 @@ impl Steward {
         // Its end of the channel is its own now: it ends with it.
         drop(command);
         let (state, sockets) = self.will().map_err(failed)?;
-        let doors = self.doors.try_clone().map_err(failed)?;
+        let doors = self.doors.clone();
         let talk = tokio::task::spawn_blocking(move || {
             let open = Open {
                 pid_file: doors.pid_file.as_fd(),
@@ -219,17 +219,6 @@ impl Steward {
         if let Err(error) = self.put_in_force(&view, &now, now.model.clone()).await {
             error!(%error, "the tables are those of the failed upgrade until the next reload");
         }
-    }
-}
-
-impl Doors {
-    fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            pid_file: self.pid_file.try_clone()?,
-            admin: self.admin.try_clone()?,
-            metrics: self.metrics.as_ref().map(TcpListener::try_clone).transpose()?,
-            memory: self.memory.clone(),
-        })
     }
 }
 

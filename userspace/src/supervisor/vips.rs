@@ -21,8 +21,7 @@ use crate::kernel::Kernel;
 use crate::region::{Region, Tenant};
 
 /// Puts the model's vips, and what is guarded of its listeners (`local`), into the kernel's table and takes
-/// out the others. A vip that stays keeps
-/// its index and generation, and so its flows and counters.
+/// out the others. A vip that stays keeps its index and generation, and so its flows and counters.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -45,6 +44,15 @@ pub fn write(
     let taken: BTreeSet<u16> =
         wanted.iter().filter_map(|key| former.get(key)).map(|vip| vip.index).collect();
     let mut free = (0..VIPS as u16).filter(|index| !taken.contains(index));
+    let mut index_of = |key: &abi::VipKey| {
+        let kept = former.get(key).map(|former| former.index);
+        kept.or_else(|| free.next()).expect("vips and guarded addresses are at most VIPS")
+    };
+    // What CPUs remember of the table is void with each change of it.
+    let set = |key: &abi::VipKey, value: &abi::Vip, kernel: &mut Kernel| match former.get(key) {
+        Some(former) if former == value => Ok(()),
+        _ => kernel.set_vip(key, value),
+    };
     let guards = guards::set(model, kernel)?;
     let mut indices = Vec::with_capacity(wanted.len());
     let mut ids = Vec::new();
@@ -52,11 +60,7 @@ pub fn write(
         let service = seats.lines[vip.service];
         let kept = former.get(key).filter(|former| former.service == service);
         let kept = kept.filter(|former| former.mode == vip.mode.number());
-        let index = former
-            .get(key)
-            .map(|former| former.index)
-            .or_else(|| free.next())
-            .expect("the configuration has at most VIPS vips");
+        let index = index_of(key);
         let value = abi::Vip {
             generation: kept
                 .map_or_else(|| abi::vip_generation(generation, index), |kept| kept.generation),
@@ -71,16 +75,12 @@ pub fn write(
                 .map_or(0, |quic| Lengths::of(&quic.server_id_bytes).0),
         };
         ids.extend(server_ids(model, vip, value.generation, tenants));
-        kernel.set_vip(key, &value)?;
+        set(key, &value, kernel)?;
         indices.push(value.index);
         info!(vip = vip.name, address = %vip.address, index = value.index, "vip in force");
     }
     for (local, key) in local.iter().zip(&wanted[model.vips.len()..]) {
-        let index = former
-            .get(key)
-            .map(|former| former.index)
-            .or_else(|| free.next())
-            .expect("the addresses are at most VIPS");
+        let index = index_of(key);
         let value = abi::Vip {
             generation: abi::vip_generation(generation, index),
             index,
@@ -90,7 +90,7 @@ pub fn write(
             guard: guards.listeners[local.listener],
             server_id_lengths: 0,
         };
-        kernel.set_vip(key, &value)?;
+        set(key, &value, kernel)?;
     }
     // A backend that leaves keeps its connections until it is idle, wherever their clients go.
     let is_held = |id: &abi::ServerId| {

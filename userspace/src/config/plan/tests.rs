@@ -103,6 +103,31 @@ fn where_things_stand_in_the_file_makes_no_difference() {
     );
 }
 
+/// Each key is put in force, or said to need a restart.
+#[test]
+fn no_key_is_left_out() {
+    let keys = "drain = '5s'\nmax_connections = 7\ntrusted_proxies = ['10.0.0.0/8']\nwatch = false\n\
+        tunnel_sources = ['10.9.0.0/16']\nworker_hang = '9s'\nworker_lifetime = '9h'\n\
+        worker_memory = '1GiB'\nworker_seccomp = false\nupgrade_timeout = '9s'\nuser = 'other'\n\
+        bpf_dir = '/b'\nadmin = '/a'\nmetrics = 'off'\npid_file = '/p'\nhash_seed = 'two'\n\
+        max_flows = 2048\nmax_sources = 2048\nflow_idle = { tcp = '9m', udp = '9s' }\n\
+        io = 'epoll'\nlog = { level = 'debug', format = 'json' }\n\
+        hooks = { on_start = ['/s'] }\ninstance = 'other'\nworkers = 3";
+    let (before, after) =
+        (model(BASE), model(&BASE.replace("workers = 2\nhash_seed = 'one'", keys)));
+    let changed: std::collections::BTreeSet<String> = diff(&before, &after)
+        .into_iter()
+        .map(|change| change.what.trim_start_matches("global.").to_owned())
+        .collect();
+    let all = value(&after.global);
+    for key in all.as_object().unwrap().keys() {
+        assert!(changed.iter().any(|changed| changed.starts_with(key)), "{key}: {changed:?}");
+    }
+    let applied = applicable(&before, &after);
+    assert!(diff(&before, &applied).iter().all(|change| !change.needs_restart));
+    assert!(diff(&applied, &after).iter().all(|change| change.needs_restart));
+}
+
 #[test]
 fn what_needs_a_restart_stays_and_the_rest_does_not() {
     let text = BASE
