@@ -23,6 +23,7 @@ mod runtime;
 mod slab;
 mod socket;
 mod stream;
+mod tcp;
 mod timer;
 pub mod turn;
 
@@ -30,7 +31,8 @@ pub use deadline::{Deadline, Elapsed, TICK, wake_all, within};
 pub use runtime::{Io, run, spawn};
 pub use slab::Slab;
 pub use socket::{Control, Listener, connect, is_local_shortage};
-pub use stream::{Progress, Stream};
+pub use stream::{Broken, Hello, Stream};
+pub use tcp::Progress;
 pub use timer::{Timer, sleep};
 pub use turn::watch as watch_turns;
 

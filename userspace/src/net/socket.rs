@@ -116,10 +116,10 @@ impl Listener {
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, SocketAddr)>> {
         match &self.tcp {
             ListenerOf::Epoll(tcp) => {
-                tcp.poll_accept(cx).map_ok(|(tcp, peer)| (Stream::new(Socket::Epoll(tcp)), peer))
+                tcp.poll_accept(cx).map_ok(|(tcp, peer)| (Stream::plain(Socket::Epoll(tcp)), peer))
             }
             ListenerOf::Ring(tcp) => {
-                tcp.poll_accept(cx).map_ok(|(tcp, peer)| (Stream::new(Socket::Ring(tcp)), peer))
+                tcp.poll_accept(cx).map_ok(|(tcp, peer)| (Stream::plain(Socket::Ring(tcp)), peer))
             }
         }
     }
@@ -169,11 +169,11 @@ impl Listener {
                 let accepted = poll_fn(|cx| Poll::Ready(tcp.poll_accept(cx))).await;
                 let Poll::Ready(accepted) = accepted else { return Ok(None) };
                 let (tcp, peer) = accepted?;
-                Ok(Some((Stream::new(Socket::Epoll(tcp)), peer)))
+                Ok(Some((Stream::plain(Socket::Epoll(tcp)), peer)))
             }
             ListenerOf::Ring(tcp) => {
                 let accepted = tcp.accept_waiting()?;
-                Ok(accepted.map(|(tcp, peer)| (Stream::new(Socket::Ring(tcp)), peer)))
+                Ok(accepted.map(|(tcp, peer)| (Stream::plain(Socket::Ring(tcp)), peer)))
             }
         }
     }
@@ -185,11 +185,11 @@ impl Listener {
 /// As `socket(2)` and `connect(2)`.
 pub async fn connect(address: SocketAddr) -> io::Result<Stream> {
     if reactor::is_running() {
-        return Ok(Stream::new(Socket::Ring(connect_on_ring(address).await?)));
+        return Ok(Stream::plain(Socket::Ring(connect_on_ring(address).await?)));
     }
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
-    Ok(Stream::new(Socket::Epoll(socket.connect(address).await?)))
+    Ok(Stream::plain(Socket::Epoll(socket.connect(address).await?)))
 }
 
 async fn connect_on_ring(address: SocketAddr) -> io::Result<reactor::Connection> {

@@ -1,394 +1,240 @@
-//! A TCP connection whose sends wait for the end of the loop turn.
+//! A worker's connection, to a client or to a backend: TCP, or TLS over it.
 //!
-//! - Small writes are copied into the stream's buffer and the stream is put on the turn's list
-//!   ([`super::turn`]). Once [`DEFERRED_MAX`] bytes would stand in the buffer, buffer and new bytes go
-//!   out together at once, by one `writev`.
-//! - `flush` says "done" while bytes are merely deferred: they go out by themselves. Once the kernel
-//!   refuses bytes, `flush` waits, and writes wait: that is the back-pressure.
-//! - An error of a deferred send surfaces at the next write or flush; the task is woken for it.
-//! - `shutdown` sends all bytes first. A dropped stream's bytes are sent as well, for up to
-//!   [`ABANDONED_TIMEOUT`] if the other end does not take them at once.
-//! - A read that gave less than there was room for has emptied the socket: the read that would say so
-//!   is saved.
+//! All that reads and writes has this type, and so need not know which of both it is. What TLS adds:
 //!
-//! A stream has no buffer while it has nothing to send.
+//! - A stream becomes one of TLS by a handshake: as the server in two steps ([`Stream::hello`], then
+//!   [`Hello::accept`] with what suits the name that the client asks for), as the client in one
+//!   ([`Stream::connect_tls`]). What was put back by [`Stream::unread`] is part of it.
+//! - [`Progress`] counts what came as it was meant, without records, tickets and alerts; what was
+//!   written as TCP has it. `close_notify` ends a stream as a FIN does.
+//! - A FIN without `close_notify` is an error for who reads ([`io::ErrorKind::UnexpectedEof`]): whether
+//!   something was cut off is for the protocol above to say (RFC 8446, 6.1).
+//! - A stream that is dropped says `close_notify`, behind all that was written; one that was
+//!   [withdrawn](Progress::withdraw) does not.
 
-use std::cell::RefCell;
-use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd as _;
+use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use socket2::SockRef;
+use bytes::Bytes;
+use rustls::pki_types::ServerName;
+use rustls::server::{Acceptor, ClientHello};
+use rustls::{
+    ClientConfig, CommonState, ConnectionCommon, ServerConfig, ServerConnection, SideData,
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, TlsStream};
 
 use super::socket::Socket;
-use super::{clock, reactor, turn};
-use crate::sys;
-use crate::sys::ring::Outgoing;
+use super::tcp::{Progress, Tcp};
 
-/// Bytes that a stream may hold back. Copying so many costs less than a system call.
-const DEFERRED_MAX: usize = 16 * 1024;
-
-/// Slices in one `writev`: what hyper passes at most, and the buffer.
-const SLICES_MAX: usize = 65;
-
-/// How long a dropped stream may take to send its last bytes.
-const ABANDONED_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A TCP connection of this thread.
+/// A connection of this thread.
 #[derive(Debug)]
 pub struct Stream {
-    inner: Rc<RefCell<Inner>>,
+    layer: Layer,
 }
 
-/// What a stream and the turn's list share.
 #[derive(Debug)]
-pub(super) struct Inner {
-    socket: Socket,
-    /// Deferred bytes, from `sent` on.
-    buffer: Vec<u8>,
-    sent: usize,
-    /// Whether the stream is on the turn's list.
-    is_listed: bool,
-    /// Whether the kernel refused bytes when they were last offered.
-    is_blocked: bool,
-    /// Whether nobody holds the stream any more.
-    is_abandoned: bool,
-    /// An error of a deferred send that nobody was told of yet.
-    error: Option<io::Error>,
-    /// The task that wrote last.
-    writer: Option<Waker>,
-    /// When the kernel last took bytes.
-    sent_ms: u64,
-    /// Bytes that the kernel took.
-    taken: u64,
-    received: u64,
-    /// Whether the other end's FIN was read.
-    is_ended: bool,
+enum Layer {
+    Plain(Tcp),
+    /// Boxed: a plain stream is to be no larger for it.
+    Tls(Box<Tls>),
 }
 
-/// A view of a stream's progress that outlives its move into an HTTP connection.
-#[derive(Clone, Debug)]
-pub struct Progress {
-    inner: Rc<RefCell<Inner>>,
+/// Says `close_notify` when it is dropped.
+#[derive(Debug)]
+struct Tls(TlsStream<Tcp>);
+
+/// A handshake that failed, and the connection: the other end may still have to read why.
+#[derive(Debug)]
+pub struct Broken {
+    /// Why. What TLS has against the other end is a [`rustls::Error`] inside.
+    pub error: io::Error,
+    /// What the handshake was on.
+    pub stream: Stream,
 }
 
-impl Progress {
-    /// When bytes last left, or the connection was made, by [`clock::now_ms`].
+/// A handshake with a client that has said what it wants.
+#[derive(Debug)]
+pub struct Hello {
+    start: StartHandshake<Tcp>,
+}
+
+impl Hello {
+    /// What the client wants.
     #[must_use]
-    pub fn sent_ms(&self) -> u64 {
-        self.inner.borrow().sent_ms
+    pub fn client(&self) -> ClientHello<'_> {
+        self.start.client_hello()
     }
 
-    /// Bytes that have come.
-    #[must_use]
-    pub fn received(&self) -> u64 {
-        self.inner.borrow().received
-    }
-
-    /// Bytes that the kernel took to send.
-    #[must_use]
-    pub fn taken(&self) -> u64 {
-        self.inner.borrow().taken
-    }
-
-    /// Bytes that were written, taken by the kernel or still deferred.
-    #[must_use]
-    pub fn written(&self) -> u64 {
-        let inner = self.inner.borrow();
-        inner.taken + inner.waiting().len() as u64
-    }
-
-    /// Whether the other end's FIN was read: it sends nothing more.
-    #[must_use]
-    pub fn is_ended(&self) -> bool {
-        self.inner.borrow().is_ended
-    }
-
-    /// Bytes that the other end's TCP has acknowledged: a system call. `None` if the kernel does not
-    /// tell.
-    #[must_use]
-    pub fn acknowledged(&self) -> Option<u64> {
-        sys::bytes_acknowledged(self.inner.borrow().socket.fd()?).ok()
-    }
-
-    /// Takes back what was written and has not left: deferred bytes are forgotten, and the connection
-    /// will be reset when it is closed, so that the kernel sends none of those it still has.
-    pub fn withdraw(&self) {
-        let mut inner = self.inner.borrow_mut();
-        let unsent = inner.waiting().len();
-        if unsent != 0 {
-            inner.advance(unsent);
-        }
-        if let Some(fd) = inner.socket.fd() {
-            // It fails for a connection that is over already.
-            let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+    /// Goes on with the handshake.
+    ///
+    /// # Errors
+    /// If it fails. An alert is on its way then.
+    pub async fn accept(self, config: Arc<ServerConfig>) -> Result<Stream, Broken> {
+        match self.start.into_stream(config).into_fallible().await {
+            Ok(tls) => Ok(Stream::tls(tls.into())),
+            Err((error, tcp)) => Err(Broken { error, stream: Stream::of(tcp) }),
         }
     }
 }
 
 impl Stream {
-    pub(super) fn new(socket: Socket) -> Self {
-        let inner = Inner {
-            socket,
-            buffer: Vec::new(),
-            sent: 0,
-            is_listed: false,
-            is_blocked: false,
-            is_abandoned: false,
-            error: None,
-            writer: None,
-            sent_ms: clock::now_ms(),
-            taken: 0,
-            received: 0,
-            is_ended: false,
-        };
-        Self { inner: Rc::new(RefCell::new(inner)) }
+    pub(super) fn plain(socket: Socket) -> Self {
+        Self::of(Tcp::new(socket))
+    }
+
+    fn of(tcp: Tcp) -> Self {
+        Self { layer: Layer::Plain(tcp) }
+    }
+
+    fn tls(tls: TlsStream<Tcp>) -> Self {
+        tls.get_ref().0.is_carrier();
+        Self { layer: Layer::Tls(Box::new(Tls(tls))) }
+    }
+
+    pub(super) fn tcp(&self) -> &Tcp {
+        match &self.layer {
+            Layer::Plain(tcp) => tcp,
+            Layer::Tls(tls) => tls.0.get_ref().0,
+        }
     }
 
     /// A view of the stream's progress.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        Progress { inner: self.inner.clone() }
+        self.tcp().progress()
     }
 
-    fn write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        turn::count_operation();
-        let mut inner = self.inner.borrow_mut();
-        if let Some(error) = inner.error.take() {
-            return Poll::Ready(Err(error));
-        }
-        let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
-        if inner.is_blocked || inner.waiting().len() + bytes > DEFERRED_MAX {
-            return inner.poll_send(cx, slices);
-        }
-        if inner.buffer.capacity() == 0 {
-            inner.buffer = turn::take_buffer();
-        }
-        for slice in slices {
-            inner.buffer.extend_from_slice(slice);
-        }
-        if bytes != 0 && !inner.is_listed {
-            inner.is_listed = true;
-            inner.remember_writer(cx);
-            drop(inner);
-            turn::defer(&self.inner);
-        }
-        Poll::Ready(Ok(bytes))
-    }
-}
-
-impl Inner {
-    /// The bytes that are still to be sent.
-    fn waiting(&self) -> &[u8] {
-        &self.buffer[self.sent..]
+    /// Puts bytes back that were read of a plain stream: they are read again, by a handshake too.
+    pub fn unread(&self, bytes: Bytes) {
+        debug_assert!(matches!(self.layer, Layer::Plain(_)), "bytes of TLS can't be put back");
+        self.tcp().unread(bytes);
     }
 
-    fn remember_writer(&mut self, cx: &Context<'_>) {
-        match &self.writer {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            _ => self.writer = Some(cx.waker().clone()),
-        }
-    }
-
-    /// Marks `bytes` of the buffer as sent.
-    fn advance(&mut self, bytes: usize) {
-        self.sent += bytes;
-        if self.sent == self.buffer.len() {
-            self.sent = 0;
-            turn::give_buffer(std::mem::take(&mut self.buffer));
-        }
-    }
-
-    /// Sends the buffer, then `slices`; ready with how many bytes of `slices` went, or when the
-    /// buffer is empty if there are none.
-    fn poll_send(
-        &mut self,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let wanted = slices.iter().any(|slice| !slice.is_empty());
-        loop {
-            if self.waiting().is_empty() && !wanted {
-                self.is_blocked = false;
-                return Poll::Ready(Ok(0));
-            }
-            self.is_blocked = true;
-            ready!(self.socket.poll_write_ready(cx))?;
-            match self.try_send(slices) {
-                Ok(sent) => {
-                    self.is_blocked = false;
-                    self.sent_ms = clock::now_ms();
-                    self.taken += sent as u64;
-                    let buffered = self.waiting().len();
-                    if sent > buffered {
-                        self.advance(buffered);
-                        return Poll::Ready(Ok(sent - buffered));
-                    }
-                    self.advance(sent);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(self.fail(error))),
-            }
-        }
-    }
-
-    /// One `writev` of the buffer and `slices`.
-    fn try_send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let waiting = self.waiting();
-        if waiting.is_empty() {
-            return self.socket.try_write(slices);
-        }
-        if slices.is_empty() {
-            return self.socket.try_write(&[IoSlice::new(waiting)]);
-        }
-        let mut all = [IoSlice::new(&[]); SLICES_MAX];
-        all[0] = IoSlice::new(waiting);
-        let count = slices.len().min(SLICES_MAX - 1);
-        all[1..=count].copy_from_slice(&slices[..count]);
-        self.socket.try_write(&all[..=count])
-    }
-
-    /// Forgets what can't be sent any more.
-    fn fail(&mut self, error: io::Error) -> io::Error {
-        let unsent = self.waiting().len();
-        if unsent != 0 {
-            self.advance(unsent);
-        }
-        self.is_blocked = false;
-        error
-    }
-
-    /// Sends what is deferred, at the end of the turn.
-    pub(super) fn send_deferred(this: &Rc<RefCell<Self>>) {
-        let mut inner = this.borrow_mut();
-        inner.is_listed = false;
-        while !inner.waiting().is_empty() {
-            match inner.try_send(&[]) {
-                Ok(sent) => {
-                    inner.sent_ms = clock::now_ms();
-                    inner.taken += sent as u64;
-                    inner.advance(sent);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    inner.is_blocked = true;
-                    break;
-                }
-                Err(error) => {
-                    let error = inner.fail(error);
-                    inner.error = Some(error);
-                    break;
-                }
-            }
-        }
-        drop(inner);
-        Self::tell(this);
-    }
-
-    /// Has somebody take care of bytes that did not go.
-    fn tell(this: &Rc<RefCell<Self>>) {
-        let mut inner = this.borrow_mut();
-        if !inner.is_blocked && inner.error.is_none() {
-            return;
-        }
-        if !inner.is_abandoned {
-            // The task learns of it by its next write or flush.
-            if let Some(writer) = inner.writer.take() {
-                reactor::note_runnable();
-                writer.wake();
-            }
-        } else if inner.is_blocked {
-            drop(inner);
-            finish_abandoned(this.clone());
-        }
-    }
-}
-
-/// How a turn's send on the ring begins and ends.
-impl Inner {
-    /// Gives the bytes out for the send. The socket is closed with the last of them if nobody knows
-    /// the stream any more.
-    pub(super) fn lend(this: &Rc<RefCell<Self>>) -> Outgoing {
-        let is_unknown = Rc::strong_count(this) == 1;
-        let mut inner = this.borrow_mut();
-        let inner = &mut *inner;
-        let Socket::Ring(connection) = &mut inner.socket else { return Outgoing::default() };
-        if inner.sent == inner.buffer.len() {
-            if is_unknown {
-                connection.close();
-            }
-            return Outgoing::default();
-        }
-        let Some(fd) = connection.fd() else { return Outgoing::default() };
-        let fd = fd.as_raw_fd();
-        if is_unknown {
-            connection.stop_reading();
-        }
-        let bytes = std::mem::take(&mut inner.buffer);
-        Outgoing::new(fd, bytes, inner.sent, is_unknown)
-    }
-
-    /// Takes the bytes back after the send.
-    pub(super) fn settle(this: &Rc<RefCell<Self>>, outgoing: Outgoing, at_ms: u64) {
-        let mut inner = this.borrow_mut();
-        inner.is_listed = false;
-        let Some(result) = outgoing.result else { return };
-        inner.buffer = outgoing.bytes;
-        match result {
-            Ok(sent) => {
-                inner.sent_ms = at_ms;
-                inner.taken += sent as u64;
-                inner.advance(sent);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+    /// Begins TLS as the server: waits until the client has said what it wants.
+    ///
+    /// # Errors
+    /// If that can't be understood. An alert is on its way then.
+    ///
+    /// # Panics
+    /// If it is one of TLS already.
+    pub async fn hello(self) -> Result<Hello, Broken> {
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), self.into_tcp());
+        match Pin::new(&mut acceptor).await {
+            Ok(start) => Ok(Hello { start }),
             Err(error) => {
-                let error = inner.fail(error);
-                inner.error = Some(error);
+                let tcp = acceptor.take_io().expect("it was not accepted");
+                Err(Broken { error, stream: Self::of(tcp) })
             }
         }
-        if !inner.waiting().is_empty() {
-            drop(inner);
-            // Says that it is blocked.
-            return Self::send_deferred(this);
+    }
+
+    /// Makes it one of TLS as the client of `name`.
+    ///
+    /// # Errors
+    /// If the handshake fails. An alert is on its way then.
+    ///
+    /// # Panics
+    /// If it is one of TLS already.
+    pub async fn connect_tls(
+        self,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, Broken> {
+        let connect = TlsConnector::from(config).connect(name, self.into_tcp());
+        match connect.into_fallible().await {
+            Ok(tls) => Ok(Self::tls(tls.into())),
+            Err((error, tcp)) => Err(Broken { error, stream: Self::of(tcp) }),
         }
-        if inner.error.is_some() {
-            drop(inner);
-            return Self::tell(this);
+    }
+
+    fn into_tcp(self) -> Tcp {
+        match self.layer {
+            Layer::Plain(tcp) => tcp,
+            Layer::Tls(_) => panic!("a stream of TLS becomes no other one"),
         }
-        if outgoing.closes
-            && let Socket::Ring(connection) = &mut inner.socket
-        {
-            connection.closed();
+    }
+
+    /// What the handshake agreed on; `None` of a plain stream.
+    #[must_use]
+    pub fn session(&self) -> Option<&CommonState> {
+        match &self.layer {
+            Layer::Plain(_) => None,
+            Layer::Tls(tls) => Some(tls.0.get_ref().1),
+        }
+    }
+
+    /// The session with a client, which knows the name that was asked for; `None` of other streams.
+    #[must_use]
+    pub fn server_session(&self) -> Option<&ServerConnection> {
+        match &self.layer {
+            Layer::Tls(tls) => match &tls.0 {
+                TlsStream::Server(tls) => Some(tls.get_ref().1),
+                TlsStream::Client(_) => None,
+            },
+            Layer::Plain(_) => None,
         }
     }
 }
 
-/// Sends a dropped stream's last bytes to a slow reader.
-fn finish_abandoned(inner: Rc<RefCell<Inner>>) {
-    // Outside of the event loop there is nobody left to do it.
-    if tokio::runtime::Handle::try_current().is_err() {
+/// What TLS writes, behind what the stream is to send anyway.
+struct Appended<'a>(&'a Tcp);
+
+impl Write for Appended<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.append(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        match &mut self.0 {
+            TlsStream::Client(tls) => {
+                let (tcp, session) = tls.get_mut();
+                close(tcp, session);
+            }
+            TlsStream::Server(tls) => {
+                let (tcp, session) = tls.get_mut();
+                close(tcp, session);
+            }
+        }
+    }
+}
+
+/// Says that nothing more is sent, behind what the session still has.
+fn close<Side: SideData>(tcp: &Tcp, session: &mut ConnectionCommon<Side>) {
+    if tcp.is_withdrawn() {
         return;
     }
-    super::spawn(async move {
-        let send = std::future::poll_fn(|cx| inner.borrow_mut().poll_send(cx, &[]));
-        let _ = super::within(ABANDONED_TIMEOUT, send).await;
-    });
+    // It is said once, however often it is asked for.
+    session.send_close_notify();
+    while session.wants_write()
+        && session.write_tls(&mut Appended(tcp)).is_ok_and(|bytes| bytes != 0)
+    {}
 }
 
-impl Drop for Stream {
-    fn drop(&mut self) {
-        let mut inner = self.inner.borrow_mut();
-        inner.is_abandoned = true;
-        inner.writer = None;
-        // On the list, it is sent at the end of the turn.
-        if !inner.waiting().is_empty() && !inner.is_listed {
-            drop(inner);
-            Inner::send_deferred(&self.inner);
-        }
+/// Reads what TLS carries, and has the stream's progress know of it.
+fn poll_carried(
+    tls: &mut TlsStream<Tcp>,
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let before = buffer.filled().len();
+    let read = ready!(Pin::new(&mut *tls).poll_read(cx, buffer));
+    let tcp = tls.get_ref().0;
+    let came = buffer.filled().len() - before;
+    tcp.carried(came);
+    if read.is_ok() && came == 0 && buffer.remaining() != 0 {
+        tcp.ended();
     }
+    Poll::Ready(read)
 }
 
 impl AsyncRead for Stream {
@@ -397,16 +243,10 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        turn::count_operation();
-        let mut inner = self.inner.borrow_mut();
-        let before = buffer.filled().len();
-        ready!(inner.socket.poll_read(cx, buffer))?;
-        let received = buffer.filled().len() - before;
-        inner.received += received as u64;
-        if received == 0 && buffer.remaining() != 0 {
-            inner.is_ended = true;
+        match &mut self.get_mut().layer {
+            Layer::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Layer::Tls(tls) => poll_carried(&mut tls.0, cx, buffer),
         }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -416,7 +256,10 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.write(cx, &[IoSlice::new(bytes)])
+        match &mut self.get_mut().layer {
+            Layer::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Layer::Tls(tls) => Pin::new(&mut tls.0).poll_write(cx, bytes),
+        }
     }
 
     fn poll_write_vectored(
@@ -424,7 +267,10 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.write(cx, slices)
+        match &mut self.get_mut().layer {
+            Layer::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Layer::Tls(tls) => Pin::new(&mut tls.0).poll_write_vectored(cx, slices),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -432,26 +278,17 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut inner = self.inner.borrow_mut();
-        if let Some(error) = inner.error.take() {
-            return Poll::Ready(Err(error));
+        match &mut self.get_mut().layer {
+            Layer::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Layer::Tls(tls) => Pin::new(&mut tls.0).poll_flush(cx),
         }
-        if inner.is_blocked {
-            return inner.poll_send(cx, &[]).map_ok(|_| ());
-        }
-        if inner.is_listed {
-            inner.remember_writer(cx);
-        }
-        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut inner = self.inner.borrow_mut();
-        if let Some(error) = inner.error.take() {
-            return Poll::Ready(Err(error));
+        match &mut self.get_mut().layer {
+            Layer::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Layer::Tls(tls) => Pin::new(&mut tls.0).poll_shutdown(cx),
         }
-        ready!(inner.poll_send(cx, &[]))?;
-        inner.socket.poll_shutdown(cx)
     }
 }
 

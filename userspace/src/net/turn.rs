@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::stream::Inner;
+use super::tcp::Inner;
 use super::{clock, reactor};
 use crate::sys::ring::Outgoing;
 
