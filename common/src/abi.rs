@@ -12,13 +12,13 @@ use core::mem::offset_of;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::cause::CAUSES_MAX;
 use crate::crew::LIVE_WORDS;
-use crate::cut::CUTS_MAX;
 use crate::error::CLASSES_MAX;
 use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SERVICES, SLOTS, TIERS, VIPS};
 
 /// Version of every layout in this file.
-pub const SCHEMA_VERSION: u32 = 5;
+pub const SCHEMA_VERSION: u32 = 6;
 
 /// `service` of a backend that is in the configuration no more and finishes what it has.
 pub const SERVICE_NONE: u16 = u16::MAX;
@@ -179,8 +179,10 @@ pub struct WorkerLine {
     pub reserved: u64,
     /// Requests that Steerage answered itself, by [`crate::error::ErrorClass`].
     pub errors: [u64; CLASSES_MAX],
-    /// Connections, streams and tunnels of clients that Steerage cut off, by [`crate::cut::Cut`].
-    pub cuts: [u64; CUTS_MAX],
+    /// Connections of clients that ended, by [`crate::cause::Cause`].
+    pub ends: [u64; CAUSES_MAX],
+    /// Streams of such connections, and tunnels in them, that Steerage cut off.
+    pub stream_ends: [u64; CAUSES_MAX],
 }
 
 /// Key of `LISTENERS`, whose value is a row of `SOCKETS`.
@@ -247,72 +249,6 @@ impl FailureClass {
     }
 }
 
-/// Why a pooled connection was closed: index into [`Cell::pool_closed`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum PoolClose {
-    /// The backend closed it, or it broke.
-    Peer = 0,
-    /// It was idle too long.
-    Idle = 1,
-    /// It grew too old.
-    Age = 2,
-    /// It carried its number of requests.
-    Requests = 3,
-    /// The pool was full.
-    Full = 4,
-    /// Its backend takes no new work.
-    Ejected = 5,
-    /// The backend sent bytes that nobody asked for.
-    Poison = 6,
-    /// The backend announced the end of the connection (h2 GOAWAY, `Connection: close`).
-    Announced = 7,
-    /// A newer connection was found closed by the backend, so the older ones are not trusted.
-    Stale = 8,
-    /// The exchange on it ended before its end.
-    Broken = 9,
-    /// It became a tunnel, and that ended.
-    Tunnel = 10,
-}
-
-/// Room for close reasons in a [`Cell`].
-pub const POOL_CLOSES_MAX: usize = 12;
-
-impl PoolClose {
-    /// All reasons, in index order.
-    pub const ALL: [Self; 11] = [
-        Self::Peer,
-        Self::Idle,
-        Self::Age,
-        Self::Requests,
-        Self::Full,
-        Self::Ejected,
-        Self::Poison,
-        Self::Announced,
-        Self::Stale,
-        Self::Broken,
-        Self::Tunnel,
-    ];
-
-    /// The reason's name in metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Peer => "peer",
-            Self::Idle => "idle",
-            Self::Age => "age",
-            Self::Requests => "requests",
-            Self::Full => "full",
-            Self::Ejected => "ejected",
-            Self::Poison => "poison",
-            Self::Announced => "announced",
-            Self::Stale => "stale",
-            Self::Broken => "broken",
-            Self::Tunnel => "tunnel",
-        }
-    }
-}
-
 /// Room for rules and for refusals in a [`Cell`].
 pub const REPLAYS_MAX: usize = 10;
 
@@ -321,15 +257,15 @@ pub const WINDOW_BUCKETS: usize = 10;
 
 /// `CELLS[worker * SLOTS + slot]`: what one worker did with one backend. Written by that worker
 /// alone; sums over workers are the backend's figures.
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Cell {
     /// Responses by status class, 1xx to 5xx.
     pub responses: [u64; 5],
     /// Failed attempts by [`FailureClass`].
     pub failures: [u64; FAILURES_MAX],
-    /// Connections closed by [`PoolClose`].
-    pub pool_closed: [u64; POOL_CLOSES_MAX],
+    /// Connections that ended, by [`crate::cause::Cause`].
+    pub ends: [u64; CAUSES_MAX],
     /// Replays of requests that this backend did not answer, by [`crate::replay::Rule`].
     pub replays: [u64; REPLAYS_MAX],
     /// Replays that were not made, by [`crate::replay::Refusal`].
@@ -357,7 +293,7 @@ pub struct Cell {
     /// Outcomes of the latest requests, by time: see the worker's window.
     pub window: [u64; WINDOW_BUCKETS],
     /// Zero.
-    pub reserved: u64,
+    pub reserved: [u64; 5],
 }
 
 /// `SERVICES[service]`: what all workers share about one service.
@@ -1021,10 +957,10 @@ const _: () = {
     assert!(size_of::<BackendTable>() == 64 + 64 * SLOTS);
     assert!(size_of::<HealthWord>() == 32);
     assert!(size_of::<Crew>() == 64);
-    assert!(size_of::<WorkerLine>() == 512);
+    assert!(size_of::<WorkerLine>() == 1152);
     assert!(offset_of!(WorkerLine, errors) == 64);
     assert!(size_of::<ListenerKey>() == 20);
-    assert!(size_of::<Cell>() == 512);
+    assert!(size_of::<Cell>() == 832);
     assert!(size_of::<ServiceLine>() == 64);
     assert!(size_of::<VipKey>() == 20);
     assert!(size_of::<Vip>() == 16);
@@ -1060,9 +996,6 @@ mod tests {
     fn names_stand_at_their_index() {
         for (index, class) in FailureClass::ALL.into_iter().enumerate() {
             assert_eq!(class as usize, index);
-        }
-        for (index, close) in PoolClose::ALL.into_iter().enumerate() {
-            assert_eq!(close as usize, index);
         }
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);

@@ -25,10 +25,10 @@
 pub mod abi;
 pub mod candidates;
 pub mod capture;
+pub mod cause;
 pub mod census;
 pub mod checksum;
 pub mod crew;
-pub mod cut;
 pub mod error;
 pub mod guard;
 pub mod hash;

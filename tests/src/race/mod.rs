@@ -213,7 +213,7 @@ fn tally(
 /// The counts of the only backend in a status of the daemon.
 fn backend_counts(status: &Value) -> BTreeMap<String, u64> {
     let l7 = &status["services"][0]["backends"][0]["l7"];
-    let kinds = ["replays", "refusals", "failures", "pool_closed"];
+    let kinds = ["replays", "refusals", "failures", "ends"];
     let of_kind = |kind: &'static str| {
         let counts = l7[kind].as_array().into_iter().flatten();
         counts.filter_map(move |count| {

@@ -5,7 +5,8 @@
 //! failure; a connection is used again only after a response whose end is known and behind which
 //! nothing came. A response that was whole is no failure, whatever follows it.
 
-use steerage_common::abi::{FailureClass, PoolClose};
+use steerage_common::abi::FailureClass;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_tests::scripted::{Step, play};
 
@@ -29,7 +30,7 @@ pub enum Pool {
     /// It is kept for the next request.
     Kept,
     /// It is closed, for this reason.
-    Closed(PoolClose),
+    Closed(Cause),
 }
 
 /// What the backend's health hears.
@@ -112,7 +113,12 @@ fn case(
 fn refused(name: &'static str, steps: Vec<Step>) -> Case {
     let sees = Sees::Refused(ErrorClass::Protocol);
     let health = Health::Failed(FailureClass::Protocol);
-    case(name, Ask::Get, steps, sees, Pool::Closed(PoolClose::Broken), health)
+    case(name, Ask::Get, steps, sees, Pool::Closed(Cause::HttpProtocol), health)
+}
+
+/// The cause of a connection's end that the backend makes.
+fn far_end(step: &Step) -> Cause {
+    if matches!(step, Reset) { Cause::Reset } else { Cause::Eof }
 }
 
 /// What must work.
@@ -173,7 +179,7 @@ fn right() -> Vec<Case> {
 fn last() -> Vec<Case> {
     let last = |name, answer| {
         let sees = Sees::Whole(200, "hello".to_owned());
-        let pool = Pool::Closed(PoolClose::Announced);
+        let pool = Pool::Closed(Cause::Announced);
         case(name, Ask::Get, vec![Execute, Send(answer), Close], sees, pool, Health::Well)
     };
     vec![
@@ -224,7 +230,7 @@ fn slow() -> Vec<Case> {
     let late = |name, steps| {
         let sees = Sees::Refused(ErrorClass::FirstByteTimeout);
         let health = Health::Failed(FailureClass::FirstByteTimeout);
-        case(name, Ask::Get, steps, sees, Pool::Closed(PoolClose::Broken), health)
+        case(name, Ask::Get, steps, sees, Pool::Closed(Cause::FirstByteTimeout), health)
     };
     vec![
         drip("drip-fed", HELLO),
@@ -240,8 +246,9 @@ fn lost() -> Vec<Case> {
     let lost = |name, ask, answer, end| {
         let sees = Sees::Refused(ErrorClass::Reset);
         let health = Health::Failed(FailureClass::Reset);
+        let cause = far_end(&end);
         let steps = vec![Execute, Send(answer), end];
-        case(name, ask, steps, sees, Pool::Closed(PoolClose::Broken), health)
+        case(name, ask, steps, sees, Pool::Closed(cause), health)
     };
     vec![
         lost("closes in place of an answer", Ask::Post, "", Close),
@@ -262,8 +269,13 @@ fn lost() -> Vec<Case> {
 fn cut_short() -> Vec<Case> {
     let cut = |name, answer, end, class| {
         let sees = Sees::Broken(200, "hello".to_owned());
+        let cause = match class {
+            FailureClass::Protocol => Cause::HttpProtocol,
+            FailureClass::Stall => Cause::BackendStall,
+            _ => far_end(&end),
+        };
         let steps = vec![Execute, Send(answer), end];
-        case(name, Ask::Get, steps, sees, Pool::Closed(PoolClose::Broken), Health::Failed(class))
+        case(name, Ask::Get, steps, sees, Pool::Closed(cause), Health::Failed(class))
     };
     let closes = |name, answer| cut(name, answer, Close, FailureClass::Reset);
     // Behind the gate, which opens when the client has the head: else nothing of it would pass.
@@ -349,7 +361,7 @@ fn poisoned() -> Vec<Case> {
     let poisoned = |name, ask, answer, (status, body): (u16, &str)| {
         let sees = Sees::Whole(status, body.to_owned());
         let steps = vec![Execute, Send(answer), AwaitEnd];
-        case(name, ask, steps, sees, Pool::Closed(PoolClose::Poison), Health::Well)
+        case(name, ask, steps, sees, Pool::Closed(Cause::Poison), Health::Well)
     };
     vec![
         poisoned(
@@ -416,12 +428,12 @@ fn early() -> Vec<Case> {
         early(
             "answers early and waits",
             "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno",
-            PoolClose::Broken,
+            Cause::Abandoned,
         ),
         early(
             "answers early and announces the end",
             "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno",
-            PoolClose::Announced,
+            Cause::Announced,
         ),
     ]
 }

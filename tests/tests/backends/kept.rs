@@ -71,8 +71,8 @@ fn a_kept_connection_leaves_the_pool_when_it_is_closed_or_sends_what_nobody_aske
         ("a response to nothing", vec![Execute, ANSWER, Gate, MORE, AwaitEnd], "poison 1"),
         ("a byte", vec![Execute, ANSWER, Gate, Send("x"), AwaitEnd], "poison 1"),
         ("a byte and the end", vec![Execute, ANSWER, Gate, Send("x"), Close], "poison 1"),
-        ("the end", vec![Execute, ANSWER, Gate, Close], "peer 1"),
-        ("a reset", vec![Execute, ANSWER, Gate, Reset], "peer 1"),
+        ("the end", vec![Execute, ANSWER, Gate, Close], "eof 1"),
+        ("a reset", vec![Execute, ANSWER, Gate, Reset], "reset 1"),
     ];
     let scripts = cases.iter().map(|(_, steps, _)| {
         let steps = steps.clone();

@@ -111,7 +111,7 @@ impl Figures {
             active: l7.active,
             connections: l7.connections,
             idle: l7.idle,
-            closed: some(&l7.pool_closed),
+            closed: some(&l7.ends),
             failures: some(&l7.failures),
         }
     }

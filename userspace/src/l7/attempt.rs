@@ -21,7 +21,7 @@ use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::TrySendError;
 use steerage_common::abi::FailureClass;
-use steerage_common::cut::Cut;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay::{End, Refusal, Stage as Reached};
 
@@ -175,6 +175,10 @@ impl Attempt {
             Ok(Err(error)) => Err(self.lost(&mut via, mark, error)),
             Err(Stalled::Client) => Err(Failure::Final(ErrorClass::BodyTimeout)),
             Err(Stalled::Backend(class)) => {
+                via.ends(match class {
+                    FailureClass::FirstByteTimeout => Cause::FirstByteTimeout,
+                    _ => Cause::BackendStall,
+                });
                 self.failed(class);
                 Err(Failure::Final(of_failure(class)))
             }
@@ -377,15 +381,11 @@ impl Attempt {
 
     /// Why what is under way must end now, if it must: the time to drain is over, or an operator has
     /// taken the backend out together with what it has begun.
-    pub(super) fn cut(&self) -> Option<Cut> {
+    pub(super) fn cut(&self) -> Option<Cause> {
         if self.client.door().is_over() {
-            return Some(Cut::Drained);
+            return Some(Cause::Drained);
         }
-        self.target().service.is_put_out(self.backend).then_some(Cut::BackendOut)
-    }
-
-    pub(super) fn count_cut(&self, cut: Cut) {
-        self.client.door().count_cut(cut);
+        self.target().service.is_put_out(self.backend).then_some(Cause::BackendOut)
     }
 
     /// How long nothing may come of a response that has begun.
@@ -411,7 +411,7 @@ impl Attempt {
     /// The response ended before it was whole.
     pub(super) fn broke(self, class: FailureClass) {
         if self.upload.as_ref().is_some_and(|upload| upload.stage() == Stage::TooSlow) {
-            self.client.door().count_cut(Cut::BodyTimeout);
+            self.client.door().count_stream_end(Cause::BodyTimeout);
         }
         if !self.is_judged && !self.is_broken_by_client() {
             self.failed(class);

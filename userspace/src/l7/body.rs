@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use steerage_common::abi::FailureClass;
+use steerage_common::cause::Cause;
 
 use super::attempt::Attempt;
 use super::via::Via;
@@ -183,7 +184,8 @@ impl ResponseBody {
             return Poll::Pending;
         }
         tracing::debug!("response ended: nothing comes of it");
-        if let Some(Open { attempt, .. }) = self.open.take() {
+        if let Some(Open { attempt, mut via }) = self.open.take() {
+            via.ends(Cause::BackendStall);
             attempt.broke(FailureClass::Stall);
         }
         Poll::Ready(())

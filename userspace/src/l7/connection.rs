@@ -34,7 +34,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use steerage_common::cut::Cut;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -185,9 +185,13 @@ impl Client {
             self.tunnel.replace(Some(tunnel));
             return;
         };
+        let door = self.door.clone();
         net::spawn(async move {
             if let Ok(upgraded) = stream.await {
-                tunnel.run(Side::Stream(TokioIo::new(upgraded)), Bytes::new()).await;
+                let side = Side::Stream(TokioIo::new(upgraded));
+                if let Some(cut) = tunnel.run(side, Bytes::new()).await {
+                    door.count_stream_end(cut);
+                }
             }
         });
     }
@@ -195,6 +199,15 @@ impl Client {
     /// Notes that the client may have sent more than was read.
     pub(super) fn leave_unread(&self) {
         self.left_unread.set(true);
+    }
+
+    pub(super) fn has_open_requests(&self) -> bool {
+        self.open_requests.get() != 0
+    }
+
+    /// Whether the client sends nothing more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.progress.is_ended()
     }
 
     /// Bytes that the client was sent.
@@ -227,12 +240,12 @@ impl Client {
             let now = clock::now_ms();
             let until = self.progress.sent_ms() + self.timeouts.stall.as_millis() as u64;
             if !line.is_flushed() && until <= now {
-                return Poll::Ready(End::Cut(Cut::ResponseStall));
+                return Poll::Ready(End::Ended(Cause::ResponseStall));
             }
             let next = match (is_open, self.gate.place()) {
                 (true, Place::Body) if self.is_too_slow(now, was_waiting || line.is_waiting()) => {
                     return Poll::Ready(match self.is_answering.get() {
-                        true => End::Cut(Cut::BodyTimeout),
+                        true => End::Ended(Cause::BodyTimeout),
                         false => End::Told(ErrorClass::BodyTimeout),
                     });
                 }
@@ -264,6 +277,20 @@ impl Client {
         is_too_slow
     }
 
+    /// Why the connection ends.
+    fn cause(&self, end: &End) -> Cause {
+        match end {
+            End::Ended(cause) => *cause,
+            End::Told(ErrorClass::HeaderTimeout) => Cause::HeaderTimeout,
+            End::Told(ErrorClass::BodyTimeout) => Cause::BodyTimeout,
+            End::Told(_) => Cause::HttpProtocol,
+            _ => self.progress.end().unwrap_or(match self.door.is_draining() {
+                true => Cause::Drained,
+                false => Cause::Done,
+            }),
+        }
+    }
+
     /// What becomes of a connection on which nothing more is read, if it is time.
     fn refused(&self, line: &Line) -> Option<End> {
         let refusal = self.gate.refusal()?;
@@ -272,11 +299,13 @@ impl Client {
             // Its own response has gone out: another one is not due.
             0 if refusal.is_in_body => {
                 self.leave_unread();
-                Some(End::Closed)
+                Some(End::Ended(Cause::HttpProtocol))
             }
             0 if is_turn => Some(End::Told(refusal.class)),
             // The response depends on a body that never ends.
-            1 if refusal.is_in_body && self.is_answering.get() => Some(End::Closed),
+            1 if refusal.is_in_body && self.is_answering.get() => {
+                Some(End::Ended(Cause::HttpProtocol))
+            }
             1 if refusal.is_in_body && is_turn => Some(End::Told(refusal.class)),
             _ => None,
         }
@@ -289,8 +318,8 @@ enum End {
     Closed,
     /// By a mistake of the client, which is to be told.
     Told(ErrorClass),
-    /// By what the client did not do in time, and can't be told any more.
-    Cut(Cut),
+    /// By a cause that the client can't be told any more.
+    Ended(Cause),
     /// By a response that opened a tunnel.
     Tunnel(Box<Tunnel>),
     /// Not at all: hyper is not needed until the next request comes.
@@ -304,6 +333,7 @@ pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
     let address = peer.ip().to_canonical();
     let Ok(_member) = front.crowd.admit(address) else {
         proxy.note_offence(front_index, address);
+        door.count_end(Cause::TooMany);
         return tell(&door, stream, ErrorClass::TooManyConnections).await;
     };
     let gate = Rc::new(Gate::new(front.limits));
@@ -321,7 +351,7 @@ pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
                 let cut = Box::pin(http2::serve(&client, &line)).await;
                 // A stream that is not read to its end is none of the connection's.
                 client.left_unread.set(false);
-                cut.map_or(End::Closed, End::Cut)
+                cut.map_or(End::Closed, End::Ended)
             }
             Ok(Beginning::Refused(class)) => End::Told(class),
             Ok(Beginning::End) => End::Closed,
@@ -336,21 +366,20 @@ pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
     let (mut stream, early) = line.into_parts();
     let end = match end {
         End::Tunnel(tunnel) => {
-            Box::pin(tunnel.run(Side::Connection(stream), early)).await;
-            return;
+            let cut = Box::pin(tunnel.run(Side::Connection(stream), early)).await;
+            let cause = cut.or(client.progress.end()).unwrap_or(Cause::Abandoned);
+            return door.count_end(cause);
         }
         end => end,
     };
-    match end {
-        End::Told(class) => return tell(&door, stream, class).await,
-        End::Cut(cut) => {
-            door.count_cut(cut);
-            if cut.is_flood() {
-                let (proxy, front) = door.inside();
-                proxy.note_offence(front, address);
-            }
-        }
-        _ => {}
+    let cause = client.cause(&end);
+    door.count_end(cause);
+    if cause.is_flood() {
+        let (proxy, front) = door.inside();
+        proxy.note_offence(front, address);
+    }
+    if let End::Told(class) = end {
+        return tell(&door, stream, class).await;
     }
     if client.left_unread.get() {
         let _ = within(LINGER, linger(&mut stream)).await;
@@ -394,10 +423,14 @@ async fn wait(client: &Client, line: &Line) -> Result<Beginning, End> {
             client.deadline.set(WARM);
         }
         if !has_head && client.is_to_make_room() {
-            return Poll::Ready(Err(End::Closed));
+            return Poll::Ready(Err(End::Ended(Cause::MadeRoom)));
         }
         client.deadline.poll_reached(cx).map(|()| {
-            Err(if has_head { End::Told(ErrorClass::HeaderTimeout) } else { End::Closed })
+            Err(match has_head {
+                true => End::Told(ErrorClass::HeaderTimeout),
+                false if is_told => End::Ended(Cause::Drained),
+                false => End::Ended(Cause::Idle),
+            })
         })
     })
     .await
@@ -417,7 +450,7 @@ async fn serve_http1(client: &Rc<Client>, line: &Rc<Line>) -> End {
     client.deadline.set(WARM);
     let end = poll_fn(|cx| {
         if client.door.is_over() && client.open_requests.get() != 0 {
-            return Poll::Ready(End::Cut(Cut::Drained));
+            return Poll::Ready(End::Ended(Cause::Drained));
         }
         let was_waiting = line.is_waiting();
         let mut pinned = Pin::new(&mut connection);
@@ -435,6 +468,10 @@ async fn serve_http1(client: &Rc<Client>, line: &Rc<Line>) -> End {
                     // What the guard let pass; hyper has told the client.
                     client.door.inside().0.count_error(ErrorClass::MalformedHead);
                     client.leave_unread();
+                    return Poll::Ready(End::Ended(Cause::HttpProtocol));
+                }
+                if client.progress.is_ended() {
+                    return Poll::Ready(End::Ended(Cause::HungUp));
                 }
             }
             if client.gate.refusal().is_some() {

@@ -6,7 +6,7 @@
 //! client's bytes that looks at the nine bytes before each frame and skips the rest. What the counts may
 //! be holds for a window of time; more ends the connection.
 
-use steerage_common::cut::Cut;
+use steerage_common::cause::Cause;
 
 /// The client's half of the preface.
 const PREFACE_BYTES: u32 = 24;
@@ -84,30 +84,30 @@ impl Frames {
     }
 
     /// Whether that is too much; `sent` is how many bytes the client was sent in all.
-    pub(super) fn flood(&mut self, now_ms: u64, sent: u64) -> Option<Cut> {
+    pub(super) fn flood(&mut self, now_ms: u64, sent: u64) -> Option<Cause> {
         let window = &mut self.window;
         if now_ms.saturating_sub(window.began_ms) >= WINDOW_MS {
             *window = Window { began_ms: now_ms, sent, ..Window::default() };
         }
         let pings_max = PINGS_MAX + sent.saturating_sub(window.sent) / BYTES_PER_PING;
         if window.settings > SETTINGS_MAX {
-            Some(Cut::SettingsFlood)
+            Some(Cause::SettingsFlood)
         } else if u64::from(window.pings) > pings_max {
-            Some(Cut::PingFlood)
+            Some(Cause::PingFlood)
         } else if window.others > OTHERS_MAX {
-            Some(Cut::FrameFlood)
+            Some(Cause::FrameFlood)
         } else {
             None
         }
     }
 
     /// What there was most of, of what h2 has a limit for: this is which limit it was.
-    pub(super) fn worst(&self) -> Option<Cut> {
+    pub(super) fn worst(&self) -> Option<Cause> {
         let Window { resets, continuations, empty, .. } = self.window;
         let floods = [
-            (continuations, Cut::ContinuationFlood),
-            (empty, Cut::DataFlood),
-            (resets, Cut::ResetFlood),
+            (continuations, Cause::ContinuationFlood),
+            (empty, Cause::DataFlood),
+            (resets, Cause::ResetFlood),
         ];
         let worst = floods.into_iter().max_by_key(|(count, _)| *count);
         worst.filter(|(count, _)| *count > 0).map(|(_, flood)| flood)
@@ -141,7 +141,7 @@ mod tests {
         frame
     }
 
-    fn after(frames: &[Vec<u8>], piece: usize, sent: u64) -> Option<Cut> {
+    fn after(frames: &[Vec<u8>], piece: usize, sent: u64) -> Option<Cause> {
         let mut counted = Frames::new(0);
         let bytes = [vec![6; 24], frames.concat()].concat();
         bytes.chunks(piece).for_each(|piece| counted.note(piece));
@@ -154,7 +154,7 @@ mod tests {
         let settings = |count| vec![[data.clone(), frame(4, 0, 12)].concat(); count];
         for piece in [1, 2, 7, 9, 10, 33, 100_000] {
             assert_eq!(after(&settings(100), piece, 0), None, "{piece}");
-            assert_eq!(after(&settings(101), piece, 0), Some(Cut::SettingsFlood), "{piece}");
+            assert_eq!(after(&settings(101), piece, 0), Some(Cause::SettingsFlood), "{piece}");
         }
         assert_eq!(after(&vec![frame(4, 1, 0); 10_000], 4096, 0), None, "answers to ours");
     }
@@ -168,19 +168,19 @@ mod tests {
         };
         let (reset, continuation, data) = (frame(3, 0, 4), frame(9, 0, 9), frame(0, 0, 0));
         assert_eq!(worst(&[frame(1, 4, 9), frame(0, 0, 999)]), None);
-        assert_eq!(worst(&[reset.clone(), data.clone(), data.clone()]), Some(Cut::DataFlood));
-        assert_eq!(worst(&[reset.clone(), reset, data]), Some(Cut::ResetFlood));
-        assert_eq!(worst(&[continuation]), Some(Cut::ContinuationFlood));
+        assert_eq!(worst(&[reset.clone(), data.clone(), data.clone()]), Some(Cause::DataFlood));
+        assert_eq!(worst(&[reset.clone(), reset, data]), Some(Cause::ResetFlood));
+        assert_eq!(worst(&[continuation]), Some(Cause::ContinuationFlood));
     }
 
     #[test]
     fn pings_are_allowed_as_far_as_something_is_sent() {
         let pings = |count| vec![frame(6, 0, 8); count];
         assert_eq!(after(&pings(1000), 4096, 0), None);
-        assert_eq!(after(&pings(1001), 4096, 0), Some(Cut::PingFlood));
+        assert_eq!(after(&pings(1001), 4096, 0), Some(Cause::PingFlood));
         assert_eq!(after(&pings(5000), 4096, 5000 * 64), None);
         // Their own answers are not enough to pay for them.
-        assert_eq!(after(&pings(5000), 4096, 5000 * 17), Some(Cut::PingFlood));
+        assert_eq!(after(&pings(5000), 4096, 5000 * 17), Some(Cause::PingFlood));
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
         for kind in [0, 1, 3, 7, 8, 9] {
             assert_eq!(after(&vec![frame(kind, 0, 4); 20_000], 4096, 0), None, "{kind}");
         }
-        assert_eq!(after(&vec![frame(2, 0, 5); 10_001], 4096, 0), Some(Cut::FrameFlood));
+        assert_eq!(after(&vec![frame(2, 0, 5); 10_001], 4096, 0), Some(Cause::FrameFlood));
         let mut counted = Frames::new(0);
         counted.note(&[6; 24]);
         for now in [0, WINDOW_MS, 2 * WINDOW_MS] {

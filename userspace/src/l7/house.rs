@@ -15,7 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 
-use steerage_common::cut::Cut;
+use steerage_common::cause::Cause;
 
 use super::Proxy;
 use crate::net;
@@ -90,9 +90,14 @@ impl Door {
         is_wanted
     }
 
-    /// Notes that something of a client's was cut off.
-    pub(super) fn count_cut(&self, cut: Cut) {
-        self.inside.borrow().0.count_cut(cut);
+    /// Notes that a client's connection ended.
+    pub(super) fn count_end(&self, cause: Cause) {
+        self.inside.borrow().0.count_end(cause);
+    }
+
+    /// Notes that a stream or a tunnel of a client's connection, which goes on, was cut off.
+    pub(super) fn count_stream_end(&self, cause: Cause) {
+        self.inside.borrow().0.count_stream_end(cause);
     }
 }
 

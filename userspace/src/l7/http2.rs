@@ -13,7 +13,7 @@
 //! - Rapid resets. A stream that was accepted and then reset before its response costs a backend's
 //!   work. After more than `resets` of those within [`RESETS_WINDOW`] the connection ends.
 //!
-//! Whatever of this ends a connection or a stream is counted with its cause ([`Cut`]).
+//! Whatever of this ends a connection or a stream is counted with its cause ([`Cause`]).
 //!
 //! The end: when the worker drains, and after `idle` without a stream, the client gets a GOAWAY and open
 //! streams go on; a client that has none open is given [`GOAWAY_PATIENCE`] to close. A ping every
@@ -33,7 +33,7 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use steerage_common::cut::Cut;
+use steerage_common::cause::Cause;
 
 use super::body::{Body, Broken};
 use super::connection::Client;
@@ -59,7 +59,7 @@ const PING_EVERY: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Serves a client whose preface was seen, until one side ends the connection; gives why it was cut off.
-pub(super) async fn serve(client: &Rc<Client>, line: &Rc<Line>) -> Option<Cut> {
+pub(super) async fn serve(client: &Rc<Client>, line: &Rc<Line>) -> Option<Cause> {
     let (proxy, front) = client.door().inside();
     let limits = proxy.fronts[front].http2;
     drop(proxy);
@@ -84,7 +84,7 @@ pub(super) async fn serve(client: &Rc<Client>, line: &Rc<Line>) -> Option<Cut> {
     let mut is_told = false;
     poll_fn(|cx| {
         if client.door().is_over() {
-            return Poll::Ready(Some(Cut::Drained));
+            return Poll::Ready(Some(Cause::Drained));
         }
         let is_idle = !is_told && (client.poll_idle(cx).is_ready() || client.is_to_make_room());
         if is_idle || (client.door().is_draining() && !is_told) {
@@ -97,27 +97,31 @@ pub(super) async fn serve(client: &Rc<Client>, line: &Rc<Line>) -> Option<Cut> {
             if let Some(error) = &error {
                 tracing::debug!(%error, "client connection broke");
             }
+            if client.has_open_requests() && client.has_ended() {
+                return Poll::Ready(Some(Cause::HungUp));
+            }
             return Poll::Ready(error.and_then(|error| cut_of(&error, line)));
         }
-        let is_reset_flood = streams.is_flood.get().then_some(Cut::ResetFlood);
+        let is_reset_flood = streams.is_flood.get().then_some(Cause::ResetFlood);
         let flood = is_reset_flood.or_else(|| line.flood(client.sent()));
         if flood.is_some() {
             return Poll::Ready(flood);
         }
-        if is_told { client.poll_idle(cx).map(|()| None) } else { Poll::Pending }
+        let cause = if client.door().is_draining() { Cause::Drained } else { Cause::Idle };
+        if is_told { client.poll_idle(cx).map(|()| Some(cause)) } else { Poll::Pending }
     })
     .await
 }
 
 /// The cause of a connection's end, if it is a mistake of the client's that h2 found.
-fn cut_of(error: &hyper::Error, line: &Line) -> Option<Cut> {
+fn cut_of(error: &hyper::Error, line: &Line) -> Option<Cause> {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(error) = cause.downcast_ref::<h2::Error>() {
             // Which of its limits it was h2 tells the client alone.
             let is_flood = error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
             let flood = is_flood.then(|| line.worst_flood()).flatten();
-            return error.is_library().then(|| flood.unwrap_or(Cut::Http2Protocol));
+            return error.is_library().then(|| flood.unwrap_or(Cause::Http2Protocol));
         }
         source = cause.source();
     }
@@ -218,7 +222,7 @@ where
             poll_fn(|cx| match stream.as_mut().poll(cx) {
                 Poll::Ready(()) => Poll::Ready(()),
                 Poll::Pending => {
-                    stall.poll_reached(cx).map(|()| door.count_cut(Cut::ResponseStall))
+                    stall.poll_reached(cx).map(|()| door.count_stream_end(Cause::ResponseStall))
                 }
             })
             .await;

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use steerage_common::cut::Cut;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -101,12 +101,12 @@ impl Line {
     }
 
     /// Whether an HTTP/2 client, which was sent so many bytes, floods.
-    pub(super) fn flood(&self, sent: u64) -> Option<Cut> {
+    pub(super) fn flood(&self, sent: u64) -> Option<Cause> {
         self.frames.borrow_mut().flood(clock::now_ms(), sent)
     }
 
     /// Which flood an HTTP/2 client's is that h2 has ended.
-    pub(super) fn worst_flood(&self) -> Option<Cut> {
+    pub(super) fn worst_flood(&self) -> Option<Cause> {
         self.frames.borrow().worst()
     }
 

@@ -60,7 +60,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use steerage_common::abi::Report;
-use steerage_common::cut::Cut;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay;
 
@@ -175,10 +175,15 @@ impl Proxy {
         add(&self.line().errors[class as usize], 1);
     }
 
-    /// Notes that something of a client's was cut off here.
-    fn count_cut(&self, cut: Cut) {
-        tracing::debug!(cause = cut.name(), "cut off");
-        add(&self.line().cuts[cut as usize], 1);
+    /// Notes that a client's connection ended.
+    fn count_end(&self, cause: Cause) {
+        add(&self.line().ends[cause as usize], 1);
+    }
+
+    /// Notes that a stream or a tunnel of a client's connection, which goes on, was cut off.
+    fn count_stream_end(&self, cause: Cause) {
+        tracing::debug!(cause = cause.name(), "cut off");
+        add(&self.line().stream_ends[cause as usize], 1);
     }
 
     /// Notes that a client broke a listener's limits; one that does so again and again is told of.

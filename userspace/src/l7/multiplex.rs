@@ -26,14 +26,15 @@ use std::time::Duration;
 
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use steerage_common::abi::{FailureClass, PoolClose};
+use steerage_common::abi::FailureClass;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use tokio::sync::Notify;
 
 use super::pool::{Meter, ms};
 use super::upload::RequestBody;
 use crate::config::model;
-use crate::net::{self, Stream};
+use crate::net::{self, Progress, Stream};
 use crate::region::add;
 use crate::service::Random;
 
@@ -93,13 +94,15 @@ struct Trunk {
     is_proven: Cell<bool>,
     idle_since_ms: Cell<u64>,
     /// Why it takes no new requests.
-    close: Cell<Option<PoolClose>>,
+    close: Cell<Option<Cause>>,
+    /// What the stream under it did.
+    progress: Progress,
 }
 
 impl Drop for Trunk {
     fn drop(&mut self) {
-        let reason = self.close.get().unwrap_or(PoolClose::Broken);
-        add(&self.meter.cell().pool_closed[reason as usize], 1);
+        let cause = self.close.get().or(self.progress.end()).unwrap_or(Cause::Abandoned);
+        add(&self.meter.cell().ends[cause as usize], 1);
         self.meter.count(-1);
         self.crowd.connections.set(self.crowd.connections.get() - 1);
         self.crowd.room.notify_one();
@@ -194,9 +197,9 @@ impl Lane {
         let reason = match loss {
             // A single stream's end says nothing of the others.
             Some(Loss::Reset | Loss::Refused) => return,
-            Some(Loss::GoneAway) => PoolClose::Announced,
-            Some(Loss::Protocol) => PoolClose::Broken,
-            Some(Loss::Connection) | None => PoolClose::Peer,
+            Some(Loss::GoneAway) => Cause::Announced,
+            Some(Loss::Protocol) => Cause::Http2Protocol,
+            Some(Loss::Connection) | None => self.trunk.far_end(),
         };
         self.trunk.end(reason);
     }
@@ -211,10 +214,15 @@ impl Drop for Lane {
 }
 
 impl Trunk {
-    fn end(&self, reason: PoolClose) {
+    fn end(&self, reason: Cause) {
         if self.close.get().is_none() {
             self.close.set(Some(reason));
         }
+    }
+
+    /// How the backend has ended it.
+    fn far_end(&self) -> Cause {
+        self.progress.end().unwrap_or(Cause::Abandoned)
     }
 
     /// Streams that the peer allows.
@@ -226,11 +234,11 @@ impl Trunk {
     fn has_room(&self, now: u64, most: usize) -> bool {
         if self.close.get().is_none() {
             if self.sender.is_closed() {
-                self.end(PoolClose::Peer);
+                self.end(self.far_end());
             } else if self.requests_left.get() == 0 {
-                self.end(PoolClose::Requests);
+                self.end(Cause::Requests);
             } else if now >= self.expires_ms {
-                self.end(PoolClose::Age);
+                self.end(Cause::Age);
             }
         }
         let streams = self.streams.get();
@@ -318,7 +326,7 @@ impl Multiplex {
 
     /// Lets no connection outlive its streams.
     pub(super) fn retire(&self) {
-        self.open.borrow_mut().drain(..).for_each(|trunk| trunk.end(PoolClose::Ejected));
+        self.open.borrow_mut().drain(..).for_each(|trunk| trunk.end(Cause::BackendOut));
     }
 
     /// A lane if there is one; else what to do to get one. Whoever was not in line stands behind those
@@ -366,6 +374,7 @@ impl Multiplex {
     pub(super) async fn open(&self, stream: Stream) -> Result<(), FailureClass> {
         let (upstream, limits) = (self.upstream.get(), self.limits.get());
         let greeting = Greeting::default();
+        let progress = stream.progress();
         let handshake = http2::Builder::new(Executor(greeting.clone()))
             .timer(net::Timer)
             .initial_max_send_streams(STREAMS_UNTOLD)
@@ -399,6 +408,7 @@ impl Multiplex {
         self.crowd.connections.set(self.crowd.connections.get() + 1);
         let now = net::clock::now_ms();
         self.open.borrow_mut().push(Rc::new(Trunk {
+            progress,
             sender,
             connection,
             meter: self.meter.clone(),
@@ -423,9 +433,9 @@ impl Multiplex {
             trunk.has_room(now, usize::MAX);
             if trunk.streams.get() == 0 {
                 if !accepts_new {
-                    trunk.end(PoolClose::Ejected);
+                    trunk.end(Cause::BackendOut);
                 } else if now >= trunk.idle_since_ms.get() + idle_ms {
-                    trunk.end(PoolClose::Idle);
+                    trunk.end(Cause::Idle);
                 }
             }
             // Its lanes keep it until their end.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use steerage_common::abi::PoolClose;
+use steerage_common::cause::Cause;
 use steerage_common::slot::Slot;
 use tokio::task::JoinHandle;
 
@@ -97,8 +97,8 @@ pub(super) struct Connection {
     requests_left: u64,
     /// When it was last put into the pool; `None` for a fresh one.
     idle_since_ms: Option<u64>,
-    /// Why it would be closed now.
-    close: PoolClose,
+    /// Why Steerage closes it, if it does.
+    close: Option<Cause>,
 }
 
 impl Connection {
@@ -109,7 +109,6 @@ impl Connection {
 
     /// The stream under it, once a response has ended HTTP on it; and what was read after that response.
     pub(super) async fn take_stream(&mut self) -> Option<(Stream, Bytes)> {
-        self.close = PoolClose::Tunnel;
         self.driver.take();
         let parts = self.driver.end().await?;
         Some((parts.io.into_inner().into_stream()?, parts.read_buf))
@@ -117,26 +116,42 @@ impl Connection {
 
     /// Notes that the backend had closed it before the request that was sent on it.
     pub(super) fn is_stale(&mut self) {
-        self.close = PoolClose::Stale;
+        self.ends(Cause::Stale);
     }
 
     /// Notes that the backend will close it after this response.
     pub(super) fn is_announced_to_close(&mut self) {
-        self.close = PoolClose::Announced;
+        self.ends(Cause::Announced);
+    }
+
+    /// Notes why it is closed, unless that is known.
+    pub(super) fn ends(&mut self, cause: Cause) {
+        self.close.get_or_insert(cause);
+    }
+
+    /// Why it ends, if it ends now.
+    fn cause(&self) -> Cause {
+        if self.watch.is_poisoned() {
+            Cause::Poison
+        } else if self.watch.is_malformed() {
+            Cause::HttpProtocol
+        } else {
+            self.close.or(self.progress.end()).unwrap_or(Cause::Abandoned)
+        }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         self.task.abort();
-        add(&self.meter.cell().pool_closed[self.close as usize], 1);
+        add(&self.meter.cell().ends[self.cause() as usize], 1);
         self.meter.count(-1);
     }
 }
 
 impl Idle {
-    fn close(mut self, reason: PoolClose) {
-        self.connection.close = reason;
+    fn close(mut self, reason: Cause) {
+        self.connection.ends(reason);
     }
 }
 
@@ -226,9 +241,9 @@ impl Pool {
         match self.expiry(&entry, now) {
             Some(reason) => entry.close(reason),
             None if self.is_retired.get() || !self.meter.region.accepts_new(self.meter.slot) => {
-                entry.close(PoolClose::Ejected);
+                entry.close(Cause::BackendOut);
             }
-            None if is_full => entry.close(PoolClose::Full),
+            None if is_full => entry.close(Cause::PoolFull),
             None => idle.push(entry),
         }
         self.show(idle.len());
@@ -252,15 +267,15 @@ impl Pool {
         }
         idle.retain_mut(|entry| {
             let expiry = self.expiry(entry, now);
-            let reason = expiry.or((!accepts_new).then_some(PoolClose::Ejected));
+            let reason = expiry.or((!accepts_new).then_some(Cause::BackendOut));
             if let Some(reason) = reason {
-                entry.connection.close = reason;
+                entry.connection.ends(reason);
             }
             reason.is_none()
         });
         // Those used longest ago come first.
         let surplus = idle.len().saturating_sub(self.room());
-        idle.drain(..surplus).for_each(|entry| entry.close(PoolClose::Full));
+        idle.drain(..surplus).for_each(|entry| entry.close(Cause::PoolFull));
         self.show(idle.len());
     }
 
@@ -278,12 +293,12 @@ impl Pool {
         let Some(since_ms) = stale.idle_since_ms else { return };
         let mut idle = self.idle.borrow_mut();
         idle.retain_mut(|entry| {
-            entry.connection.close = PoolClose::Stale;
-            entry.since_ms > since_ms
+            let is_newer = entry.since_ms > since_ms;
+            if !is_newer {
+                entry.connection.ends(Cause::Stale);
+            }
+            is_newer
         });
-        for entry in idle.iter_mut() {
-            entry.connection.close = PoolClose::Broken;
-        }
         self.show(idle.len());
     }
 
@@ -298,31 +313,28 @@ impl Pool {
         if let Some(at) = idle.iter().position(|entry| entry.connection.id == id) {
             let entry = idle.remove(at);
             self.show(idle.len());
-            if entry.connection.watch.is_poisoned() {
-                entry.close(PoolClose::Poison);
-                return;
+            if !entry.connection.watch.is_poisoned() {
+                let now = net::clock::now_ms();
+                self.idle_limit.closed_after(now.saturating_sub(entry.since_ms), now);
             }
-            let now = net::clock::now_ms();
-            self.idle_limit.closed_after(now.saturating_sub(entry.since_ms), now);
-            entry.close(PoolClose::Peer);
         }
     }
 
     /// Why a connection may not be used any more.
-    fn expiry(&self, entry: &Idle, now: u64) -> Option<PoolClose> {
+    fn expiry(&self, entry: &Idle, now: u64) -> Option<Cause> {
         let connection = &entry.connection;
         if connection.watch.is_poisoned() {
-            Some(PoolClose::Poison)
-        } else if connection.close == PoolClose::Announced {
-            Some(PoolClose::Announced)
+            Some(Cause::Poison)
+        } else if connection.close.is_some() {
+            connection.close
         } else if connection.sender.is_closed() {
-            Some(PoolClose::Peer)
+            Some(connection.cause())
         } else if connection.requests_left == 0 {
-            Some(PoolClose::Requests)
+            Some(Cause::Requests)
         } else if now >= connection.expires_ms {
-            Some(PoolClose::Age)
+            Some(Cause::Age)
         } else if now >= entry.since_ms + self.idle_limit.ms(now) {
-            Some(PoolClose::Idle)
+            Some(Cause::Idle)
         } else {
             None
         }
@@ -364,7 +376,7 @@ impl Pool {
             expires_ms: net::clock::now_ms() + self.random.spread(ms(self.limits.get().max_age)),
             requests_left: self.random.spread(self.limits.get().max_requests),
             idle_since_ms: None,
-            close: PoolClose::Broken,
+            close: None,
         })
     }
 }

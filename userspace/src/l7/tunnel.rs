@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use steerage_common::cut::Cut;
+use steerage_common::cause::Cause;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::attempt::Attempt;
@@ -92,9 +92,10 @@ impl Tunnel {
         Self { attempt, backend, timeouts }
     }
 
-    /// Passes bytes on until both ways have ended; `early` came from the client already.
-    pub(super) async fn run(mut self, client: Side, early: Bytes) {
-        let Some((backend, late)) = self.backend.open().await else { return };
+    /// Passes bytes on until both ways have ended; `early` came from the client already. Gives why it
+    /// was cut off, if it was.
+    pub(super) async fn run(mut self, client: Side, early: Bytes) -> Option<Cause> {
+        let (backend, late) = self.backend.open().await?;
         let mut copy = Copy { client, backend, up: Way::new(early), down: Way::new(late) };
         let deadline = Deadline::after(self.timeouts.tunnel);
         let mut before = copy.state();
@@ -116,15 +117,22 @@ impl Tunnel {
             }
         })
         .await;
-        match &end {
-            End::Passed => return,
-            End::Broke(error) => tracing::debug!(%error, "tunnel broke"),
-            End::Late(cut) | End::Cut(cut) => self.attempt.count_cut(*cut),
-        }
+        let cut = match &end {
+            End::Passed => return None,
+            End::Broke(error) => {
+                tracing::debug!(%error, "tunnel broke");
+                None
+            }
+            End::Late(cut) | End::Cut(cut) => Some(*cut),
+        };
         if !matches!(end, End::Late(_)) {
             copy.client.reset();
             copy.backend.reset();
         }
+        if let (Far::Connection(connection), Some(cut)) = (&mut self.backend, cut) {
+            connection.ends(cut);
+        }
+        cut
     }
 }
 
@@ -134,9 +142,9 @@ enum End {
     Passed,
     Broke(io::Error),
     /// By a time limit: whatever was sent has been passed on.
-    Late(Cut),
+    Late(Cause),
     /// From outside.
-    Cut(Cut),
+    Cut(Cause),
 }
 
 impl Drop for Tunnel {
@@ -166,17 +174,17 @@ struct State {
 impl State {
     fn limit(self, timeouts: &RouteTimeouts) -> Duration {
         match self.cause() {
-            Cut::TunnelHalfClosed => timeouts.half_closed,
+            Cause::TunnelHalfClosed => timeouts.half_closed,
             _ => timeouts.tunnel,
         }
     }
 
     /// Which limit that is.
-    fn cause(self) -> Cut {
+    fn cause(self) -> Cause {
         if self.is_half_closed && !self.is_waiting {
-            Cut::TunnelHalfClosed
+            Cause::TunnelHalfClosed
         } else {
-            Cut::TunnelIdle
+            Cause::TunnelIdle
         }
     }
 }

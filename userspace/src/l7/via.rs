@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::upgrade::OnUpgrade;
 use steerage_common::abi::FailureClass;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay::{End, Stage as Reached};
 
@@ -100,6 +101,13 @@ impl Via {
     pub(super) fn is_announced_to_close(&mut self) {
         if let Self::Connection(connection) = self {
             connection.is_announced_to_close();
+        }
+    }
+
+    /// Notes why the connection ends, if it is the request's own.
+    pub(super) fn ends(&mut self, cause: Cause) {
+        if let Self::Connection(connection) = self {
+            connection.ends(cause);
         }
     }
 

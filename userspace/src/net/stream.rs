@@ -23,6 +23,7 @@ use rustls::server::{Acceptor, ClientHello};
 use rustls::{
     ClientConfig, CommonState, ConnectionCommon, ServerConfig, ServerConnection, SideData,
 };
+use steerage_common::cause::Cause;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, TlsStream};
 
@@ -220,6 +221,17 @@ fn close<Side: SideData>(tcp: &Tcp, session: &mut ConnectionCommon<Side>) {
     {}
 }
 
+/// How the other end ended a session that broke with `error`.
+fn cause_of(error: &io::Error) -> Cause {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(rustls::Error::AlertReceived(_)) => Cause::TlsAlert,
+        Some(_) => Cause::TlsProtocol,
+        None if error.kind() == io::ErrorKind::UnexpectedEof => Cause::EofWithoutCloseNotify,
+        None => Cause::Reset,
+    }
+}
+
 /// Reads what TLS carries, and has the stream's progress know of it.
 fn poll_carried(
     tls: &mut TlsStream<Tcp>,
@@ -231,8 +243,10 @@ fn poll_carried(
     let tcp = tls.get_ref().0;
     let came = buffer.filled().len() - before;
     tcp.carried(came);
-    if read.is_ok() && came == 0 && buffer.remaining() != 0 {
-        tcp.ended();
+    match &read {
+        Ok(()) if came == 0 && buffer.remaining() != 0 => tcp.ended(Cause::CloseNotify),
+        Ok(()) => {}
+        Err(error) => tcp.ended(cause_of(error)),
     }
     Poll::Ready(read)
 }

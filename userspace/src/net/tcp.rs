@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use socket2::SockRef;
+use steerage_common::cause::Cause;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::socket::Socket;
@@ -70,6 +71,8 @@ pub(super) struct Inner {
     received: u64,
     /// Whether the other end has said that it sends nothing more.
     is_ended: bool,
+    /// How the other end has ended the connection, if it has.
+    end: Option<Cause>,
     /// Whether it is left to [`Tcp::carried`] to say what has come.
     is_carrier: bool,
     /// Whether what was written has been taken back.
@@ -116,6 +119,12 @@ impl Progress {
         self.inner.borrow().is_ended
     }
 
+    /// How the other end has ended the connection; `None` while it has not, as far as was read.
+    #[must_use]
+    pub fn end(&self) -> Option<Cause> {
+        self.inner.borrow().end
+    }
+
     /// Bytes that the other end's TCP has acknowledged: a system call. `None` if the kernel does not
     /// tell.
     #[must_use]
@@ -154,6 +163,7 @@ impl Tcp {
             taken: 0,
             received: 0,
             is_ended: false,
+            end: None,
             is_carrier: false,
             is_withdrawn: false,
             unread: Bytes::new(),
@@ -183,9 +193,11 @@ impl Tcp {
         self.inner.borrow_mut().received += bytes as u64;
     }
 
-    /// The other end has said that it sends nothing more.
-    pub(super) fn ended(&self) {
-        self.inner.borrow_mut().is_ended = true;
+    /// The other end has ended what the stream carries.
+    pub(super) fn ended(&self, cause: Cause) {
+        let mut inner = self.inner.borrow_mut();
+        inner.is_ended |= cause == Cause::CloseNotify;
+        inner.note_end(cause);
     }
 
     /// Puts bytes back that were read last: they are read again.
@@ -309,6 +321,11 @@ impl Inner {
         self.socket.try_write(&all[..=count])
     }
 
+    /// The first cause stays. Who does not take what there is for it has hung up, whatever way that was.
+    fn note_end(&mut self, cause: Cause) {
+        self.end.get_or_insert(if self.is_blocked { Cause::HungUp } else { cause });
+    }
+
     fn note_received(&mut self, bytes: usize) {
         if !self.is_carrier {
             self.received += bytes as u64;
@@ -317,6 +334,7 @@ impl Inner {
 
     /// Forgets what can't be sent any more.
     fn fail(&mut self, error: io::Error) -> io::Error {
+        self.note_end(Cause::Reset);
         let unsent = self.waiting().len();
         if unsent != 0 {
             self.advance(unsent);
@@ -469,10 +487,16 @@ impl AsyncRead for Tcp {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        ready!(inner.socket.poll_read(cx, buffer))?;
+        if let Err(error) = ready!(inner.socket.poll_read(cx, buffer)) {
+            inner.note_end(Cause::Reset);
+            return Poll::Ready(Err(error));
+        }
         let received = buffer.filled().len() - before;
         if received == 0 && buffer.remaining() != 0 {
             inner.is_ended = true;
+            if !inner.is_carrier {
+                inner.note_end(Cause::Eof);
+            }
         }
         inner.note_received(received);
         Poll::Ready(Ok(()))

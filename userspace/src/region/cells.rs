@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use steerage_common::abi;
+use steerage_common::cause::CAUSES_MAX;
 use steerage_common::crew::LIVE_WORDS;
-use steerage_common::cut::CUTS_MAX;
 use steerage_common::error::CLASSES_MAX;
 
 use super::segment::Shareable;
@@ -64,7 +64,8 @@ pub struct WorkerLine {
     pub pending: AtomicU32,
     reserved: AtomicU64,
     pub errors: [AtomicU64; CLASSES_MAX],
-    pub cuts: [AtomicU64; CUTS_MAX],
+    pub ends: [AtomicU64; CAUSES_MAX],
+    pub stream_ends: [AtomicU64; CAUSES_MAX],
 }
 
 /// [`abi::ServiceLine`].
@@ -81,13 +82,14 @@ pub struct ServiceLine {
 }
 
 /// [`abi::Cell`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(C)]
 #[allow(missing_docs, reason = "documented in abi")]
+#[cfg_attr(test, derive(zerocopy::FromZeros))]
 pub struct Cell {
     pub responses: [AtomicU64; 5],
     pub failures: [AtomicU64; abi::FAILURES_MAX],
-    pub pool_closed: [AtomicU64; abi::POOL_CLOSES_MAX],
+    pub ends: [AtomicU64; CAUSES_MAX],
     pub replays: [AtomicU64; abi::REPLAYS_MAX],
     pub refusals: [AtomicU64; abi::REPLAYS_MAX],
     pub connections_created: AtomicU64,
@@ -101,16 +103,22 @@ pub struct Cell {
     pub connections: AtomicU32,
     pub tunnels: AtomicU32,
     pub window: [AtomicU64; abi::WINDOW_BUCKETS],
-    reserved: AtomicU64,
+    reserved: [AtomicU64; 5],
 }
 
 impl Cell {
+    /// One that has counted nothing.
+    #[cfg(test)]
+    pub(crate) fn new() -> Self {
+        zerocopy::FromZeros::new_zeroed()
+    }
+
     /// Makes all counters and gauges zero.
     pub(super) fn clear(&self) {
         let lists: [&[AtomicU64]; 6] = [
             &self.responses,
             &self.failures,
-            &self.pool_closed,
+            &self.ends,
             &self.replays,
             &self.refusals,
             &self.window,
@@ -170,8 +178,8 @@ same_layout! {
     HealthWord: accepts_new, keeps_flows, strays, reviewed;
     Crew: live, reserved;
     WorkerLine: pid, supervisor_epoch, seat, connections, active_requests, accepted, heartbeat_ms,
-        busy_since_us, full, pending, reserved, errors, cuts;
+        busy_since_us, full, pending, reserved, errors, ends, stream_ends;
     ServiceLine: position, identity, panicking, ejection, slow_start_ticks, reserved;
-    Cell: responses, failures, pool_closed, replays, refusals, connections_created, connections_reused,
+    Cell: responses, failures, ends, replays, refusals, connections_created, connections_reused,
         request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, connections, tunnels, window, reserved;
 }

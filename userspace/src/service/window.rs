@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn what_is_older_than_the_window_does_not_count() {
         let window = Window::new(Duration::from_secs(10));
-        let cells = [Cell::default(), Cell::default()];
+        let cells = [Cell::new(), Cell::new()];
         let sum = |now_ms| window.sum(cells.iter(), now_ms);
         window.count(&cells[0], true, 1_000_000);
         window.count(&cells[0], false, 1_000_400);

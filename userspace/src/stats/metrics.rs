@@ -63,7 +63,7 @@ fn workers(page: &mut Page, status: &Status) {
         }
     }
     type Counts = fn(&super::status::Worker) -> &[Count];
-    let by_label: [(&str, &str, &str, Counts); 2] = [
+    let by_label: [(&str, &str, &str, Counts); 3] = [
         (
             "steerage_worker_errors_total",
             "class",
@@ -71,10 +71,16 @@ fn workers(page: &mut Page, status: &Status) {
             |w| &w.errors,
         ),
         (
-            "steerage_worker_cuts_total",
+            "steerage_worker_connections_ended_total",
             "cause",
-            "Clients' connections, streams and tunnels that were cut off, by cause.",
-            |w| &w.cuts,
+            "Clients' connections that ended, by cause.",
+            |w| &w.ends,
+        ),
+        (
+            "steerage_worker_streams_cut_total",
+            "cause",
+            "Streams and tunnels in clients' connections that were cut off, by cause.",
+            |w| &w.stream_ends,
         ),
     ];
     for (name, label, help, counts) in by_label {
@@ -133,8 +139,8 @@ fn backend_l7(page: &mut Page, status: &Status) {
         ("steerage_backend_failures_total", "class", "Failed attempts by class.", |b| {
             &b.l7.failures
         }),
-        ("steerage_backend_pool_closed_total", "reason", "Pooled connections closed.", |b| {
-            &b.l7.pool_closed
+        ("steerage_backend_connections_ended_total", "cause", "Connections that ended.", |b| {
+            &b.l7.ends
         }),
         ("steerage_backend_replays_total", "rule", "Requests sent again, by rule.", |b| {
             &b.l7.replays

@@ -92,8 +92,10 @@ pub struct Worker {
     pub heartbeat_age_ms: u64,
     /// Requests that it answered itself, by class.
     pub errors: Vec<Count>,
-    /// Connections, streams and tunnels of clients that it cut off, by cause.
-    pub cuts: Vec<Count>,
+    /// Connections of clients that ended, by cause.
+    pub ends: Vec<Count>,
+    /// Streams and tunnels in such connections that it cut off, by cause.
+    pub stream_ends: Vec<Count>,
 }
 
 /// A service.
@@ -160,8 +162,8 @@ pub struct L7 {
     pub responses: Vec<Count>,
     /// Failed attempts by class.
     pub failures: Vec<Count>,
-    /// Pooled connections closed, by reason.
-    pub pool_closed: Vec<Count>,
+    /// Connections that ended, by cause: those causes that there were.
+    pub ends: Vec<Count>,
     /// Connections opened.
     pub connections_created: u64,
     /// Requests sent on a connection that had carried one before.

@@ -177,7 +177,7 @@ pub(crate) mod tests {
             l7: L7 {
                 responses: vec![count("2xx", 12)],
                 failures: vec![count("connect", 1)],
-                pool_closed: vec![count("idle", 2)],
+                ends: vec![count("idle", 2)],
                 ..L7::default()
             },
             l4: L4 { in_packets: 7, out_packets: 5, flows: 2, ..L4::default() },
@@ -203,7 +203,8 @@ pub(crate) mod tests {
                 full: false,
                 heartbeat_age_ms: 10,
                 errors: vec![count("no_route", 1)],
-                cuts: vec![count("drained", 1)],
+                ends: vec![count("drained", 1)],
+                stream_ends: Vec::new(),
             }],
             services: vec![Service {
                 name: "api".into(),

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
-use steerage_common::abi::{FailureClass, PoolClose, Reason, Traffic};
-use steerage_common::cut::Cut;
+use steerage_common::abi::{FailureClass, Reason, Traffic};
+use steerage_common::cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::health::{Cause, State, Word};
 use steerage_common::limits::WORKERS;
@@ -114,7 +114,6 @@ impl View {
                 let pid = worker.pid.load(Ordering::Relaxed);
                 let epoch = worker.supervisor_epoch.load(Ordering::Relaxed);
                 let errors = ErrorClass::ALL.iter().zip(&worker.errors);
-                let cuts = Cut::ALL.iter().zip(&worker.cuts);
                 (pid != 0).then(|| status::Worker {
                     line,
                     pid,
@@ -130,9 +129,8 @@ impl View {
                     errors: errors
                         .map(|(class, n)| count(class.name(), n.load(Ordering::Relaxed)))
                         .collect(),
-                    cuts: cuts
-                        .map(|(cut, n)| count(cut.name(), n.load(Ordering::Relaxed)))
-                        .collect(),
+                    ends: ends(&worker.ends),
+                    stream_ends: ends(&worker.stream_ends),
                 })
             })
             .collect()
@@ -195,7 +193,7 @@ impl View {
         let mut l7 = L7 {
             responses: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| count(class, 0)).into(),
             failures: FailureClass::ALL.map(|class| count(class.name(), 0)).into(),
-            pool_closed: PoolClose::ALL.map(|reason| count(reason.name(), 0)).into(),
+            ends: cause::Cause::ALL.iter().map(|cause| count(cause.name(), 0)).collect(),
             replays: Rule::ALL.map(|rule| count(rule.name(), 0)).into(),
             refusals: Refusal::ALL.map(|refusal| count(refusal.name(), 0)).into(),
             ..L7::default()
@@ -206,7 +204,7 @@ impl View {
             let lists: [(&mut Vec<Count>, &[AtomicU64]); 5] = [
                 (&mut l7.responses, &cell.responses),
                 (&mut l7.failures, &cell.failures),
-                (&mut l7.pool_closed, &cell.pool_closed),
+                (&mut l7.ends, &cell.ends),
                 (&mut l7.replays, &cell.replays),
                 (&mut l7.refusals, &cell.refusals),
             ];
@@ -326,6 +324,12 @@ fn l4(traffic: Traffic) -> L4 {
         remembered: traffic.remembered,
         misses: traffic.misses,
     }
+}
+
+/// All causes of ends, with their numbers.
+fn ends(counters: &[AtomicU64]) -> Vec<Count> {
+    let causes = cause::Cause::ALL.iter().zip(counters);
+    causes.map(|(cause, n)| count(cause.name(), n.load(Ordering::Relaxed))).collect()
 }
 
 fn count(name: &str, count: u64) -> Count {

@@ -2,6 +2,7 @@
 
 mod affinity;
 mod bodies;
+mod ends;
 mod extended;
 mod failures;
 mod floods;

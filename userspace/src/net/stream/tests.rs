@@ -132,6 +132,7 @@ fn a_fin_without_close_notify_is_an_error_and_an_end() {
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(bytes, b"half");
         assert!(stream.progress().is_ended());
+        assert_eq!(stream.progress().end(), Some(Cause::EofWithoutCloseNotify));
     });
 }
 
@@ -159,6 +160,7 @@ fn bytes_that_were_put_back_are_part_of_the_handshake() {
         tls.read_to_end(&mut bytes).await.unwrap();
         assert_eq!(bytes, b"over TLS");
         assert!(tls.progress().is_ended(), "close_notify is an end");
+        assert_eq!(tls.progress().end(), Some(Cause::CloseNotify));
         connecting.await.unwrap();
     });
 }

@@ -51,7 +51,11 @@ fn small_writes_leave_together_at_the_end_of_the_turn() {
         assert!(has_nothing(&mut peer));
         assert_eq!(turn::pending(), 1);
         assert_eq!(read_from(&mut peer, 11).await, b"hello world");
-        assert_eq!(stream.tcp().inner.borrow().buffer.capacity(), 0, "an idle stream holds no buffer");
+        assert_eq!(
+            stream.tcp().inner.borrow().buffer.capacity(),
+            0,
+            "an idle stream holds no buffer"
+        );
     });
 }
 

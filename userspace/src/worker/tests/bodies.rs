@@ -1,7 +1,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
-use steerage_common::abi::{FailureClass, PoolClose};
+use steerage_common::abi::FailureClass;
+use steerage_common::cause::Cause;
 
 use super::harness::*;
 use super::value;
@@ -130,7 +131,7 @@ fn what_follows_a_sized_response_reaches_nobody() {
         assert_eq!(client.get("/").text(), "good");
     }
     let cell = worker.cell(0);
-    eventually("both are closed", || value(&cell.pool_closed[PoolClose::Poison as usize]) == 2);
+    eventually("both are closed", || value(&cell.ends[Cause::Poison as usize]) == 2);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use steerage_common::abi::FailureClass;
-use steerage_common::cut::Cut;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 
 use super::harness::*;
@@ -62,30 +62,30 @@ fn each_kind_of_flood_ends_its_connection_and_is_counted() {
     let repeated = |frame: Vec<u8>| frame.repeat(20_000);
     let open = frame(HEADERS, END_HEADERS, 1, POST);
     let cases = [
-        (Cut::SettingsFlood, repeated(frame(SETTINGS, 0, 0, &[]))),
-        (Cut::PingFlood, repeated(frame(PING, 0, 0, &[0; 8]))),
-        (Cut::FrameFlood, repeated(frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]))),
-        (Cut::FrameFlood, repeated(frame(99, 0, 0, b"what"))),
-        (Cut::DataFlood, [open, repeated(frame(DATA, 0, 1, &[]))].concat()),
+        (Cause::SettingsFlood, repeated(frame(SETTINGS, 0, 0, &[]))),
+        (Cause::PingFlood, repeated(frame(PING, 0, 0, &[0; 8]))),
+        (Cause::FrameFlood, repeated(frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]))),
+        (Cause::FrameFlood, repeated(frame(99, 0, 0, b"what"))),
+        (Cause::DataFlood, [open, repeated(frame(DATA, 0, 1, &[]))].concat()),
         (
-            Cut::ContinuationFlood,
+            Cause::ContinuationFlood,
             [frame(HEADERS, 0, 1, GET), repeated(frame(CONTINUATION, 0, 1, &[]))].concat(),
         ),
         (
-            Cut::ResetFlood,
+            Cause::ResetFlood,
             streams()
                 .flat_map(|id| [get(id), frame(RST_STREAM, 0, id, &[0, 0, 0, 8])].concat())
                 .collect(),
         ),
-        (Cut::Http2Protocol, frame(DATA, 0, 0, b"of no stream")),
+        (Cause::Http2Protocol, frame(DATA, 0, 0, b"of no stream")),
     ];
     let mut before = worker.client();
     assert_eq!(before.get("/").status, 200);
     for (number, (cut, bytes)) in cases.into_iter().enumerate() {
-        let counted = worker.cuts(cut);
+        let counted = worker.ends(cut);
         pour(raw(&worker, &[]), bytes);
-        eventually("it is counted", || worker.cuts(cut) > counted);
-        let all: u64 = Cut::ALL.iter().map(|cut| worker.cuts(*cut)).sum();
+        eventually("it is counted", || worker.ends(cut) > counted);
+        let all: u64 = Cause::ALL.iter().map(|cut| worker.ends(*cut)).sum();
         assert_eq!(all, number as u64 + 1, "{cut:?}");
     }
     // All of these but the last, which may have been a mistake.
@@ -126,7 +126,7 @@ fn a_window_that_opens_byte_by_byte_does_not_keep_a_stream() {
     drop(stop);
     opening.join().unwrap();
     assert!(taken < 16 * 1024, "{taken}");
-    assert_eq!(worker.cuts(Cut::ResponseStall), 1);
+    assert_eq!(worker.ends(Cause::ResponseStall), 1);
     assert_eq!(gauge(&worker.region.worker(0).connections), 1);
 }
 
@@ -189,6 +189,6 @@ fn a_body_that_trickles_under_its_response_ends_the_stream() {
         assert!(body.data().await.unwrap().unwrap_err().is_reset());
         trickling.await.unwrap();
     });
-    assert_eq!(worker.cuts(Cut::BodyTimeout), 1);
+    assert_eq!(worker.ends(Cause::BodyTimeout), 1);
     assert_eq!(value(&worker.cell(0).failures[FailureClass::Reset as usize]), 0);
 }

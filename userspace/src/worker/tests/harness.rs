@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use steerage_common::cut::Cut;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::health::Event;
 use steerage_common::slot::Slot;
@@ -111,8 +111,11 @@ impl Worker {
         super::value(&self.region.worker(0).errors[class as usize])
     }
 
-    pub(super) fn cuts(&self, cut: Cut) -> u64 {
-        super::value(&self.region.worker(0).cuts[cut as usize])
+    /// Connections of clients that ended by a cause, and streams in them.
+    pub(super) fn ends(&self, cause: Cause) -> u64 {
+        let line = self.region.worker(0);
+        let counters = [&line.ends[cause as usize], &line.stream_ends[cause as usize]];
+        counters.into_iter().map(super::value).sum()
     }
 
     pub(super) fn apply(&self, backend: usize, event: Event) {

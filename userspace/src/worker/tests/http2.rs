@@ -7,7 +7,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response};
-use steerage_common::cut::Cut;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 
 use super::harness::*;
@@ -265,7 +265,7 @@ fn a_client_that_resets_its_requests_over_and_over_is_cut_off() {
     });
     eventually("nothing is active", || gauge(&worker.cell(0).active) == 0);
     assert!(value(&worker.cell(0).connections_created) < 1000);
-    eventually("it is counted", || worker.cuts(Cut::ResetFlood) == 1);
+    eventually("it is counted", || worker.ends(Cause::ResetFlood) == 1);
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn a_client_that_takes_nothing_loses_its_stream_and_no_other() {
         };
         assert!(error.is_reset(), "{error}");
         assert!(got < 300_000);
-        assert_eq!(worker.cuts(Cut::ResponseStall), 1);
+        assert_eq!(worker.ends(Cause::ResponseStall), 1);
         let (response, _) = sender.send_request(get("/"), true).unwrap();
         assert_eq!(text(response.await.unwrap()).await.0.len(), 300_000);
     });

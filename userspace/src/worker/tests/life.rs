@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use steerage_common::abi::FailureClass;
-use steerage_common::cut::Cut;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 
 use super::super::RETIRE;
@@ -243,7 +243,7 @@ fn a_client_that_takes_nothing_of_its_response_is_left() {
     });
     assert_eq!(gauge(&worker.cell(0).active), 0);
     assert_eq!(worker.cell(0).failures.iter().map(value).sum::<u64>(), 0);
-    assert_eq!(worker.cuts(Cut::ResponseStall), 1);
+    assert_eq!(worker.ends(Cause::ResponseStall), 1);
 }
 
 #[test]

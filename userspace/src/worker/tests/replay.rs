@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use socket2::SockRef;
 use std::time::Duration;
-use steerage_common::abi::{FailureClass, PoolClose};
+use steerage_common::abi::FailureClass;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay::{Refusal, Rule};
 
@@ -140,6 +141,6 @@ fn no_post_is_lost_or_doubled_when_the_backend_closes_kept_connections() {
     assert_eq!(unproven, refusals(&worker, Refusal::Unproven));
     assert_eq!(failures(&worker), 0);
     let proven = [Rule::Unwritten, Rule::StaleProven].map(|rule| replays(&worker, rule));
-    let peer = value(&worker.cell(0).pool_closed[PoolClose::Peer as usize]);
+    let peer = value(&worker.cell(0).ends[Cause::Eof as usize]);
     println!("replayed {proven:?}, unproven {unproven}, closed by the peer while idle {peer}");
 }

@@ -1,7 +1,7 @@
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use steerage_common::abi::PoolClose;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::health::Event;
 
@@ -106,31 +106,31 @@ fn the_pool_keeps_to_its_limits() {
     let start = |change: fn(&mut crate::config::model::Pool)| {
         Worker::start_with(&[answering(|_, _| ok(""))], |model| change(&mut model.services[0].pool))
     };
-    let closed = |worker: &Worker, reason| value(&worker.cell(0).pool_closed[reason as usize]);
+    let closed = |worker: &Worker, reason| value(&worker.cell(0).ends[reason as usize]);
 
     let worker = start(|pool| pool.max_requests = 2);
     let mut client = worker.client();
     for _ in 0..4 {
         client.get("/");
     }
-    assert_eq!(closed(&worker, PoolClose::Requests), 2);
+    assert_eq!(closed(&worker, Cause::Requests), 2);
 
     let worker = start(|pool| pool.max_idle = 0);
     worker.get("/");
-    assert_eq!(closed(&worker, PoolClose::Full), 1);
+    assert_eq!(closed(&worker, Cause::PoolFull), 1);
 
     let worker = start(|pool| pool.idle = Duration::from_millis(1));
     worker.get("/");
-    eventually("it was idle too long", || closed(&worker, PoolClose::Idle) == 1);
+    eventually("it was idle too long", || closed(&worker, Cause::Idle) == 1);
 
     let worker = start(|pool| pool.max_age = Duration::from_millis(1));
     worker.get("/");
-    eventually("it grew too old", || closed(&worker, PoolClose::Age) == 1);
+    eventually("it grew too old", || closed(&worker, Cause::Age) == 1);
 
     let worker = start(|_| {});
     worker.get("/");
     worker.apply(0, Event::Drain);
-    eventually("its backend takes no more work", || closed(&worker, PoolClose::Ejected) == 1);
+    eventually("its backend takes no more work", || closed(&worker, Cause::BackendOut) == 1);
     assert_eq!(gauge(&worker.cell(0).idle), 0);
 }
 

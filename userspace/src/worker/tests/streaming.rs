@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
-use steerage_common::abi::PoolClose;
+use steerage_common::cause::Cause;
 
 use super::harness::*;
 use super::http2::{text, with_client};
@@ -93,7 +93,7 @@ fn a_body_that_the_backend_does_not_want_is_never_asked_for() {
         assert_eq!(response.status(), 417);
         assert_eq!(text(response).await.0, "no");
     });
-    let broken = &worker.cell(0).pool_closed[PoolClose::Broken as usize];
+    let broken = &worker.cell(0).ends[Cause::Abandoned as usize];
     eventually("both connections are closed", || value(broken) == 2);
 }
 

@@ -5,8 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use http::Request;
-use steerage_common::abi::PoolClose;
-use steerage_common::cut::Cut;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::health::Event;
 
@@ -67,7 +66,7 @@ fn bytes_pass_both_ways_and_the_end_too() {
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(client.read_to_end(&mut Vec::new()).unwrap(), 0);
     eventually("it ended", || gauge(&cell.tunnels) == 0 && gauge(&cell.active) == 0);
-    assert_eq!(value(&cell.pool_closed[PoolClose::Tunnel as usize]), 1);
+    assert_eq!(value(&cell.ends[Cause::Eof as usize]), 1);
     assert_eq!(value(&cell.responses[0]), 1);
     assert_eq!((value(&cell.request_body_bytes), value(&cell.response_body_bytes)), (31, 31));
 }
@@ -146,11 +145,11 @@ fn a_drain_keeps_tunnels_until_its_deadline_and_cuts_them_then() {
     let mut back = [0; 10];
     client.read_exact(&mut back).unwrap();
     assert_eq!(&back, b"still here");
-    assert_eq!(worker.cuts(Cut::Drained), 0);
+    assert_eq!(worker.ends(Cause::Drained), 0);
     let error = client.read(&mut back).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     worker.join();
-    assert_eq!(worker.cuts(Cut::Drained), 1);
+    assert_eq!(worker.ends(Cause::Drained), 1);
     assert_eq!(gauge(&worker.cell(0).tunnels), 0);
 }
 
@@ -170,7 +169,7 @@ fn a_draining_backend_keeps_its_tunnels_and_one_that_is_out_loses_them() {
     worker.apply(0, Event::Maintain);
     let error = client.read(&mut back).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    eventually("it is counted", || worker.cuts(Cut::BackendOut) == 1);
+    eventually("it is counted", || worker.ends(Cause::BackendOut) == 1);
     assert_eq!(worker.get("/").text(), "other");
 }
 
@@ -195,7 +194,7 @@ fn the_deadline_cuts_requests_and_streams_too() {
     let _ = waiting.stream.read_to_end(&mut rest);
     assert!(rest.is_empty());
     worker.join();
-    assert_eq!(worker.cuts(Cut::Drained), 2);
+    assert_eq!(worker.ends(Cause::Drained), 2);
 }
 
 #[test]
@@ -206,7 +205,7 @@ fn idle_tunnels_end_and_half_closed_ones_sooner() {
         model.listeners[0].routes[0].timeouts.tunnel = Duration::from_millis(300);
     });
     assert_eq!(tunnel(&idle).read(&mut [0; 8]).unwrap(), 0);
-    assert_eq!(idle.cuts(Cut::TunnelIdle), 1);
+    assert_eq!(idle.ends(Cause::TunnelIdle), 1);
     // This backend does not end when its client does.
     let worker = Worker::start_with(
         &[switching(|mut stream| {
@@ -220,7 +219,7 @@ fn idle_tunnels_end_and_half_closed_ones_sooner() {
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
     eventually("it ended", || gauge(&worker.cell(0).tunnels) == 0);
-    assert_eq!(worker.cuts(Cut::TunnelHalfClosed), 1);
+    assert_eq!(worker.ends(Cause::TunnelHalfClosed), 1);
 }
 
 #[test]

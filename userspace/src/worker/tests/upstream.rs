@@ -10,7 +10,8 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response, Version};
-use steerage_common::abi::{FailureClass, PoolClose};
+use steerage_common::abi::FailureClass;
+use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay::Rule;
 
@@ -391,8 +392,9 @@ fn a_connection_that_ends_loses_what_must_not_be_executed_twice() {
     let cell = worker.cell(0);
     assert_eq!(value(&cell.replays[Rule::Idempotent as usize]), 1);
     assert_eq!(value(&cell.failures[FailureClass::Reset as usize]), 0, "nobody's fault");
-    let ended = &cell.pool_closed[PoolClose::Peer as usize];
-    eventually("the ends are counted", || value(ended) >= 2);
+    // A reset is that of a backend that has not read everything.
+    let by_backend = [Cause::Eof, Cause::Reset].map(|cause| &cell.ends[cause as usize]);
+    eventually("the ends are counted", || by_backend.into_iter().map(value).sum::<u64>() >= 2);
 }
 
 /// The beginning of a response: its head, and a piece of its body.
@@ -571,7 +573,7 @@ fn idle_connections_are_closed() {
     );
     assert_eq!(worker.get("/").status, 200);
     let cell = worker.cell(0);
-    eventually("it was closed", || value(&cell.pool_closed[PoolClose::Idle as usize]) == 1);
+    eventually("it was closed", || value(&cell.ends[Cause::Idle as usize]) == 1);
     assert_eq!(gauge(&cell.connections), 0);
     assert_eq!(worker.get("/").status, 200);
 }
