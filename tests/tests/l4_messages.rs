@@ -10,7 +10,7 @@ use std::time::Duration;
 use steerage_lab::command;
 use steerage_lab::topology::{self, VIP};
 use steerage_lab::udp;
-use steerage_tests::stand::{Choices, Stand, l4_udp, name};
+use steerage_tests::stand::{Choices, Stand, l4_udp};
 
 fn stand() -> Stand {
     let choices =

@@ -12,7 +12,7 @@ use steerage_lab::pattern::Pattern;
 use steerage_lab::topology::{self, CLIENT_LINK, Topology, VIP};
 use steerage_lab::udp;
 use steerage_tests::dns::{self, Says};
-use steerage_tests::stand::{Choices, Stand, l4, l4_udp, name};
+use steerage_tests::stand::{Choices, Stand, l4, l4_udp};
 
 fn stand(weights: Vec<u16>) -> Stand {
     let choices = Choices { weights, tcp_vip: true, udp_vip: true, ..Choices::default() };
