@@ -15,6 +15,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::cause::CAUSES_MAX;
 use crate::crew::LIVE_WORDS;
 use crate::error::CLASSES_MAX;
+use crate::handshake::HANDSHAKES_MAX;
 use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SERVICES, SLOTS, TIERS, VIPS};
 
 /// Version of every layout in this file.
@@ -183,6 +184,37 @@ pub struct WorkerLine {
     pub ends: [u64; CAUSES_MAX],
     /// Streams of such connections, and tunnels in them, that Steerage cut off.
     pub stream_ends: [u64; CAUSES_MAX],
+    /// TLS handshakes with clients, by [`crate::handshake::Handshake`].
+    pub handshakes: [u64; HANDSHAKES_MAX],
+}
+
+/// Keys that tickets are opened with: the one that seals them, and former ones.
+pub const TICKET_KEYS: usize = 3;
+
+/// A key that tickets of TLS sessions are sealed with.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TicketKey {
+    /// What a ticket begins with (RFC 5077, 4); zero for no key.
+    pub name: [u64; 2],
+    /// For AES-256-GCM.
+    pub secret: [u64; 4],
+    /// When it began to seal, in seconds since 1970.
+    pub since: u64,
+    /// Zero.
+    pub reserved: u64,
+}
+
+/// `TICKETS[0]`: what all workers seal and open tickets of TLS sessions with. Written by the supervisor.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TicketKeys {
+    /// Rises by two with each change; odd while one is made.
+    pub version: u64,
+    /// Zero.
+    pub reserved: [u64; 7],
+    /// The newest first: that one seals.
+    pub keys: [TicketKey; TICKET_KEYS],
 }
 
 /// Key of `LISTENERS`, whose value is a row of `SOCKETS`.
@@ -957,7 +989,8 @@ const _: () = {
     assert!(size_of::<BackendTable>() == 64 + 64 * SLOTS);
     assert!(size_of::<HealthWord>() == 32);
     assert!(size_of::<Crew>() == 64);
-    assert!(size_of::<WorkerLine>() == 1152);
+    assert!(size_of::<WorkerLine>() == 1664);
+    assert!(size_of::<TicketKeys>() == 256);
     assert!(offset_of!(WorkerLine, errors) == 64);
     assert!(size_of::<ListenerKey>() == 20);
     assert!(size_of::<Cell>() == 832);

@@ -103,6 +103,8 @@ classes! {
     NoTunnel = 25, 502, "no_tunnel", "the backend takes no tunnels";
     /// The backend took nothing of the request's body for too long.
     StallTimeout = 26, 504, "stall_timeout", "the backend stopped taking the request";
+    /// The host is one that another certificate is for than the connection's.
+    Misdirected = 27, 421, "misdirected", "this connection is for another host";
 }
 
 const _: () = assert!(ErrorClass::ALL.len() <= CLASSES_MAX);

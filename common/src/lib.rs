@@ -31,6 +31,7 @@ pub mod checksum;
 pub mod crew;
 pub mod error;
 pub mod guard;
+pub mod handshake;
 pub mod hash;
 pub mod health;
 pub mod life;

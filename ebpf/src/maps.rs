@@ -10,6 +10,7 @@
 //! | `CREW` | 0 | workers and supervisor |
 //! | `WORKERS` | worker | workers, and `pending` these programs |
 //! | `CELLS` | worker × slot | workers (not read here) |
+//! | `TICKETS` | 0 | supervisor (not read here) |
 //! | `LISTENERS` | address, port | supervisor |
 //! | `SOCKETS` | row of the listener × worker's seat | supervisor |
 //! | `REPORTS` | worker | workers (not read here) |
@@ -54,8 +55,8 @@ use steerage_common::{
         AddressKey, BackendTable, Cell, Control, Crew, Flood, Flow, FlowKey, FragmentKey,
         Fragmented, Guard, HealthWord, ListenerKey, Nat, NatKey, NeighborEvent, Offender,
         OffenderKey, RING_LINES, RINGS_MAX, Reason, Refusals, ReportLine, RingLine, ServerId,
-        ServerIdKey, ServiceLine, Source, SourceKey, Traffic, VIP_FILTER_WORDS, Vip, VipKey,
-        WorkerLine,
+        ServerIdKey, ServiceLine, Source, SourceKey, TicketKeys, Traffic, VIP_FILTER_WORDS, Vip,
+        VipKey, WorkerLine,
     },
     capture::{Capture, Captured},
     limits,
@@ -128,6 +129,9 @@ pub static REPORTS: Array<ReportLine, { limits::WORKERS }, MMAPABLE> = Array::ne
 /// The loader sets the number of entries: workers × slots.
 #[btf_map]
 pub static CELLS: Array<Cell, { limits::SLOTS }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static TICKETS: Array<TicketKeys, 1, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub static LISTENERS: HashMap<ListenerKey, u32, { limits::LISTENERS }> = HashMap::new();

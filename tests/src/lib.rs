@@ -4,6 +4,7 @@
 //! the thousand ([`probed`]), a DNS server ([`dns`]), and the harness that runs the XDP program on packets
 //! ([`xdp`]).
 
+pub mod certified;
 pub mod dns;
 pub mod flooded;
 pub mod load;

@@ -1,7 +1,7 @@
 //! Steerage: an L4 and L7 load balancer on one health truth.
 //!
 //! The kernel half is in the `steerage-ebpf` crate, what both halves share in `steerage-common`.
-//! Layers, from below: `clock`, `sys`, `net` < `config`, `log`, `stats` < `region` < `service`, `health` <
+//! Layers, from below: `clock`, `sys`, `net` < `config`, `log`, `stats` < `region` < `tls` < `service`, `health` <
 //! `l7` < `kernel`, `worker`, `admin` < `supervisor` < `doctor`. Nothing imports upward.
 
 pub mod admin;
@@ -19,4 +19,5 @@ pub mod service;
 pub mod stats;
 pub mod supervisor;
 pub mod sys;
+pub mod tls;
 pub mod worker;

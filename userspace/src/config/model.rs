@@ -9,6 +9,7 @@ mod guard;
 mod probe;
 mod quic;
 mod route;
+mod tls;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ pub use probe::{
 };
 pub use quic::{NoServerId, Quic, ServerId};
 pub use route::{HeaderMatch, Host, Path, Route, RouteTimeouts, ValueMatch};
+pub use tls::{CertificateFiles, ClientAuth, ClientAuthMode, ListenerTls, SniMismatch, TlsVersion};
 
 /// A whole configuration without contradictions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,8 +108,10 @@ pub struct Global {
     pub worker_seccomp: bool,
     /// How workers read and write.
     pub io: Io,
-    /// Whether a change of the file is a reload.
+    /// Whether a change of the file, or of one that it names for TLS, is a reload.
     pub watch: bool,
+    /// How long the key serves that tickets of TLS sessions are sealed with.
+    pub ticket_rotation: Duration,
 }
 
 /// Commands that the supervisor runs: a program and its arguments; none if empty.
@@ -165,6 +169,8 @@ pub struct Listener {
     pub name: String,
     /// Addresses to listen on.
     pub bind: Vec<SocketAddr>,
+    /// How TLS is spoken; `None` for plain HTTP.
+    pub tls: Option<ListenerTls>,
     /// How long clients may take.
     pub timeouts: ListenerTimeouts,
     /// How much clients may ask.

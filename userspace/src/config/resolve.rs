@@ -8,6 +8,7 @@ mod pages;
 mod probe;
 mod quic;
 mod route;
+mod tls;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -151,6 +152,7 @@ impl Resolver<'_> {
             worker_seccomp: global.worker_seccomp,
             io: global.io,
             watch: global.watch,
+            ticket_rotation: self.ticket_rotation(&global.ticket_rotation),
         }
     }
 
@@ -170,6 +172,15 @@ impl Resolver<'_> {
             self.problem(span.span(), format!("{name}: must be at least {least}, or \"off\""));
         }
         Some(value)
+    }
+
+    fn ticket_rotation(&mut self, span: &Spanned<schema::Span>) -> Duration {
+        let value = span.get_ref().0;
+        // RFC 8446, 4.6.1: no ticket is of use after 7 days, and a key opens them for three rotations.
+        if !(Duration::from_secs(60)..=Duration::from_secs(48 * 3600)).contains(&value) {
+            self.problem(span.span(), "ticket_rotation: must be from 1m to 48h");
+        }
+        value
     }
 
     fn worker_memory(&mut self, limit: &Spanned<schema::SizeLimit>) -> Option<u64> {
@@ -384,7 +395,6 @@ impl Resolver<'_> {
         let mut binds: HashMap<SocketAddr, String> = HashMap::new();
         let mut resolved = Vec::with_capacity(listeners.len());
         for listener in listeners {
-            let schema::ListenerProtocol::Http = listener.protocol;
             names.check(self, &listener.name);
             let name = listener.name.get_ref();
             if listener.bind.is_empty() {
@@ -408,6 +418,12 @@ impl Resolver<'_> {
                     );
                 }
             }
+            let tls = tls::Written {
+                certificates: listener.certificates,
+                client_auth: listener.client_auth,
+                tls: listener.tls,
+            };
+            let tls = self.listener_tls(&listener.name, listener.protocol, tls);
             let routes = listener
                 .route
                 .into_iter()
@@ -416,6 +432,7 @@ impl Resolver<'_> {
             resolved.push(model::Listener {
                 bind: listener.bind.into_iter().map(Spanned::into_inner).collect(),
                 name: listener.name.into_inner(),
+                tls,
                 timeouts: ListenerTimeouts {
                     header_read: listener.timeouts.header_read.0,
                     idle: listener.timeouts.idle.0,

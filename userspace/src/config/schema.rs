@@ -7,6 +7,7 @@ mod guard;
 mod probe;
 mod quic;
 mod route;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ pub use guard::{Guard, Net, Offenders, Rate, SynFlood};
 pub use probe::{Expect, Probe, ProbeKind, Tls};
 pub use quic::{Quic, ServerIds};
 pub use route::{Route, ValueMatch};
+pub use tls::{Certificate, ClientAuth, ListenerTls};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,6 +76,7 @@ pub struct Global {
     pub error_header: bool,
     pub io: Io,
     pub watch: bool,
+    pub ticket_rotation: Spanned<Span>,
 }
 
 impl Default for Global {
@@ -106,6 +109,7 @@ impl Default for Global {
             error_header: true,
             io: Io::default(),
             watch: true,
+            ticket_rotation: Spanned::new(0..0, Span::seconds(12 * 3600)),
         }
     }
 }
@@ -200,6 +204,9 @@ pub struct Listener {
     pub name: Spanned<String>,
     pub bind: Vec<Spanned<SocketAddr>>,
     pub protocol: ListenerProtocol,
+    pub certificates: Option<Spanned<Vec<Certificate>>>,
+    pub client_auth: Option<Spanned<ClientAuth>>,
+    pub tls: Option<Spanned<ListenerTls>>,
     #[serde(default)]
     pub timeouts: ListenerTimeouts,
     #[serde(default)]
@@ -245,10 +252,11 @@ impl Default for Http2 {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ListenerProtocol {
     Http,
+    Https,
 }
 
 #[derive(Deserialize)]

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::model::{Check, CheckKind};
+use crate::tls::alert::cause_of;
 
 /// What the prober calls itself.
 const USER_AGENT: &str = concat!("steerage/", env!("CARGO_PKG_VERSION"), " probe");
@@ -51,7 +52,7 @@ pub enum Failure {
 
 impl From<hyper::Error> for Failure {
     fn from(error: hyper::Error) -> Self {
-        match tls::cause_of(&error) {
+        match cause_of(&error) {
             Some(cause) => Self::Tls(tls::Failure::from_cause(cause)),
             None => Self::Http(error),
         }
@@ -61,7 +62,7 @@ impl From<hyper::Error> for Failure {
 impl From<grpc::Failure> for Failure {
     fn from(failure: grpc::Failure) -> Self {
         let grpc::Failure::Connection(error) = &failure else { return Self::Grpc(failure) };
-        match error.get_io().and_then(|error| tls::cause_of(error)) {
+        match error.get_io().and_then(|error| cause_of(error)) {
             Some(cause) => Self::Tls(tls::Failure::from_cause(cause)),
             None => Self::Grpc(failure),
         }

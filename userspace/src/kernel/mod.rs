@@ -139,6 +139,7 @@ impl Kernel {
             workers: self.fd("WORKERS")?,
             reports: self.fd("REPORTS")?,
             cells: self.fd("CELLS")?,
+            tickets: self.fd("TICKETS")?,
         })
     }
 

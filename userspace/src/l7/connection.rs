@@ -23,7 +23,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -36,6 +36,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
+use steerage_common::handshake::Handshake;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::exchange::respond;
@@ -48,6 +49,7 @@ use super::tunnel::{Side, Tunnel};
 use super::{Door, Front, Proxy, REQUEST_BUFFER_BYTES_MAX, http2};
 use crate::config::model::ListenerTimeouts;
 use crate::net::{self, Deadline, Progress, Stream, clock, within};
+use crate::tls::Session;
 
 /// How long hyper keeps a connection without a request.
 const WARM: Duration = Duration::from_secs(1);
@@ -57,6 +59,9 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a client that is told of an error may go on sending before it is cut off.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// How long a client whose handshake failed may take to read why.
+const ALERT_LINGER: Duration = Duration::from_secs(1);
 
 /// What hyper takes of header lines without an allocation.
 const FIELDS_INLINE: u16 = 100;
@@ -85,6 +90,8 @@ pub(super) struct Client {
     ended_ms: Cell<u64>,
     progress: Progress,
     left_unread: Cell<bool>,
+    /// What the handshake told; `None` without TLS.
+    session: Option<Box<Session>>,
     /// Follows the response that is being sent.
     tunnel: RefCell<Option<Box<Tunnel>>>,
 }
@@ -95,7 +102,8 @@ impl Client {
         proxy: &Proxy,
         front: &Front,
         peer: SocketAddr,
-        progress: Progress,
+        stream: &Stream,
+        session: Option<Box<Session>>,
         gate: Rc<Gate>,
     ) -> Self {
         // A dual-stack socket shows IPv4 clients as mapped addresses.
@@ -108,7 +116,10 @@ impl Client {
             sender: Sender {
                 address: address.unwrap_or(HeaderValue::from_static("unknown")),
                 is_trusted: proxy.trusts(ip),
-                scheme: HeaderValue::from_static("http"),
+                scheme: HeaderValue::from_static(match session {
+                    Some(_) => "https",
+                    None => "http",
+                }),
             },
             timeouts,
             fields: front.limits.fields,
@@ -121,8 +132,9 @@ impl Client {
             open_requests: Cell::new(0),
             is_answering: Cell::new(false),
             ended_ms: Cell::new(clock::now_ms()),
-            progress,
+            progress: stream.progress(),
             left_unread: Cell::new(false),
+            session,
             tunnel: RefCell::default(),
         }
     }
@@ -139,6 +151,11 @@ impl Client {
 
     pub(super) fn sender(&self) -> &Sender {
         &self.sender
+    }
+
+    /// What the handshake told; `None` without TLS.
+    pub(super) fn session(&self) -> Option<&Session> {
+        self.session.as_deref()
     }
 
     pub(super) fn request_began(&self) {
@@ -334,13 +351,20 @@ pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
     let Ok(_member) = front.crowd.admit(address) else {
         proxy.note_offence(front_index, address);
         door.count_end(Cause::TooMany);
-        return tell(&door, stream, ErrorClass::TooManyConnections).await;
+        if front.tls.is_none() {
+            tell(&door, stream, ErrorClass::TooManyConnections).await;
+        }
+        return;
     };
-    let gate = Rc::new(Gate::new(front.limits));
-    let progress = stream.progress();
-    let client = Client::new(door.clone(), &proxy, front, peer, progress, gate.clone());
-    let client = Rc::new(client);
     // A connection may outlive many configurations.
+    drop(proxy);
+    // Boxed: large beside what an idle connection needs.
+    let Some((stream, session)) = Box::pin(secure(&door, stream, address)).await else { return };
+    let (proxy, front_index) = door.inside();
+    let front = &proxy.fronts[front_index];
+    let gate = Rc::new(Gate::new(front.limits));
+    let client = Client::new(door.clone(), &proxy, front, peer, &stream, session, gate.clone());
+    let client = Rc::new(client);
     drop(proxy);
     let line = Line::new(stream, gate);
     let end = loop {
@@ -385,6 +409,46 @@ pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
         let _ = within(LINGER, linger(&mut stream)).await;
     }
     // Dropping it sends what is deferred and closes.
+}
+
+/// Makes the connection one of TLS, if its listener speaks that; `None` if that came to nothing.
+async fn secure(
+    door: &Door,
+    stream: Stream,
+    address: IpAddr,
+) -> Option<(Stream, Option<Box<Session>>)> {
+    let (proxy, front_index) = door.inside();
+    let front = proxy.fronts[front_index].clone();
+    let Some(tls) = &front.tls else { return Some((stream, None)) };
+    if !front.handshakes.take(address, clock::now_ms()) {
+        proxy.count_handshake(Handshake::RateLimited);
+        proxy.note_offence(front_index, address);
+        return None;
+    }
+    drop(proxy);
+    let mut handshake = pin!(tls.handshake(stream));
+    let end = poll_fn(|cx| match handshake.as_mut().poll(cx) {
+        Poll::Pending if door.is_over() => Poll::Ready(None),
+        polled => polled.map(Some),
+    });
+    match end.await {
+        Some(Ok((stream, end, session))) => {
+            door.count_handshake(end);
+            Some((stream, Some(Box::new(session))))
+        }
+        Some(Err(failed)) => {
+            door.count_handshake(failed.end);
+            if let Some(mut stream) = failed.stream {
+                // What the client has sent since would make a reset of the end, and the reset of the alert.
+                let _ = within(ALERT_LINGER, linger(&mut stream)).await;
+            }
+            None
+        }
+        None => {
+            door.count_handshake(Handshake::Drained);
+            None
+        }
+    }
 }
 
 /// Ends a connection with an error of the client's.

@@ -21,6 +21,15 @@ pub(super) fn is_valid(host: &[u8]) -> bool {
     is_named && is_port(port)
 }
 
+/// A valid host without its port.
+pub(super) fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        // An IPv6 address ends with its bracket.
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host,
+    }
+}
+
 /// Whether this is nothing, or a colon and a port.
 fn is_port(port: &[u8]) -> bool {
     match port {

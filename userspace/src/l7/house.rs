@@ -16,11 +16,13 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 
 use steerage_common::cause::Cause;
+use steerage_common::handshake::Handshake;
 
 use super::Proxy;
 use crate::net;
 use crate::region::{Region, WorkerLine};
 use crate::service::Placed;
+use crate::tls::Shelf;
 
 /// All that a worker's clients meet.
 #[derive(Debug)]
@@ -90,6 +92,11 @@ impl Door {
         is_wanted
     }
 
+    /// Notes how a handshake ended.
+    pub(super) fn count_handshake(&self, end: Handshake) {
+        self.inside.borrow().0.count_handshake(end);
+    }
+
     /// Notes that a client's connection ended.
     pub(super) fn count_end(&self, cause: Cause) {
         self.inside.borrow().0.count_end(cause);
@@ -104,18 +111,25 @@ impl Door {
 impl House {
     /// The house of worker `worker` of `workers`.
     #[must_use]
-    pub fn new(placed: Placed, worker: usize, workers: usize, region: Rc<Region>) -> Self {
+    pub fn new(
+        placed: Placed,
+        certificates: Shelf,
+        worker: usize,
+        workers: usize,
+        region: Rc<Region>,
+    ) -> Self {
         let latest = Rc::new(Latest::default());
-        let proxy = Rc::new(Proxy::new(placed, worker, workers, region, latest.clone()));
+        let first = Proxy::nothing(&placed.model, worker, workers, region, latest.clone());
+        let proxy = Rc::new(first.succeed(placed, certificates));
         let house = Self { proxy: RefCell::new(proxy.clone()), doors: RefCell::default(), latest };
         house.open(&proxy);
         house
     }
 
     /// Puts another configuration in force. Doors of listeners that it has not begin to drain.
-    pub fn take(&self, placed: Placed) {
+    pub fn take(&self, placed: Placed, certificates: Shelf) {
         let former = self.proxy();
-        let proxy = Rc::new(former.succeed(placed));
+        let proxy = Rc::new(former.succeed(placed, certificates));
         self.proxy.replace(proxy.clone());
         let has_closed = self.open(&proxy);
         former.retire(&proxy);

@@ -57,16 +57,22 @@ mod watch;
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use steerage_common::abi::Report;
 use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
+use steerage_common::handshake::Handshake;
 use steerage_common::replay;
 
 use crate::config::model::{Http2, ListenerTimeouts, Model, Offenders, table_address};
 use crate::region::{Region, WorkerLine, add};
 use crate::service::{Placed, Random, Service};
+use crate::tls::rate::Buckets;
+use crate::tls::ticket::KeyRing;
+use crate::tls::{Shelf, Terminator};
 
 use affinity::Affinity;
 pub use body::Body;
@@ -103,11 +109,19 @@ pub struct Proxy {
     targets: Vec<Rc<Target>>,
     random: Random,
     latest: Rc<Latest>,
+    certificates: Shelf,
+    /// What opens the tickets of all listeners.
+    ring: Arc<KeyRing>,
+    /// Headers that tell who a client is by its certificate, of all listeners.
+    identity_headers: Vec<HeaderName>,
 }
 
 /// A listener's rules.
 #[derive(Debug)]
 struct Front {
+    /// How handshakes are made; `None` for plain HTTP.
+    tls: Option<Terminator>,
+    handshakes: Rc<Buckets>,
     timeouts: ListenerTimeouts,
     limits: guard::Limits,
     body_rate: u32,
@@ -199,6 +213,11 @@ impl Proxy {
         let hold_ms = hold.as_millis() as u64;
         let report = Report { address, family: family.into(), packets, hold_ms };
         self.region.reports(self.worker).write(&report);
+    }
+
+    /// Notes how a handshake ended.
+    fn count_handshake(&self, end: Handshake) {
+        add(&self.line().handshakes[end.index()], 1);
     }
 
     fn trusts(&self, peer: IpAddr) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! Nothing is sent yet: all that is refused here no backend has seen.
 
-use http::header::{EXPECT, HOST, HeaderValue};
+use http::header::{EXPECT, HOST, HeaderMap, HeaderValue};
 use http::request::Parts as Head;
 use http::uri::PathAndQuery;
 use http::{Request, StatusCode, Uri, Version};
@@ -18,6 +18,7 @@ use super::route::{Destination, End, Plan, Query, Table};
 use super::upgrade::Wish;
 use super::upload::{Outgoing, Upload};
 use super::{Front, Proxy, forward, host, version};
+use crate::tls::{Session, Terminator, identity};
 
 /// What Steerage answers itself.
 pub(super) enum Own {
@@ -51,6 +52,12 @@ pub(super) fn prepare(
     let wish = Wish::of(&mut head, &proxy.random)?;
     let is_connect = wish.as_ref().is_some_and(Wish::is_connect);
     settle_host(&mut head, is_connect)?;
+    let tls = front.tls.as_ref().zip(client.session());
+    if let Some((tls, session)) = tls
+        && tls.is_misdirected(session, host::without_port(host_of(&head)?))
+    {
+        return Err(ErrorClass::Misdirected.into());
+    }
     let (plan, rewritten) = plan(&front.routes, &head, is_connect)?;
     let destination = match &plan.end {
         End::Service(destination) => destination.clone(),
@@ -68,6 +75,7 @@ pub(super) fn prepare(
     }
     forward::request(&mut head.headers, client.sender());
     let echo = front.marks.request(&mut head.headers, client.sender(), version)?;
+    identify(&mut head.headers, proxy, client, tls);
     // HTTP/1.0 may have none, HTTP/1.1 must (RFC 9112, 3.2): an empty one says "no authority".
     head.headers.entry(HOST).or_insert(HeaderValue::from_static(""));
     plan.change_request(&mut head.headers);
@@ -119,6 +127,28 @@ fn settle_host(head: &mut Head, is_connect: bool) -> Result<(), ErrorClass> {
         head.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
     }
     Ok(())
+}
+
+/// Has the headers that tell of a client's certificate say what was verified, and nothing else.
+fn identify(
+    headers: &mut HeaderMap,
+    proxy: &Proxy,
+    client: &Client,
+    tls: Option<(&Terminator, &Session)>,
+) {
+    if proxy.identity_headers.is_empty() {
+        return;
+    }
+    // A trusted proxy has verified its own clients, where it is not asked for a certificate itself.
+    let asks = tls.is_some_and(|(tls, _)| tls.headers().names().next().is_some());
+    if asks || !client.sender().is_trusted {
+        identity::remove(headers, &proxy.identity_headers);
+    }
+    if let Some((tls, session)) = tls
+        && let Some(identity) = &session.identity
+    {
+        tls.headers().write(headers, identity);
+    }
 }
 
 /// What a request's headers say of its host.

@@ -4,7 +4,10 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use http::HeaderName;
 
 use super::affinity::Affinity;
 use super::budget::Budget;
@@ -12,26 +15,30 @@ use super::house::Latest;
 use super::multiplex::Multiplex;
 use super::pool::Pool;
 use super::{Front, Proxy, Target, headers, reply, route};
-use crate::config::model::{self, Balance, Listener, Model, UpstreamProtocol};
+use crate::config::model::{self, Balance, Global, Listener, Model, UpstreamProtocol};
 use crate::region::{Region, Tenant};
 use crate::service::{Placed, Random, Service};
+use crate::tls::ticket::KeyRing;
+use crate::tls::{Shelf, Terminator};
 
 impl Proxy {
-    pub(super) fn new(
-        placed: Placed,
+    /// What comes before the first configuration, with what of it never changes.
+    pub(super) fn nothing(
+        model: &Model,
         worker: usize,
         workers: usize,
         region: Rc<Region>,
         latest: Rc<Latest>,
     ) -> Self {
         let nothing = Model {
-            global: placed.model.global.clone(),
-            guard: placed.model.guard.clone(),
+            global: model.global.clone(),
+            guard: model.guard.clone(),
             listeners: Vec::new(),
             vips: Vec::new(),
             services: Vec::new(),
         };
-        let first = Self {
+        let ring = Arc::new(KeyRing::new(region.tickets().clone()));
+        Self {
             placed: Placed { model: nothing, tenants: Vec::new(), lines: Vec::new() },
             worker,
             workers,
@@ -40,14 +47,17 @@ impl Proxy {
             targets: Vec::new(),
             random: Random::new(Random::fresh_seed()),
             latest,
-        };
-        first.succeed(placed)
+            certificates: Shelf::default(),
+            ring,
+            identity_headers: Vec::new(),
+        }
     }
 
     /// The next configuration's; what is the same in both is shared.
-    pub(super) fn succeed(&self, placed: Placed) -> Self {
+    pub(super) fn succeed(&self, placed: Placed, certificates: Shelf) -> Self {
         let targets = self.next_targets(&placed);
-        let fronts = self.next_fronts(&placed.model);
+        let fronts = self.next_fronts(&placed.model, &certificates);
+        let identity_headers = identity_headers(&fronts);
         Self {
             placed,
             worker: self.worker,
@@ -57,26 +67,40 @@ impl Proxy {
             targets,
             random: Random::new(self.random.next()),
             latest: self.latest.clone(),
+            certificates,
+            ring: self.ring.clone(),
+            identity_headers,
         }
     }
 
-    fn next_fronts(&self, model: &Model) -> Vec<Rc<Front>> {
+    fn next_fronts(&self, model: &Model, certificates: &Shelf) -> Vec<Rc<Front>> {
         let former = &self.placed.model;
         // Routes name services by index.
         let names = |model: &Model| -> Vec<String> {
             model.services.iter().map(|service| service.name.clone()).collect()
         };
         let is_same_order = names(former) == names(model);
+        let is_same_rotation = former.global.ticket_rotation == model.global.ticket_rotation;
+        let shows_same = |listener: &Listener| {
+            listener.tls.as_ref().is_none_or(|tls| {
+                let is_same = |files| self.certificates.get(files) == certificates.get(files);
+                is_same_rotation && tls.certificates.iter().all(is_same)
+            })
+        };
         let host = headers::Host::here();
         let next = |listener: &Listener| {
             let at = former.listeners.iter().position(|before| before.name == listener.name);
             match at {
-                Some(at) if is_same_order && former.listeners[at] == *listener => {
+                Some(at)
+                    if is_same_order
+                        && former.listeners[at] == *listener
+                        && shows_same(listener) =>
+                {
                     self.fronts[at].clone()
                 }
                 at => {
                     let former = at.map(|at| &*self.fronts[at]);
-                    Rc::new(self.front(listener, &model.global.instance, &host, former))
+                    Rc::new(self.front(listener, &model.global, certificates, &host, former))
                 }
             }
         };
@@ -86,7 +110,8 @@ impl Proxy {
     fn front(
         &self,
         listener: &Listener,
-        instance: &str,
+        global: &Global,
+        certificates: &Shelf,
         host: &headers::Host,
         former: Option<&Front>,
     ) -> Front {
@@ -95,7 +120,15 @@ impl Proxy {
         let offences = former.map(|former| former.offences.clone()).unwrap_or_default();
         let rule = Some(&listener.offenders).filter(|rule| rule.strikes != 0);
         offences.set(rule, self.workers);
+        let handshakes = former.map(|former| former.handshakes.clone()).unwrap_or_default();
+        handshakes.set(listener.tls.as_ref().and_then(|tls| tls.handshake_rate), self.workers);
+        let terminator = |tls| {
+            let rotation = global.ticket_rotation;
+            Terminator::new(&listener.name, tls, certificates, &self.ring, rotation)
+        };
         Front {
+            tls: listener.tls.as_ref().map(terminator),
+            handshakes,
             timeouts: listener.timeouts,
             limits: listener.limits.into(),
             body_rate: listener.limits.body_rate,
@@ -104,7 +137,7 @@ impl Proxy {
             offenders: listener.offenders,
             http2: listener.http2,
             routes: route::Table::new(&listener.routes),
-            marks: headers::Marks::new(listener, instance, host),
+            marks: headers::Marks::new(listener, &global.instance, host),
             replies: reply::Replies::new(listener),
         }
     }
@@ -218,6 +251,15 @@ impl Proxy {
         let at = proxy.placed.model.services.iter().position(|known| known.name == service)?;
         Some(proxy.targets[at].clone())
     }
+}
+
+/// The headers that tell who clients are, of all listeners: on none may a client say it itself.
+fn identity_headers(fronts: &[Rc<Front>]) -> Vec<HeaderName> {
+    let tls = fronts.iter().filter_map(|front| front.tls.as_ref());
+    let mut names: Vec<HeaderName> = tls.flat_map(|tls| tls.headers().names().cloned()).collect();
+    names.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+    names.dedup();
+    names
 }
 
 impl Target {

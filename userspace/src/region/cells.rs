@@ -7,6 +7,7 @@ use steerage_common::abi;
 use steerage_common::cause::CAUSES_MAX;
 use steerage_common::crew::LIVE_WORDS;
 use steerage_common::error::CLASSES_MAX;
+use steerage_common::handshake::HANDSHAKES_MAX;
 
 use super::segment::Shareable;
 
@@ -66,6 +67,7 @@ pub struct WorkerLine {
     pub errors: [AtomicU64; CLASSES_MAX],
     pub ends: [AtomicU64; CAUSES_MAX],
     pub stream_ends: [AtomicU64; CAUSES_MAX],
+    pub handshakes: [AtomicU64; HANDSHAKES_MAX],
 }
 
 /// [`abi::ServiceLine`].
@@ -178,7 +180,7 @@ same_layout! {
     HealthWord: accepts_new, keeps_flows, strays, reviewed;
     Crew: live, reserved;
     WorkerLine: pid, supervisor_epoch, seat, connections, active_requests, accepted, heartbeat_ms,
-        busy_since_us, full, pending, reserved, errors, ends, stream_ends;
+        busy_since_us, full, pending, reserved, errors, ends, stream_ends, handshakes;
     ServiceLine: position, identity, panicking, ejection, slow_start_ticks, reserved;
     Cell: responses, failures, ends, replays, refusals, connections_created, connections_reused,
         request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, connections, tunnels, window, reserved;

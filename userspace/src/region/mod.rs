@@ -14,9 +14,11 @@ mod group;
 pub mod reports;
 pub mod rings;
 mod segment;
+pub mod tickets;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,7 @@ use steerage_common::steer::Standing;
 pub use cells::{Cell, Control, ServiceLine, WorkerLine, add};
 pub use group::Group;
 use segment::Segment;
+pub use tickets::Tickets;
 
 /// A backend's hold on its slot: news about an earlier tenant of the slot change nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -78,6 +81,8 @@ pub struct Fds {
     pub reports: OwnedFd,
     /// `CELLS`.
     pub cells: OwnedFd,
+    /// `TICKETS`.
+    pub tickets: OwnedFd,
 }
 
 impl Fds {
@@ -97,12 +102,13 @@ impl Fds {
             workers: memory("steerage-workers", WORKERS * size_of::<abi::WorkerLine>())?,
             reports: memory("steerage-reports", WORKERS * size_of::<abi::ReportLine>())?,
             cells: memory("steerage-cells", workers * SLOTS * size_of::<abi::Cell>())?,
+            tickets: memory("steerage-tickets", size_of::<abi::TicketKeys>())?,
         })
     }
 
     /// All descriptors, in the order of the fields.
     #[must_use]
-    pub fn all(&self) -> [BorrowedFd<'_>; 9] {
+    pub fn all(&self) -> [BorrowedFd<'_>; 10] {
         [
             self.control.as_fd(),
             self.backends.as_fd(),
@@ -113,14 +119,16 @@ impl Fds {
             self.workers.as_fd(),
             self.reports.as_fd(),
             self.cells.as_fd(),
+            self.tickets.as_fd(),
         ]
     }
 
     /// The inverse of [`Fds::all`].
     #[must_use]
-    pub fn from_all(all: [OwnedFd; 9]) -> Self {
-        let [control, backends, health, state, services, crew, workers, reports, cells] = all;
-        Self { control, backends, health, state, services, crew, workers, reports, cells }
+    pub fn from_all(all: [OwnedFd; 10]) -> Self {
+        let [control, backends, health, state, services, crew, workers, reports, cells, tickets] =
+            all;
+        Self { control, backends, health, state, services, crew, workers, reports, cells, tickets }
     }
 }
 
@@ -136,6 +144,7 @@ pub struct Region {
     workers: Segment<WorkerLine>,
     reports: Segment<reports::Line>,
     cells: Segment<Cell>,
+    tickets: Arc<Tickets>,
 }
 
 impl Region {
@@ -154,6 +163,7 @@ impl Region {
             workers: Segment::map(&fds.workers, WORKERS)?,
             reports: Segment::map(&fds.reports, WORKERS)?,
             cells: Segment::map(&fds.cells, cell_workers * SLOTS)?,
+            tickets: Arc::new(Tickets::map(&fds.tickets)?),
         })
     }
 
@@ -356,6 +366,12 @@ impl Region {
     #[must_use]
     pub fn reports(&self, worker: usize) -> &reports::Line {
         self.reports.get(worker)
+    }
+
+    /// The keys of tickets.
+    #[must_use]
+    pub fn tickets(&self) -> &Arc<Tickets> {
+        &self.tickets
     }
 
     /// A service's line.

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::tls::pair::Fault;
+
 /// Why the supervisor could not start or go on. Each message names the thing, the place and the
 /// remedy.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// Certificates that can't serve.
+    #[error("certificates: {}", faults(.0))]
+    Certificates(Vec<Fault>),
     /// The metrics address could not be bound.
     #[error("global.metrics: cannot bind {address}: {source}; {}", bind_remedy(source))]
     Metrics {
@@ -238,4 +243,8 @@ fn bind_remedy(source: &io::Error) -> &'static str {
         }
         _ => "check the address",
     }
+}
+
+fn faults(faults: &[Fault]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

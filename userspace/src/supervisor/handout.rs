@@ -9,6 +9,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use zeroize::Zeroizing;
 
 use super::listeners::Listening;
 use crate::net::pass;
@@ -32,7 +33,9 @@ impl Handout {
     /// # Errors
     /// If there is no memory or no descriptor left.
     pub fn new(number: u64, plan: Plan, listening: Listening) -> io::Result<Self> {
-        let memory = crate::sys::sealed_memory("steerage-plan", &serde_json::to_vec(&plan)?)?;
+        // It holds keys.
+        let json = Zeroizing::new(serde_json::to_vec(&plan)?);
+        let memory = crate::sys::sealed_memory("steerage-plan", &json)?;
         Ok(Self { number, plan, listening, memory })
     }
 }

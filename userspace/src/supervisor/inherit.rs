@@ -7,6 +7,8 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 
+use zeroize::Zeroizing;
+
 use crate::region::{Fds, Region};
 use crate::sys::inherit;
 use crate::worker::Setup;
@@ -43,7 +45,8 @@ pub struct Inheritance {
 /// If one is not open or not what it should be: the process was not started by a supervisor.
 pub fn take(numbers: &Numbers) -> io::Result<Inheritance> {
     let file = File::from(inherit(numbers.setup)?);
-    let mut json = vec![0; file.metadata()?.len() as usize];
+    // It holds keys.
+    let mut json = Zeroizing::new(vec![0; file.metadata()?.len() as usize]);
     file.read_exact_at(&mut json, 0)?;
     let setup: Setup = serde_json::from_slice(&json)?;
     let fds: Vec<OwnedFd> =

@@ -13,6 +13,7 @@
 //!
 //! Upgrade: another binary is started and follows this one ([`upgrade`], [`handover`]).
 
+mod certificates;
 mod change;
 mod claim;
 mod discovery;
@@ -79,6 +80,7 @@ use crate::kernel::{self, Kernel, Settler};
 use crate::log;
 use crate::service::Placed;
 use crate::sys::{self, Account};
+use crate::tls::shelf::{Occasion, Stock};
 use crate::worker::Plan;
 
 pub use error::Error;
@@ -109,6 +111,7 @@ fn start(file: &Path, mut former: Option<Inheritance>) -> Result<(), Error> {
     let model = config::parse(file, &text)?;
     log::start(model.global.log);
     let started = Instant::now();
+    let stock = certificates::read(&model, Occasion::Start)?;
     let mut claim = match &former {
         None => Claim::take(&model.global.pid_file)?,
         Some(former) => former.claim(&model)?,
@@ -119,7 +122,7 @@ fn start(file: &Path, mut former: Option<Inheritance>) -> Result<(), Error> {
     let front = Front::open(&model, former.as_mut())?;
     let instance = instance_dir(&model);
     let pins_are_ours = !instance.exists();
-    let origin = Origin { file: file.to_owned(), text, former, started };
+    let origin = Origin { file: file.to_owned(), text, stock, former, started };
     let outcome = serve(model, origin, front, &mut claim);
     if outcome.is_err()
         && pins_are_ours
@@ -135,13 +138,15 @@ fn start(file: &Path, mut former: Option<Inheritance>) -> Result<(), Error> {
 struct Origin {
     file: PathBuf,
     text: String,
+    /// The certificates that it names.
+    stock: Stock,
     /// The daemon that this one follows.
     former: Option<Inheritance>,
     started: Instant,
 }
 
 fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Result<(), Error> {
-    let Origin { file, text, mut former, started } = origin;
+    let Origin { file, text, stock, mut former, started } = origin;
     let mut admin_path = AdminPath::new(&asked, former.as_ref());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -156,6 +161,7 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     let (region, kernel) = (plane.region.clone(), plane.kernel.as_deref());
     region.control().schema_version.store(SCHEMA_VERSION, Ordering::Relaxed);
     region.control().supervisor_pid.store(std::process::id(), Ordering::Relaxed);
+    certificates::rotate_if_due(&region, model.global.ticket_rotation);
     let mut rings = Rings::default();
     let publication = Publication::begin(&model, &region, kernel)?;
     let published = publication.commit(&mut rings)?;
@@ -181,7 +187,7 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
         front.listening.steer_only(kernel);
         front.listening.steer(kernel, &seats);
     }
-    let handout = first_handout(&in_force, front.listening)?;
+    let handout = first_handout(&in_force, &stock, front.listening)?;
     let (handouts, handed) = watch::channel(Arc::new(handout));
     let crew =
         Crew { cpus: &front.cpus, given: &given, seats: &seats, account: front.account, epoch };
@@ -198,6 +204,7 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
         prober,
         started,
         supervisor_epoch: epoch,
+        stock: RwLock::new(Arc::new(stock)),
         steward: wish,
     });
     let steward = Steward {
@@ -240,13 +247,18 @@ enum End {
     Followed,
 }
 
-fn first_handout(in_force: &InForce, listening: Listening) -> Result<Handout, Error> {
+fn first_handout(
+    in_force: &InForce,
+    stock: &Stock,
+    listening: Listening,
+) -> Result<Handout, Error> {
     let placed = Placed {
         model: in_force.model.clone(),
         tenants: in_force.published.tenants.clone(),
         lines: in_force.published.lines.clone(),
     };
-    let plan = Plan { placed, sockets: listening.sockets() };
+    let certificates = stock.shelf.clone();
+    let plan = Plan { placed, certificates, sockets: listening.sockets() };
     Handout::new(1, plan, listening)
         .map_err(Error::system("cannot write the configuration down for the workers"))
 }
@@ -358,6 +370,7 @@ async fn supervise(
     admin_path.hold();
     let mut servers = start_servers(&view, front.0, front.1)?;
     servers.spawn(systemd::pat_the_watchdog());
+    servers.spawn(certificates::keep(view.clone()));
     systemd::keep(&view.in_force().model, &steward.handouts.borrow().listening, None);
     let steward = servers.spawn(steward.run(asked));
     view.region.control().supervisor_epoch.store(view.supervisor_epoch, Ordering::Release);

@@ -34,7 +34,7 @@ use super::publish::{Publication, Published, Rings};
 use super::revisions::Revisions;
 use super::upgrade::{Doors, Succession};
 use super::view::{InForce, View};
-use super::{Asked, instance_dir, network, systemd};
+use super::{Asked, certificates, instance_dir, network, systemd};
 use crate::admin::order::{ConfigChange, Reloaded, Revision, Upgraded};
 use crate::config::model::Check;
 use crate::config::plan::{self, Change};
@@ -44,6 +44,7 @@ use crate::kernel;
 use crate::kernel::flows::{Flows, Remembered};
 use crate::region::{Group, Tenant};
 use crate::service::Placed;
+use crate::tls::shelf::{Occasion, Stock};
 use crate::worker::Plan;
 
 /// How long workers may take to serve another configuration before that is an error.
@@ -216,13 +217,17 @@ impl Steward {
         let now = view.in_force();
         let changes = plan::diff(&now.model, &asked);
         let model = plan::applicable(&now.model, &asked);
+        let former = view.stock();
+        let stock = certificates::read(&model, Occasion::Change(&former))?;
+        certificates::tell(&former, &stock);
         let mut publish = Duration::ZERO;
-        if model != now.model {
-            publish = self.put_in_force(&view, &now, model).await?;
+        if model != now.model || stock.shelf != former.shelf {
+            publish = self.put_in_force(&view, &now, model, &stock).await?;
             let next = view.in_force();
             systemd::keep(&next.model, &self.handouts.borrow().listening, Some(&now.model));
             view.run_hook(Moment::Reload).await;
         }
+        *view.stock.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(stock);
         Ok(Reloaded {
             changes,
             generation: view.region.generation(),
@@ -236,6 +241,7 @@ impl Steward {
         view: &View,
         now: &InForce,
         model: Model,
+        stock: &Stock,
     ) -> Result<Duration, Error> {
         self.check_vips(&model)?;
         let former = self.handouts.borrow().clone();
@@ -252,7 +258,7 @@ impl Steward {
         self.probe_fresh(now, &model, &publication.tenants).await;
         let number = former.number + 1;
         drop(former);
-        let committed = self.commit(now, &model, &publication, number, &listening);
+        let committed = self.commit(now, &model, stock, &publication, number, &listening);
         let (published, links, handout) = match committed {
             Ok(committed) => committed,
             Err(error) => {
@@ -286,6 +292,7 @@ impl Steward {
         &mut self,
         now: &InForce,
         model: &Model,
+        stock: &Stock,
         publication: &Publication<'_>,
         number: u64,
         listening: &Listening,
@@ -306,7 +313,8 @@ impl Steward {
             tenants: publication.tenants.clone(),
             lines: publication.lines().to_vec(),
         };
-        let plan = Plan { placed, sockets: listening.sockets() };
+        let certificates = stock.shelf.clone();
+        let plan = Plan { placed, certificates, sockets: listening.sockets() };
         let handout = Handout::new(number, plan, listening.clone())
             .map_err(Error::system("cannot write the configuration down for the workers"))?;
         let published = publication.commit(&mut self.rings)?;

@@ -216,7 +216,7 @@ impl Steward {
             listening.unsteer();
             listening.steer(kernel, &self.seats);
         }
-        if let Err(error) = self.put_in_force(&view, &now, now.model.clone()).await {
+        if let Err(error) = self.put_in_force(&view, &now, now.model.clone(), &view.stock()).await {
             error!(%error, "the tables are those of the failed upgrade until the next reload");
         }
     }

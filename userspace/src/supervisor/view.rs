@@ -25,6 +25,7 @@ use crate::health::{Lag, Prober, Report};
 use crate::kernel::Kernel;
 use crate::region::{Region, Tenant};
 use crate::stats::status::{self, Count, L4, L7, Status};
+use crate::tls::shelf::Stock;
 
 /// A configuration in force, and what was made of it.
 #[derive(Debug)]
@@ -54,6 +55,8 @@ pub struct View {
     pub started: Instant,
     /// The epoch of this supervisor's workers.
     pub supervisor_epoch: u32,
+    /// The certificates in force.
+    pub stock: RwLock<Arc<Stock>>,
     /// Who changes the configuration.
     pub steward: mpsc::Sender<Wish>,
 }
@@ -63,6 +66,12 @@ impl View {
     #[must_use]
     pub fn in_force(&self) -> Arc<InForce> {
         self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The certificates in force now.
+    #[must_use]
+    pub fn stock(&self) -> Arc<Stock> {
+        self.stock.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is in force, in a line.

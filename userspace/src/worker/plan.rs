@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
 
 use super::accept::Acceptor;
 use super::permit::Permits;
@@ -19,6 +20,7 @@ use crate::l7::House;
 use crate::net;
 use crate::region::Region;
 use crate::service::Placed;
+use crate::tls::Shelf;
 
 /// What cutting off what has not drained may take; the supervisor kills a worker that is a second late.
 const CUT_OFF: Duration = Duration::from_millis(500);
@@ -28,6 +30,9 @@ const CUT_OFF: Duration = Duration::from_millis(500);
 pub struct Plan {
     /// What it says, and where everything sits.
     pub placed: Placed,
+    /// The certificates that it names. They stand beside it, so that who is shown the configuration is not
+    /// shown them.
+    pub certificates: Shelf,
     /// The listening sockets that are to be open. Each worker has its own of each number.
     pub sockets: Vec<Socket>,
 }
@@ -49,7 +54,8 @@ impl Plan {
     pub fn read(memory: OwnedFd) -> anyhow::Result<Self> {
         let file = File::from(memory);
         // Read at a place, and not from one on: all workers have the same open file.
-        let mut json = vec![0; file.metadata()?.len() as usize];
+        // It holds keys.
+        let mut json = Zeroizing::new(vec![0; file.metadata()?.len() as usize]);
         file.read_exact_at(&mut json, 0)?;
         serde_json::from_slice(&json).context("the supervisor's configuration is not understood")
     }
@@ -83,7 +89,7 @@ impl Serving {
         listeners: Vec<TcpListener>,
     ) -> anyhow::Result<Self> {
         let permits = Permits::new(plan.placed.model.global.max_connections / workers.max(1));
-        let house = Rc::new(House::new(plan.placed, worker, workers, region));
+        let house = Rc::new(House::new(plan.placed, plan.certificates, worker, workers, region));
         let mut serving = Self { house, workers, permits, acceptors: BTreeMap::new() };
         serving.listen(&plan.sockets, listeners)?;
         Ok(serving)
@@ -98,7 +104,7 @@ impl Serving {
     pub(super) fn take(&mut self, plan: Plan, listeners: Vec<TcpListener>) -> anyhow::Result<()> {
         crate::log::set_level(plan.placed.model.global.log.level);
         self.permits.limit(plan.placed.model.global.max_connections / self.workers.max(1));
-        self.house.take(plan.placed);
+        self.house.take(plan.placed, plan.certificates);
         self.listen(&plan.sockets, listeners)
     }
 

@@ -112,7 +112,7 @@ fn no_key_is_left_out() {
         bpf_dir = '/b'\nadmin = '/a'\nmetrics = 'off'\npid_file = '/p'\nhash_seed = 'two'\n\
         max_flows = 2048\nmax_sources = 2048\nflow_idle = { tcp = '9m', udp = '9s' }\n\
         io = 'epoll'\nlog = { level = 'debug', format = 'json' }\n\
-        hooks = { on_start = ['/s'] }\ninstance = 'other'\nworkers = 3";
+        hooks = { on_start = ['/s'] }\nticket_rotation = '9h'\ninstance = 'other'\nworkers = 3";
     let (before, after) =
         (model(BASE), model(&BASE.replace("workers = 2\nhash_seed = 'one'", keys)));
     let changed: std::collections::BTreeSet<String> = diff(&before, &after)

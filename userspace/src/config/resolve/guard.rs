@@ -91,7 +91,11 @@ impl Resolver<'_> {
         *bits.get_ref()
     }
 
-    fn rate(&mut self, name: &str, written: Option<Spanned<schema::Rate>>) -> Option<Rate> {
+    pub(super) fn rate(
+        &mut self,
+        name: &str,
+        written: Option<Spanned<schema::Rate>>,
+    ) -> Option<Rate> {
         let written = written?;
         let (span, schema::Rate { rate, burst }) = (written.span(), written.into_inner());
         let rate = Rate { rate, burst: burst.unwrap_or(rate) };

@@ -153,7 +153,7 @@ impl Resolver<'_> {
         TlsCheck { trust, name: name.map(|(name, _)| name) }
     }
 
-    fn authorities(&self, file: &str) -> Result<Authorities, String> {
+    pub(super) fn authorities(&self, file: &str) -> Result<Authorities, String> {
         let path = self.directory.join(file);
         let shown = path.display();
         let read = CertificateDer::pem_file_iter(&path);

@@ -25,6 +25,7 @@ use tokio_rustls::client::TlsStream;
 use tracing::warn;
 
 use crate::config::model::{TlsCheck, Trust};
+use crate::tls::alert::{cause_of, registered};
 
 /// Why there is no trusted connection.
 #[derive(Debug, thiserror::Error)]
@@ -151,36 +152,6 @@ impl Failure {
 fn bare(presented: &str) -> &str {
     let inner = presented.split_once('(').map_or(presented, |(_, inner)| inner);
     inner.trim_end_matches(')').trim_matches('"')
-}
-
-/// What TLS has to say of an error, if it is the reason of it.
-pub fn cause_of<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        // An `io::Error` gives its inner error's source, not that error itself.
-        let inner = inner.and_then(|inner| inner.downcast_ref::<Error>());
-        if let Some(cause) = inner.or_else(|| error.downcast_ref()) {
-            return Some(cause);
-        }
-        next = error.source();
-    }
-    None
-}
-
-/// An alert's name as RFC 8446 has it: `UnknownCA` is `unknown_ca`.
-fn registered(name: &str) -> String {
-    let letters: Vec<char> = name.chars().collect();
-    let mut registered = String::with_capacity(name.len() + 4);
-    for (at, letter) in letters.iter().enumerate() {
-        let follows_lower = at > 0 && letters[at - 1].is_lowercase();
-        let begins_word = at > 0 && letters.get(at + 1).is_some_and(|next| next.is_lowercase());
-        if letter.is_uppercase() && (follows_lower || begins_word) {
-            registered.push('_');
-        }
-        registered.push(letter.to_ascii_lowercase());
-    }
-    registered
 }
 
 /// The authorities; `None` if any certificate will do.

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Child;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
+use zeroize::Zeroizing;
 
 use super::pulse::{self, Pulse};
 use super::wear::{self, Wear};
@@ -204,7 +205,9 @@ fn spawn(
         plan: handout.plan.clone(),
         supervisor_epoch: post.epoch,
     };
-    let setup = sealed_memory("steerage-setup", &serde_json::to_vec(&setup)?)?;
+    // It holds keys.
+    let setup = Zeroizing::new(serde_json::to_vec(&setup)?);
+    let setup = sealed_memory("steerage-setup", &setup)?;
     let sockets = handout.listening.of_worker(post.number, |_| true)?;
     let mut keep: Vec<BorrowedFd<'_>> = vec![setup.as_fd(), theirs.as_fd()];
     keep.extend(post.fds.all());

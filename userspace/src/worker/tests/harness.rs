@@ -19,6 +19,7 @@ use crate::config::{self, model::Model};
 use crate::net::pass;
 use crate::region::{Cell, Fds, Region, Tenant};
 use crate::service::Placed;
+use crate::tls::Shelf;
 
 /// How long a test waits for what must come, before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -89,6 +90,7 @@ impl Worker {
                     tenants: vec![tenants.clone()],
                     lines: vec![0],
                 },
+                certificates: Shelf::default(),
                 sockets: vec![Socket { number: 0, listener: 0 }],
             },
             supervisor_epoch: 1,
@@ -142,7 +144,8 @@ impl Worker {
         }
         let placed =
             Placed { model: model.clone(), tenants: vec![tenants.clone()], lines: vec![0] };
-        let plan = Plan { placed, sockets: vec![Socket { number: 0, listener: 0 }] };
+        let certificates = Shelf::default();
+        let plan = Plan { placed, certificates, sockets: vec![Socket { number: 0, listener: 0 }] };
         let json = serde_json::to_vec(&plan).unwrap();
         let memory = crate::sys::sealed_memory("test-plan", &json).unwrap();
         let mut control = self.control.as_ref().unwrap();

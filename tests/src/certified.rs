@@ -1,0 +1,167 @@
+//! Certificates for tests, in files, and a listener that shows them.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, date_time_ymd,
+};
+use steerage_lab::command;
+use steerage_lab::scratch::Scratch;
+use steerage_lab::topology::BALANCER;
+
+use crate::stand::{Choices, PREFIX, Stand};
+
+/// Port of the listener of TLS.
+pub const PORT: u16 = 8443;
+
+/// Where the listener of TLS answers.
+#[must_use]
+pub fn tls() -> SocketAddr {
+    SocketAddr::from((BALANCER, PORT))
+}
+
+/// An authority, and a directory of what it has signed.
+#[derive(Debug)]
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    scratch: Scratch,
+}
+
+impl Authority {
+    /// A new one, whose certificate is in `ca.pem`.
+    ///
+    /// # Errors
+    /// If the file can't be written.
+    pub fn new() -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "Steerage tests");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        let scratch = Scratch::new(PREFIX)?;
+        scratch.write("ca.pem", &issuer.pem())?;
+        Ok(Self { issuer, scratch })
+    }
+
+    /// A file of its directory.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.scratch.join(name)
+    }
+
+    /// The same as text.
+    #[must_use]
+    pub fn path(&self, name: &str) -> String {
+        self.file(name).display().to_string()
+    }
+
+    /// Its own certificate's file.
+    #[must_use]
+    pub fn ca(&self) -> String {
+        self.path("ca.pem")
+    }
+
+    /// Signs a certificate for `names` that is valid for a long time: `FILE.pem` and `FILE.key`, replaced
+    /// in one step each.
+    ///
+    /// # Errors
+    /// If a file can't be written.
+    pub fn sign(&self, file: &str, names: &[&str]) -> Result<()> {
+        self.sign_for(file, names, (2020, 4000))
+    }
+
+    /// The same, valid from one year to another.
+    ///
+    /// # Errors
+    /// If a file can't be written.
+    pub fn sign_for(&self, file: &str, names: &[&str], years: (i32, i32)) -> Result<()> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name.push(DnType::CommonName, file);
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        (params.not_before, params.not_after) =
+            (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        self.replace(&format!("{file}.key"), &key.serialize_pem())?;
+        self.replace(&format!("{file}.pem"), &certificate.pem())
+    }
+
+    /// Puts text in the place of a file in one step.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn replace(&self, name: &str, text: &str) -> Result<()> {
+        let other = self.scratch.write(&format!(".{name}.new"), text)?;
+        fs::rename(&other, self.file(name)).with_context(|| format!("cannot replace {name}"))
+    }
+
+    /// A certificate's entry in a configuration.
+    #[must_use]
+    pub fn entry(&self, file: &str) -> String {
+        let (cert, key) = (format!("{file}.pem"), format!("{file}.key"));
+        format!("{{ cert = \"{}\", key = \"{}\" }}", self.path(&cert), self.path(&key))
+    }
+}
+
+/// A listener of TLS named `secure` that shows these entries, with more keys, in front of the service `app`.
+#[must_use]
+pub fn listener(entries: &[String], keys: &str) -> String {
+    listener_at("secure", tls(), entries, keys)
+}
+
+/// The same of another name, elsewhere.
+#[must_use]
+pub fn listener_at(name: &str, bind: SocketAddr, entries: &[String], keys: &str) -> String {
+    format!(
+        "\n[[listener]]\nname = \"{name}\"\nbind = [\"{bind}\"]\nprotocol = \"https\"\n\
+         certificates = [{}]\n{keys}\n[[listener.route]]\nservice = \"app\"\n",
+        entries.join(", ")
+    )
+}
+
+/// An installation with `more` in its configuration.
+///
+/// # Errors
+/// If the daemon does not serve, with its log.
+pub fn stand(more: String) -> Result<Stand> {
+    Stand::start(&Choices { more, ..Choices::default() })
+}
+
+/// What `openssl s_client` shows of a connection from the client's host.
+///
+/// # Errors
+/// If it can't be run.
+pub fn s_client(stand: &Stand, arguments: &[&str]) -> Result<String> {
+    let mut command = stand.topology.client.command("openssl");
+    command.args(["s_client", "-connect", &tls().to_string()]).args(arguments);
+    let output = command::finish(&mut command)?;
+    Ok(format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}
+
+/// Arguments with which curl finds `host` at the listener of TLS, and trusts the authority.
+#[must_use]
+pub fn resolve(authority: &Authority, host: &str) -> Vec<String> {
+    let place = format!("{host}:{PORT}:{}", tls().ip());
+    vec!["--resolve".into(), place, "--cacert".into(), authority.ca()]
+}
+
+/// Whether a path is read by its owner alone.
+///
+/// # Errors
+/// If there is no such file.
+pub fn make_private(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).context("cannot change the mode")
+}

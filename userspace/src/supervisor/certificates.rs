@@ -1,0 +1,115 @@
+//! What the supervisor does for TLS: certificates from their files, the keys of tickets, and telling
+//! operators in time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::Error;
+use super::view::View;
+use crate::config::Model;
+use crate::config::model::CertificateFiles;
+use crate::region::Region;
+use crate::tls::pair::date;
+use crate::tls::shelf::{Occasion, Stock};
+use crate::tls::ticket;
+
+/// Days before a certificate's end at which operators are warned, the last first.
+const WARNED_AT: [i64; 3] = [1, 7, 30];
+
+const DAY_SECONDS: i64 = 24 * 3600;
+
+/// Between two looks at certificates' ends and the age of the key of tickets.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Reads the certificates of a configuration.
+///
+/// # Errors
+/// If one can't serve, and there is no former one in its place.
+pub fn read(model: &Model, occasion: Occasion<'_>) -> Result<Stock, Error> {
+    Stock::read(model, occasion, now()).map_err(Error::Certificates)
+}
+
+/// Logs what is different in a stock that follows another one.
+pub fn tell(former: &Stock, next: &Stock) {
+    for (files, facts) in &next.facts {
+        let cert = files.cert.display();
+        if former.facts.contains_key(files) && former.shelf.get(files) != next.shelf.get(files) {
+            let (until, serial) = (date(facts.not_after), &facts.serial);
+            info!(%cert, until, serial, "certificate changed");
+        }
+    }
+    for (files, fault) in &next.faults {
+        if former.faults.get(files) != Some(fault) {
+            let cert = files.cert.display();
+            error!(%cert, %fault, "certificate not taken: the one in force stays");
+        }
+    }
+}
+
+/// Gives tickets another key if the one that seals has served its time, or there is none.
+pub fn rotate_if_due(region: &Region, rotation: Duration) {
+    if region.tickets().due_in(rotation, ticket::now()).is_zero() {
+        rotate(region);
+    }
+}
+
+/// Gives tickets another key.
+pub fn rotate(region: &Region) {
+    match ticket::fresh_key() {
+        Ok(key) => {
+            region.tickets().rotate(key);
+            info!("tickets of TLS sessions are sealed with another key");
+        }
+        Err(_) => error!("no randomness for a key of tickets: the former one stays"),
+    }
+}
+
+/// Rotates the keys of tickets and warns of certificates that end soon, for as long as the daemon runs.
+pub async fn keep(view: Arc<View>) {
+    let mut warned = Warned::default();
+    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    loop {
+        looks.tick().await;
+        rotate_if_due(&view.region, view.in_force().model.global.ticket_rotation);
+        for (files, left) in warned.due(&view.stock(), now()) {
+            let (cert, days) = (files.cert.display(), left / DAY_SECONDS);
+            if left < 0 {
+                error!(%cert, "certificate has expired");
+            } else {
+                warn!(%cert, days, "certificate expires soon");
+            }
+        }
+    }
+}
+
+/// Which warnings operators have had.
+#[derive(Debug, Default)]
+struct Warned(BTreeMap<CertificateFiles, (i64, usize)>);
+
+impl Warned {
+    /// The certificates to warn of at a time, and how many seconds each has left.
+    fn due(&mut self, stock: &Stock, now: i64) -> Vec<(CertificateFiles, i64)> {
+        let mut due = Vec::new();
+        for (files, facts) in &stock.facts {
+            let left = facts.not_after - now;
+            // How many of the marks are ahead; at the very end there is one more to pass.
+            let ahead = WARNED_AT.iter().filter(|days| left > **days * DAY_SECONDS).count();
+            let stage = WARNED_AT.len() - ahead + usize::from(left < 0);
+            let had = self.0.get(files).filter(|(end, _)| *end == facts.not_after);
+            if stage > had.map_or(0, |(_, stage)| *stage) {
+                due.push((files.clone(), left));
+            }
+            self.0.insert(files.clone(), (facts.not_after, stage));
+        }
+        self.0.retain(|files, _| stock.facts.contains_key(files));
+        due
+    }
+}
+
+/// The time in seconds since 1970.
+pub fn now() -> i64 {
+    ticket::now().as_secs().cast_signed()
+}
