@@ -77,6 +77,13 @@ pub enum Command {
         #[command(flatten)]
         daemon: Daemon,
     },
+    /// Seal tickets of TLS sessions with another key, before its time: after the third time nothing that
+    /// was sealed before opens any more.
+    RotateTickets {
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
     /// Show the configuration in force, and what a reload would change.
     Config {
         /// What to do.

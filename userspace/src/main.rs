@@ -73,6 +73,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Status { json, daemon } => status(json, &daemon),
         Command::Reload { json, daemon } => configuration::reload(json, &daemon),
+        Command::RotateTickets { daemon } => {
+            ask(admin::client::rotate_tickets(&admin_socket(&daemon)?))
+        }
         Command::Config { what } => configuration::run(what),
         Command::Backend { what } => backend::run(what),
         Command::Decap(options) => decap::run(&options),

@@ -95,6 +95,10 @@ async fn carried_out(
             let Assignment { key, value } = order(request).await?;
             changed(&daemon, ConfigChange::Edit(Edit::Set { key, value }), persist).await?
         }
+        Route::RotateTickets => {
+            daemon.rotate_tickets().await?;
+            text(StatusCode::NO_CONTENT, "")
+        }
         Route::Upgrade => {
             let upgrade: Upgrade = order(request).await?;
             json(&daemon.upgrade(upgrade.binary).await?)

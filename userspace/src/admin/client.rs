@@ -178,6 +178,14 @@ pub async fn config_text(path: &Path) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
+/// Has tickets of TLS sessions sealed with another key.
+///
+/// # Errors
+/// If the daemon is not there, or refuses.
+pub async fn rotate_tickets(path: &Path) -> Result<(), Error> {
+    ask(path, Method::POST, "/v1/tls/rotate-tickets", Bytes::new()).await.map(drop)
+}
+
 /// Has another binary take the daemon's place.
 ///
 /// # Errors

@@ -239,6 +239,9 @@ pub trait Daemon: Send + Sync {
     /// Former configurations and the one in force, which comes last.
     fn revisions(&self) -> Later<'_, Result<Vec<Revision>, Refusal>>;
 
+    /// Seals tickets of TLS sessions with another key.
+    fn rotate_tickets(&self) -> Later<'_, Result<(), Refusal>>;
+
     /// Starts another binary in this daemon's place.
     fn upgrade(&self, binary: Option<PathBuf>) -> Later<'_, Result<Upgraded, Refusal>>;
 

@@ -29,6 +29,8 @@ pub enum Route {
     Rollback,
     /// Any key.
     Set,
+    /// Another key for tickets.
+    RotateTickets,
     /// Another binary.
     Upgrade,
     /// A new backend.
@@ -70,7 +72,7 @@ const fn entry(
 }
 
 /// All of them.
-pub const ROUTES: [Entry; 19] = [
+pub const ROUTES: [Entry; 20] = [
     entry("GET", "/v1/openapi.json", Route::OpenApi, "this description"),
     entry("GET", "/v1/status", Route::Status, "a snapshot of everything"),
     entry("GET", "/v1/workers", Route::Workers, "the workers"),
@@ -97,6 +99,12 @@ pub const ROUTES: [Entry; 19] = [
     ),
     entry("POST", "/v1/config/reload", Route::Reload, "takes the file anew"),
     entry("POST", "/v1/config/rollback", Route::Rollback, "takes a configuration back"),
+    entry(
+        "POST",
+        "/v1/tls/rotate-tickets",
+        Route::RotateTickets,
+        "seals tickets of TLS sessions with another key; the third time nothing older opens any more",
+    ),
     entry("POST", "/v1/upgrade", Route::Upgrade, "starts another binary in this daemon's place"),
     entry(
         "POST",

@@ -12,6 +12,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub fn render(status: &Status) -> String {
     let mut page = Page(String::with_capacity(16 * 1024));
     daemon(&mut page, status);
+    certificates(&mut page, status);
     workers(&mut page, status);
     backend_health(&mut page, status);
     backend_l7(&mut page, status);
@@ -31,6 +32,35 @@ fn daemon(page: &mut Page, status: &Status) {
     page.family("steerage_config_generation", "counter", "The generation in force.");
     page.sample("steerage_config_generation", &[], status.generation);
     page.histogram("steerage_probe_lag_seconds", "How late probes began.", &status.probe_lag);
+}
+
+fn certificates(page: &mut Page, status: &Status) {
+    type Read = fn(&super::status::Certificate) -> i64;
+    let families: [(&str, &str, Read); 3] = [
+        ("steerage_certificate_not_before_seconds", "When its time begins, since 1970.", |c| {
+            c.not_before
+        }),
+        ("steerage_certificate_not_after_seconds", "When its time ends, since 1970.", |c| {
+            c.not_after
+        }),
+        (
+            "steerage_certificate_faulty",
+            "Whether something is wrong with its files, and what was read before is in force.",
+            |c| c.fault.is_some().into(),
+        ),
+    ];
+    for (name, help, read) in families {
+        page.family(name, "gauge", help);
+        for certificate in &status.certificates {
+            let listeners = certificate.listeners.join(",");
+            let labels = [
+                ("cert", &*certificate.cert),
+                ("listener", &listeners),
+                ("subject", &certificate.subject),
+            ];
+            page.sample(name, &labels, read(certificate));
+        }
+    }
 }
 
 fn workers(page: &mut Page, status: &Status) {
@@ -81,6 +111,12 @@ fn workers(page: &mut Page, status: &Status) {
             "cause",
             "Streams and tunnels in clients' connections that were cut off, by cause.",
             |w| &w.stream_ends,
+        ),
+        (
+            "steerage_worker_tls_handshakes_total",
+            "end",
+            "TLS handshakes with clients, by how they ended.",
+            |w| &w.handshakes,
         ),
     ];
     for (name, label, help, counts) in by_label {

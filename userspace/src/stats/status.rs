@@ -24,6 +24,8 @@ pub struct Status {
     pub probe_lag: Histogram,
     /// The listeners.
     pub listeners: Vec<Listener>,
+    /// The certificates that listeners show.
+    pub certificates: Vec<Certificate>,
     /// The workers.
     pub workers: Vec<Worker>,
     /// The services.
@@ -66,6 +68,34 @@ pub struct Listener {
     pub addresses: Vec<SocketAddr>,
 }
 
+/// A certificate that listeners show.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Certificate {
+    /// Its file.
+    pub cert: String,
+    /// The listeners that show it.
+    pub listeners: Vec<String>,
+    /// What it is for.
+    pub names: Vec<String>,
+    /// Whose it is.
+    pub subject: String,
+    /// Who signed it.
+    pub issuer: String,
+    /// Its number, in hexadecimal digits.
+    pub serial: String,
+    /// The SHA-256 of it, in hexadecimal digits.
+    pub fingerprint: String,
+    /// When its time begins, in seconds since 1970.
+    pub not_before: i64,
+    /// When its time ends, in seconds since 1970.
+    pub not_after: i64,
+    /// Whether an OCSP answer goes with it.
+    pub ocsp: bool,
+    /// What is wrong with the files: what was read before is in force, or what is wrong is the time alone.
+    pub fault: Option<String>,
+}
+
 /// A worker process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -96,6 +126,8 @@ pub struct Worker {
     pub ends: Vec<Count>,
     /// Streams and tunnels in such connections that it cut off, by cause.
     pub stream_ends: Vec<Count>,
+    /// TLS handshakes with clients, by their end.
+    pub handshakes: Vec<Count>,
 }
 
 /// A service.

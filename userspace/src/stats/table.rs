@@ -20,6 +20,7 @@ pub fn render(status: &Status) -> String {
     );
     services(&mut out, status);
     vips(&mut out, status);
+    certificates(&mut out, status);
     workers(&mut out, status);
     out
 }
@@ -101,6 +102,32 @@ fn vips(out: &mut String, status: &Status) {
     }
 }
 
+fn certificates(out: &mut String, status: &Status) {
+    let mut table = Table::new(&["CERTIFICATE", "LISTENER", "NAMES", "UNTIL", "DAYS", "FAULT"]);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_secs().cast_signed();
+    for certificate in &status.certificates {
+        table.row(vec![
+            certificate.cert.clone(),
+            certificate.listeners.join(" "),
+            certificate.names.join(" "),
+            date(certificate.not_after),
+            (certificate.not_after - now).div_euclid(24 * 3600).to_string(),
+            certificate.fault.clone().unwrap_or_default(),
+        ]);
+    }
+    table.render(out);
+}
+
+/// A time since 1970 as people write it.
+#[must_use]
+pub fn date(seconds: i64) -> String {
+    let since = std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    // What lies past the year 9999 is as good as for ever.
+    let last = std::time::Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since.min(last)).to_string()
+}
+
 fn workers(out: &mut String, status: &Status) {
     let mut table = Table::new(&["WORKER", "PID", "STATE", "CONNECTIONS", "ACTIVE", "ACCEPTED"]);
     for worker in &status.workers {
@@ -158,7 +185,7 @@ impl Table {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::super::status::{
-        Backend, Count, Histogram, L4, L7, Probe, Service, Status, Vip, Worker,
+        Backend, Certificate, Count, Histogram, L4, L7, Probe, Service, Status, Vip, Worker,
     };
     use super::*;
 
@@ -191,6 +218,19 @@ pub(crate) mod tests {
             plane: "ebpf".into(),
             probe_lag: Histogram { bounds: vec![(0.001, 2)], total: 3, sum: 0.25 },
             listeners: Vec::new(),
+            certificates: vec![Certificate {
+                cert: "/tls/api.pem".into(),
+                listeners: vec!["web".into()],
+                names: vec!["api.example.com".into()],
+                subject: "CN=api".into(),
+                issuer: "CN=authority".into(),
+                serial: "1f".into(),
+                fingerprint: "00".into(),
+                not_before: 1_700_000_000,
+                not_after: 1_800_000_000,
+                ocsp: false,
+                fault: Some("/tls/api.key: is not the key of /tls/api.pem".into()),
+            }],
             workers: vec![Worker {
                 line: 0,
                 pid: 43,
@@ -205,6 +245,7 @@ pub(crate) mod tests {
                 errors: vec![count("no_route", 1)],
                 ends: vec![count("drained", 1)],
                 stream_ends: Vec::new(),
+                handshakes: vec![count("resumed", 5)],
             }],
             services: vec![Service {
                 name: "api".into(),
@@ -234,6 +275,8 @@ pub(crate) mod tests {
         let row = lines.iter().find(|line| line.starts_with("api ")).unwrap();
         assert_eq!(head.find("STATE"), row.find("up"));
         assert!(text.contains("L4 packets by reason: no_backend 4\n"), "{text}");
+        assert!(text.contains("  2027-01-15T08:00:00Z  "), "{text}");
+        assert!(text.contains("is not the key of /tls/api.pem\n"), "{text}");
         assert_eq!(
             serde_json::from_str::<Status>(&serde_json::to_string(&sample()).unwrap()).unwrap(),
             sample()

@@ -2,6 +2,7 @@
 //! operators in time.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,10 @@ use super::Error;
 use super::view::View;
 use crate::config::Model;
 use crate::config::model::CertificateFiles;
+use crate::config::plan::Change;
 use crate::region::Region;
-use crate::tls::pair::date;
+use crate::stats::table::date;
+use crate::tls::pair::Facts;
 use crate::tls::shelf::{Occasion, Stock};
 use crate::tls::ticket;
 
@@ -32,15 +35,43 @@ pub fn read(model: &Model, occasion: Occasion<'_>) -> Result<Stock, Error> {
     Stock::read(model, occasion, now()).map_err(Error::Certificates)
 }
 
-/// Logs what is different in a stock that follows another one.
-pub fn tell(former: &Stock, next: &Stock) {
+/// What is different in a stock that follows another one, of certificates that are in both.
+pub fn changes(former: &Stock, next: &Stock) -> Vec<Change> {
+    let title = |facts: &Facts| format!("number {}, until {}", facts.serial, date(facts.not_after));
+    let mut changes = Vec::new();
     for (files, facts) in &next.facts {
-        let cert = files.cert.display();
-        if former.facts.contains_key(files) && former.shelf.get(files) != next.shelf.get(files) {
-            let (until, serial) = (date(facts.not_after), &facts.serial);
-            info!(%cert, until, serial, "certificate changed");
+        let Some(before) = former.facts.get(files) else { continue };
+        let what = format!("certificate {}", files.cert.display());
+        if former.shelf.get(files) != next.shelf.get(files) {
+            let (from, to) = (Some(title(before)), Some(title(facts)));
+            changes.push(Change { what: what.clone(), from, to, needs_restart: false });
+        }
+        if let Some(fault) = next.faults.get(files) {
+            let what = format!("{what}: not taken, the one in force stays");
+            let to = Some(fault.to_string());
+            changes.push(Change { what, from: None, to, needs_restart: false });
         }
     }
+    changes
+}
+
+/// The files that a configuration names for TLS.
+pub fn named(model: &Model) -> Vec<&Path> {
+    let mut named = Vec::new();
+    for tls in model.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
+        for files in &tls.certificates {
+            named.extend([&*files.cert, &*files.key]);
+            named.extend(files.ocsp.as_deref());
+        }
+        named.extend(tls.client_auth.as_ref().map(|auth| &*auth.authorities.file));
+    }
+    named.sort_unstable();
+    named.dedup();
+    named
+}
+
+/// Logs what is newly wrong in a stock that follows another one.
+pub fn tell(former: &Stock, next: &Stock) {
     for (files, fault) in &next.faults {
         if former.faults.get(files) != Some(fault) {
             let cert = files.cert.display();

@@ -1,11 +1,11 @@
-//! When the configuration file may have changed.
+//! When the configuration file, or one that it names, may have changed.
 //!
 //! What is watched are directories: an editor puts a new file in the place of the old one, and a mounted
 //! ConfigMap turns a symbolic link over, of which the old file itself tells nothing. Each directory
-//! that the path leads through by links is watched, and the way is followed anew after every event.
-//! Whether the file holds something else then is for the reader to see.
+//! that a path leads through by links is watched, and the way is followed anew after every event.
+//! Whether a file holds something else then is for the reader to see.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ const LINKS_MAX: usize = 40;
 /// Room for many events.
 const BUFFER_BYTES: usize = 4096;
 
-/// A file that is watched.
+/// Files that are watched.
 pub struct FileWatch {
-    path: PathBuf,
+    paths: Vec<PathBuf>,
     /// `None` where the kernel gives no watch.
     inotify: Option<AsyncFd<Inotify>>,
     watched: HashMap<PathBuf, WatchDescriptor>,
@@ -36,19 +36,32 @@ pub struct FileWatch {
 
 impl FileWatch {
     /// Watches from now on. Without inotify nothing is ever seen, which is logged.
-    pub fn new(path: &Path) -> Self {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    pub fn new<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
         let opened = Inotify::init().and_then(readable);
         let inotify = opened.map_err(|error| {
-            warn!(%error, "the configuration file is not watched: reload by hand");
+            warn!(%error, "files are not watched: reload by hand");
         });
-        let mut watch =
-            Self { path, inotify: inotify.ok(), watched: HashMap::new(), is_touched: false };
-        watch.follow();
+        let mut watch = Self {
+            paths: Vec::new(),
+            inotify: inotify.ok(),
+            watched: HashMap::new(),
+            is_touched: false,
+        };
+        watch.turn_to(paths);
         watch
     }
 
-    /// The file may have changed, and nothing has happened to it for a moment. May be dropped at any
+    /// Watches these files, and no others, from now on.
+    pub fn turn_to<'a>(&mut self, paths: impl IntoIterator<Item = &'a Path>) {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let paths: Vec<PathBuf> = paths.into_iter().map(absolute).collect();
+        if paths != self.paths {
+            self.paths = paths;
+            self.follow();
+        }
+    }
+
+    /// A file may have changed, and nothing has happened to any for a moment. May be dropped at any
     /// time: what has happened is told by the next call.
     pub async fn changed(&mut self) {
         if !self.is_touched {
@@ -76,11 +89,11 @@ impl FileWatch {
         self.is_touched = true;
     }
 
-    /// Watches the directories of the way to the file as it is now.
+    /// Watches the directories of the ways to the files as they are now.
     fn follow(&mut self) {
         let Some(inotify) = &self.inotify else { return };
         let mut watches = inotify.get_ref().watches();
-        let way = directories(&self.path);
+        let way: BTreeSet<PathBuf> = self.paths.iter().flat_map(|path| directories(path)).collect();
         self.watched.retain(|directory, watched| {
             way.contains(directory) || watches.remove(watched.clone()).is_err()
         });
@@ -170,7 +183,7 @@ mod tests {
         let directory = Directory::new("plain");
         let path = directory.0.join("steerage.toml");
         fs::write(&path, "one").unwrap();
-        let mut watch = FileWatch::new(&path);
+        let mut watch = FileWatch::new([&*path]);
         assert_seen(&mut watch, || fs::write(&path, "two").unwrap()).await;
         for _ in 0..2 {
             assert_seen(&mut watch, || {
@@ -194,7 +207,7 @@ mod tests {
         };
         turn("..one");
         symlink("..data/steerage.toml", at("steerage.toml")).unwrap();
-        let mut watch = FileWatch::new(&at("steerage.toml"));
+        let mut watch = FileWatch::new([&*at("steerage.toml")]);
         for version in ["..two", "..three"] {
             assert_seen(&mut watch, || turn(version)).await;
             assert_eq!(fs::read_to_string(at("steerage.toml")).unwrap(), version);
@@ -213,7 +226,22 @@ mod tests {
         let (here, there) = (Directory::new("here"), Directory::new("there"));
         fs::write(there.0.join("real.toml"), "one").unwrap();
         symlink(there.0.join("real.toml"), here.0.join("steerage.toml")).unwrap();
-        let mut watch = FileWatch::new(&here.0.join("steerage.toml"));
+        let mut watch = FileWatch::new([&*here.0.join("steerage.toml")]);
         assert_seen(&mut watch, || fs::write(there.0.join("real.toml"), "two").unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn of_several_files_each_is_seen_and_those_of_before_are_not() {
+        let (one, other) = (Directory::new("one"), Directory::new("other"));
+        let (cert, key) = (one.0.join("cert.pem"), other.0.join("key.pem"));
+        let mut watch = FileWatch::new([&*cert, &*key]);
+        for path in [&cert, &key] {
+            assert_seen(&mut watch, || fs::write(path, "x").unwrap()).await;
+        }
+        watch.turn_to([&*key]);
+        fs::write(&cert, "y").unwrap();
+        let seen = tokio::time::timeout(2 * SETTLE, watch.changed()).await;
+        assert!(seen.is_err(), "nobody asked for it any more");
+        assert_seen(&mut watch, || fs::write(&key, "y").unwrap()).await;
     }
 }

@@ -111,6 +111,10 @@ impl Daemon for View {
         Box::pin(self.ask(Wish::Revisions))
     }
 
+    fn rotate_tickets(&self) -> Later<'_, Result<(), Refusal>> {
+        Box::pin(self.ask(Wish::RotateTickets))
+    }
+
     fn upgrade(&self, binary: Option<PathBuf>) -> Later<'_, Result<Upgraded, Refusal>> {
         let wish = move |answer| Wish::Upgrade(binary, answer);
         Box::pin(async {

@@ -72,6 +72,8 @@ pub enum Wish {
     Upgrade(Option<PathBuf>, oneshot::Sender<Result<Upgraded, Error>>),
     /// To say which configurations can be taken back.
     Revisions(oneshot::Sender<Result<Vec<Revision>, Error>>),
+    /// To seal tickets with another key.
+    RotateTickets(oneshot::Sender<Result<(), Error>>),
     /// To show the text in force.
     Text(oneshot::Sender<Result<String, Error>>),
 }
@@ -117,13 +119,15 @@ impl Steward {
     /// Serves until another daemon follows.
     pub async fn run(mut self, mut asked: Asked) {
         self.leavers.drain(&self.view.region);
-        let mut file = FileWatch::new(&self.file);
+        let mut file = FileWatch::new([&*self.file]);
+        let mut certificates = FileWatch::new(certificates::named(&self.asked));
         let (mut discovery, mut found) = Discovery::new();
         let mut looks = tokio::time::interval(LEAVERS_INTERVAL);
         let mut look = 0_u32;
         loop {
             // What is asked of DNS follows from what is in force.
             discovery.turn_to(&self.asked, &self.answers);
+            certificates.turn_to(certificates::named(&self.asked));
             tokio::select! {
                 Some(found) = found.recv() => self.take_found(found).await,
                 Some(wish) = self.wishes.recv() => match wish {
@@ -141,6 +145,10 @@ impl Steward {
                         }
                         Err(error) => drop(answer.send(Err(error))),
                     },
+                    Wish::RotateTickets(answer) => {
+                        certificates::rotate(&self.view.region);
+                        drop(answer.send(Ok(())));
+                    }
                     Wish::Revisions(answer) => drop(answer.send(Ok(self.revisions.list()))),
                     Wish::Text(answer) => drop(answer.send(Ok(self.revisions.text().to_owned()))),
                 },
@@ -150,6 +158,7 @@ impl Steward {
                     return;
                 },
                 () = file.changed() => self.look_at_file().await,
+                () = certificates.changed() => self.look_at_certificates().await,
                 _ = looks.tick(), if !self.leavers.is_empty() => {
                     look = look.wrapping_add(1);
                     self.free_idle(look.is_multiple_of(LOOKS_PER_WALK)).await;
@@ -169,6 +178,31 @@ impl Steward {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             _ => drop(self.reload("the file changed").await),
         }
+    }
+
+    /// Takes what the files of certificates, keys and authorities hold, if it is something else.
+    async fn look_at_certificates(&mut self) {
+        if !self.view.in_force().model.global.watch {
+            return;
+        }
+        // The text in force, not the file's: a renewal is no reason to take back what operators have
+        // changed. It holds authorities; while one can't be read certificates change nevertheless.
+        let parsed = config::parse(&self.file, self.revisions.text());
+        let model = parsed.unwrap_or_else(|error| {
+            error!(%error, "authorities stay as they are");
+            self.asked.clone()
+        });
+        let former = self.view.stock();
+        if model == self.asked
+            && certificates::read(&model, Occasion::Change(&former))
+                .is_ok_and(|stock| stock.shelf == former.shelf && stock.faults == former.faults)
+        {
+            return;
+        }
+        info!("files of TLS have changed");
+        systemd::reloading();
+        log(&self.take_asked(model).await);
+        systemd::ready(&self.view.summary());
     }
 
     fn diff(&self) -> Result<Vec<Change>, Error> {
@@ -215,11 +249,12 @@ impl Steward {
         let began = Instant::now();
         let view = self.view.clone();
         let now = view.in_force();
-        let changes = plan::diff(&now.model, &asked);
+        let mut changes = plan::diff(&now.model, &asked);
         let model = plan::applicable(&now.model, &asked);
         let former = view.stock();
         let stock = certificates::read(&model, Occasion::Change(&former))?;
         certificates::tell(&former, &stock);
+        changes.extend(certificates::changes(&former, &stock));
         let mut publish = Duration::ZERO;
         if model != now.model || stock.shelf != former.shelf {
             publish = self.put_in_force(&view, &now, model, &stock).await?;

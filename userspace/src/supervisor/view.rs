@@ -9,6 +9,7 @@ use std::time::Instant;
 use steerage_common::abi::{FailureClass, Reason, Traffic};
 use steerage_common::cause;
 use steerage_common::error::ErrorClass;
+use steerage_common::handshake::{self, HANDSHAKES};
 use steerage_common::health::{Cause, State, Word};
 use steerage_common::limits::WORKERS;
 use steerage_common::replay::{Refusal, Rule};
@@ -20,11 +21,12 @@ use super::publish::Published;
 use super::steward::Wish;
 use crate::clock;
 use crate::config::Model;
-use crate::config::model;
+use crate::config::model::{self, CertificateFiles};
 use crate::health::{Lag, Prober, Report};
 use crate::kernel::Kernel;
 use crate::region::{Region, Tenant};
 use crate::stats::status::{self, Count, L4, L7, Status};
+use crate::tls::pair::Facts;
 use crate::tls::shelf::Stock;
 
 /// A configuration in force, and what was made of it.
@@ -108,6 +110,7 @@ impl View {
             plane: if kernel.is_some() { "ebpf" } else { "memory" }.into(),
             probe_lag: lag(&self.prober.lag()),
             listeners: now.listeners(),
+            certificates: certificates(&now.model, &self.stock()),
             workers: self.workers(),
             services: self.services(&now, kernel),
             vips: now.vips(kernel),
@@ -140,6 +143,10 @@ impl View {
                         .collect(),
                     ends: ends(&worker.ends),
                     stream_ends: ends(&worker.stream_ends),
+                    handshakes: (0..HANDSHAKES)
+                        .map(|end| (end, worker.handshakes[end].load(Ordering::Relaxed)))
+                        .map(|(end, n)| count(handshake::name(end), n))
+                        .collect(),
                 })
             })
             .collect()
@@ -270,6 +277,29 @@ impl InForce {
         })
         .collect()
     }
+}
+
+fn certificates(model: &Model, stock: &Stock) -> Vec<status::Certificate> {
+    let of = |(files, facts): (&CertificateFiles, &Facts)| {
+        let shows = |listener: &&model::Listener| {
+            listener.tls.as_ref().is_some_and(|tls| tls.certificates.contains(files))
+        };
+        let listeners = model.listeners.iter().filter(shows);
+        status::Certificate {
+            cert: files.cert.display().to_string(),
+            listeners: listeners.map(|listener| listener.name.clone()).collect(),
+            names: facts.names.all().to_vec(),
+            subject: facts.subject.clone(),
+            issuer: facts.issuer.clone(),
+            serial: facts.serial.clone(),
+            fingerprint: facts.fingerprint.clone(),
+            not_before: facts.not_before,
+            not_after: facts.not_after,
+            ocsp: files.ocsp.is_some(),
+            fault: stock.faults.get(files).map(ToString::to_string),
+        }
+    };
+    stock.facts.iter().map(of).collect()
 }
 
 /// Why a backend is in its state.

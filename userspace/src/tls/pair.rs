@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject as _};
@@ -24,6 +23,7 @@ use zeroize::Zeroizing;
 use super::identity;
 use super::names::Names;
 use crate::config::model::CertificateFiles;
+use crate::stats::table::date;
 
 /// The longest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -236,15 +236,6 @@ impl Facts {
         }
         Ok(())
     }
-}
-
-/// A time since 1970 as people write it.
-#[must_use]
-pub fn date(seconds: i64) -> String {
-    let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    // What lies past the year 9999 is as good as for ever.
-    let at = std::time::UNIX_EPOCH + since.min(Duration::from_secs(253_402_300_799));
-    humantime::format_rfc3339_seconds(at).to_string()
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, Fault> {

@@ -68,6 +68,10 @@ impl Daemon for Fake {
         Box::pin(async { Ok("# nothing\n".into()) })
     }
 
+    fn rotate_tickets(&self) -> Later<'_, Result<(), Refusal>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn upgrade(&self, binary: Option<PathBuf>) -> Later<'_, Result<Upgraded, Refusal>> {
         assert_eq!(binary.as_deref(), Some(Path::new("/usr/bin/steerage")));
         Box::pin(async { Ok(Upgraded { pid: 7 }) })
@@ -243,7 +247,7 @@ fn described(route: Route, schemas: &mut SchemaGenerator) -> Described {
         Route::Revisions => Some((JSON, of::<Vec<Revision>>(schemas))),
         Route::Remaining => Some((JSON, of::<Remaining>(schemas))),
         Route::Upgrade => Some((JSON, of::<Upgraded>(schemas))),
-        Route::Drain | Route::Maintenance | Route::Undrain => None,
+        Route::Drain | Route::Maintenance | Route::Undrain | Route::RotateTickets => None,
         _ => Some((JSON, of::<Reloaded>(schemas))),
     };
     let body = match route {
