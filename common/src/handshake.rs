@@ -1,5 +1,7 @@
 //! How a TLS handshake with a client ended: each end has a place in [`crate::abi::WorkerLine`].
 
+use crate::cause::Cause;
+
 /// Room for ends in the shared region.
 pub const HANDSHAKES_MAX: usize = 64;
 
@@ -94,10 +96,17 @@ impl Handshake {
         }
     }
 
-    /// Whether a session began.
+    /// Why the connection ended with it; `None` if a session began.
     #[must_use]
-    pub const fn is_good(self) -> bool {
-        matches!(self, Self::Full | Self::Resumed)
+    pub const fn cause(self) -> Option<Cause> {
+        Some(match self {
+            Self::Full | Self::Resumed => return None,
+            Self::Timeout => Cause::HandshakeTimeout,
+            Self::Reset => Cause::Reset,
+            Self::RateLimited => Cause::TooMany,
+            Self::Drained => Cause::Drained,
+            Self::Closed | Self::NotTls | Self::Sent(_) | Self::Received(_) => Cause::Handshake,
+        })
     }
 
     /// Its name in metrics and logs.
@@ -136,6 +145,8 @@ mod tests {
             assert_eq!(same.count(), 1, "{}", end.name());
         }
         assert_eq!(all.len(), HANDSHAKES);
+        let good = all.iter().filter(|end| end.cause().is_none());
+        assert!(good.eq(&[Handshake::Full, Handshake::Resumed]));
         assert_eq!(Handshake::Sent(48).name(), "sent_unknown_ca");
         assert_eq!(Handshake::Received(46).name(), "received_certificate_unknown");
         assert_eq!(Handshake::Received(77).name(), "received_other");

@@ -23,7 +23,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -36,13 +36,13 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
-use steerage_common::handshake::Handshake;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::exchange::respond;
 use super::forward::Sender;
 use super::gate::Gate;
 use super::guard::Place;
+use super::handshake::handshake;
 use super::lent::{Beginning, Line};
 use super::pace::{Least, Pace};
 use super::tunnel::{Side, Tunnel};
@@ -59,9 +59,6 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a client that is told of an error may go on sending before it is cut off.
 const LINGER: Duration = Duration::from_secs(5);
-
-/// How long a client whose handshake failed may take to read why.
-const ALERT_LINGER: Duration = Duration::from_secs(1);
 
 /// What hyper takes of header lines without an allocation.
 const FIELDS_INLINE: u16 = 100;
@@ -359,7 +356,7 @@ pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
     // A connection may outlive many configurations.
     drop(proxy);
     // Boxed: large beside what an idle connection needs.
-    let Some((stream, session)) = Box::pin(secure(&door, stream, address)).await else { return };
+    let Some((stream, session)) = Box::pin(handshake(&door, stream, address)).await else { return };
     let (proxy, front_index) = door.inside();
     let front = &proxy.fronts[front_index];
     let gate = Rc::new(Gate::new(front.limits));
@@ -409,46 +406,6 @@ pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
         let _ = within(LINGER, linger(&mut stream)).await;
     }
     // Dropping it sends what is deferred and closes.
-}
-
-/// Makes the connection one of TLS, if its listener speaks that; `None` if that came to nothing.
-async fn secure(
-    door: &Door,
-    stream: Stream,
-    address: IpAddr,
-) -> Option<(Stream, Option<Box<Session>>)> {
-    let (proxy, front_index) = door.inside();
-    let front = proxy.fronts[front_index].clone();
-    let Some(tls) = &front.tls else { return Some((stream, None)) };
-    if !front.handshakes.take(address, clock::now_ms()) {
-        proxy.count_handshake(Handshake::RateLimited);
-        proxy.note_offence(front_index, address);
-        return None;
-    }
-    drop(proxy);
-    let mut handshake = pin!(tls.handshake(stream));
-    let end = poll_fn(|cx| match handshake.as_mut().poll(cx) {
-        Poll::Pending if door.is_over() => Poll::Ready(None),
-        polled => polled.map(Some),
-    });
-    match end.await {
-        Some(Ok((stream, end, session))) => {
-            door.count_handshake(end);
-            Some((stream, Some(Box::new(session))))
-        }
-        Some(Err(failed)) => {
-            door.count_handshake(failed.end);
-            if let Some(mut stream) = failed.stream {
-                // What the client has sent since would make a reset of the end, and the reset of the alert.
-                let _ = within(ALERT_LINGER, linger(&mut stream)).await;
-            }
-            None
-        }
-        None => {
-            door.count_handshake(Handshake::Drained);
-            None
-        }
-    }
 }
 
 /// Ends a connection with an error of the client's.
@@ -560,7 +517,7 @@ async fn serve_http1(client: &Rc<Client>, line: &Rc<Line>) -> End {
 }
 
 /// Ends our half and reads away what the client still sends.
-async fn linger(stream: &mut Stream) -> io::Result<()> {
+pub(super) async fn linger(stream: &mut Stream) -> io::Result<()> {
     stream.shutdown().await?;
     let mut sink = vec![0; 16 * 1024];
     while stream.read(&mut sink).await? != 0 {}

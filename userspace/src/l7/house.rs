@@ -92,9 +92,12 @@ impl Door {
         is_wanted
     }
 
-    /// Notes how a handshake ended.
+    /// Notes how a handshake ended, and with it the connection if that came to nothing.
     pub(super) fn count_handshake(&self, end: Handshake) {
         self.inside.borrow().0.count_handshake(end);
+        if let Some(cause) = end.cause() {
+            self.count_end(cause);
+        }
     }
 
     /// Notes that a client's connection ended.

@@ -29,6 +29,7 @@ pub mod forward;
 mod frames;
 mod gate;
 pub mod guard;
+mod handshake;
 mod headers;
 mod host;
 mod house;

@@ -93,7 +93,7 @@ fn workers(page: &mut Page, status: &Status) {
         }
     }
     type Counts = fn(&super::status::Worker) -> &[Count];
-    let by_label: [(&str, &str, &str, Counts); 3] = [
+    let by_label: [(&str, &str, &str, Counts); 4] = [
         (
             "steerage_worker_errors_total",
             "class",
