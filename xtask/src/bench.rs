@@ -135,6 +135,14 @@ pub fn command(options: &Options) -> Result<()> {
     let cases = chosen(&options.only)?;
     setup::ensure(Purpose::Bench)?;
     let binary = shell::build_release()?;
+    shell::run(&mut shell::cargo(&[
+        "build",
+        "--release",
+        "--package",
+        "steerage-tests",
+        "--bin",
+        "handshakes",
+    ]))?;
     let _ = sweep::leftovers(peers::PREFIX);
     let mut peers = Peers::start(&binary)?;
     println!("{}", peers.describe());

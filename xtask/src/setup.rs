@@ -104,6 +104,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("h2load", "nghttp2-client", &[Test, Bench]),
     program("nginx", "nginx-light", &[Test, Bench]),
     program("haproxy", "haproxy", &[Bench]),
+    program("openssl", "openssl", &[Test, Bench]),
     program("node", "nodejs", &[Test]),
     Requirement {
         what: "Python with the clients that tests use",

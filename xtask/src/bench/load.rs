@@ -15,6 +15,8 @@ pub struct Case {
     pub uploads: bool,
     /// Connections at a time.
     pub connections: u32,
+    /// Whether clients come over TLS.
+    pub tls: bool,
 }
 
 /// A load generator.
@@ -22,30 +24,54 @@ pub struct Case {
 pub enum Generator {
     /// HTTP/1.1, with more arguments.
     Wrk(&'static [&'static str]),
-    /// HTTP/2 with prior knowledge, and so many streams on each connection.
+    /// HTTP/2, over TLS or with prior knowledge, and so many streams on each connection.
     H2load(u32),
+    /// A connection for each request, and a TLS handshake for each connection.
+    Handshakes(Session),
+}
+
+/// Whether clients come back with what they were given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// They do not: each handshake is a whole one.
+    Full,
+    /// They do.
+    Resumed,
 }
 
 /// What is measured.
 pub const CASES: &[Case] = &[
-    Case { name: "get_128", path: "/128", by: PLAIN, uploads: false, connections: 64 },
+    Case { name: "get_128", ..GET },
     Case {
         name: "connection_per_request",
-        path: "/128",
         by: Generator::Wrk(&["-H", "Connection: close"]),
-        uploads: false,
-        connections: 64,
+        ..GET
     },
-    Case { name: "get_64k", path: "/64k", by: PLAIN, uploads: false, connections: 64 },
-    Case { name: "post_1m", path: "/upload", by: PLAIN, uploads: true, connections: 16 },
+    Case { name: "get_64k", path: "/64k", ..GET },
+    Case { name: "post_1m", path: "/upload", uploads: true, connections: 16, ..GET },
+    Case { name: "h2c_get_128", by: Generator::H2load(32), connections: 16, ..GET },
+    Case { name: "tls_get_128", tls: true, ..GET },
+    Case { name: "tls_get_64k", path: "/64k", tls: true, ..GET },
+    Case { name: "tls_h2_get_128", by: Generator::H2load(32), connections: 16, tls: true, ..GET },
     Case {
-        name: "h2c_get_128",
-        path: "/128",
-        by: Generator::H2load(32),
-        uploads: false,
-        connections: 16,
+        name: "tls_handshake_full",
+        by: Generator::Handshakes(Session::Full),
+        connections: 8,
+        tls: true,
+        ..GET
     },
+    Case {
+        name: "tls_handshake_resumed",
+        by: Generator::Handshakes(Session::Resumed),
+        connections: 8,
+        tls: true,
+        ..GET
+    },
+    Case { name: "tls_to_backend_get_128", path: "/tls/128", ..GET },
 ];
+
+const GET: Case =
+    Case { name: "", path: "/128", by: PLAIN, uploads: false, connections: 64, tls: false };
 
 const PLAIN: Generator = Generator::Wrk(&[]);
 
@@ -66,6 +92,7 @@ pub fn read(by: Generator, report: &str) -> Result<Count> {
     match by {
         Generator::Wrk(arguments) => read_wrk(report, arguments.contains(&"-H")),
         Generator::H2load(_) => read_h2load(report),
+        Generator::Handshakes(session) => read_handshakes(report, session),
     }
 }
 
@@ -86,6 +113,31 @@ fn read_h2load(report: &str) -> Result<Count> {
     let speed = line("finished in ").and_then(|line| line.split(", ").nth(1));
     let per_second = speed.and_then(|speed| speed.strip_suffix(" req/s")?.parse().ok());
     Ok(Count { requests: succeeded, per_second: per_second.with_context(no_counts)? })
+}
+
+/// `handshakes: 900 full, 0 resumed in 3.00 s`
+fn read_handshakes(report: &str, session: Session) -> Result<Count> {
+    let read = || {
+        let line = report.lines().find_map(|line| line.strip_prefix("handshakes: "))?;
+        let (counts, seconds) = line.strip_suffix(" s")?.split_once(" in ")?;
+        let (full, resumed) = counts.strip_suffix(" resumed")?.split_once(" full, ")?;
+        let numbers: (u64, u64) = (full.parse().ok()?, resumed.parse().ok()?);
+        Some((numbers.0, numbers.1, seconds.parse::<f64>().ok()?))
+    };
+    let (full, resumed, seconds) =
+        read().with_context(|| format!("no counts in the report:\n{report}"))?;
+    let requests = full + resumed;
+    // Each client's first one is full, and a ticket may be used up.
+    let is_as_asked = match session {
+        Session::Full => resumed == 0,
+        Session::Resumed => resumed * 100 >= requests * 95,
+    };
+    if !is_as_asked {
+        bail!("{full} handshakes were full and {resumed} resumed");
+    }
+    #[allow(clippy::cast_precision_loss, reason = "a run has far fewer than 2^52")]
+    let per_second = requests as f64 / seconds;
+    Ok(Count { requests, per_second })
 }
 
 fn read_wrk(report: &str, closing: bool) -> Result<Count> {
@@ -134,6 +186,14 @@ mod tests {
         assert_eq!(count, Count { requests: 111_066, per_second: 37_022.0 });
         let bad = H2LOAD.replace("0 failed", "3 failed");
         assert!(read(by, &bad).unwrap_err().to_string().contains("3 failed"));
+    }
+
+    #[test]
+    fn handshakes_are_as_they_were_asked_for() {
+        let report = "handshakes: 10 full, 990 resumed in 2.00 s\n";
+        let count = read(Generator::Handshakes(Session::Resumed), report).unwrap();
+        assert_eq!(count, Count { requests: 1000, per_second: 500.0 });
+        assert!(read(Generator::Handshakes(Session::Full), report).is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The proxies under test, their origin, and one run of load.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use steerage_lab::netns::{self, Netns};
 use steerage_lab::process::{self, Process};
 use steerage_lab::scratch::Scratch;
 
-use super::load::{self, Case, Count, Generator};
+use super::load::{self, Case, Count, Generator, Session};
 
 /// First part of every name that is given here.
 pub const PREFIX: &str = "steerage-bench";
@@ -27,6 +27,10 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const ORIGIN: u16 = 9000;
 const SINK: u16 = 9001;
 const ORIGIN_HTTP2: u16 = 9002;
+const ORIGIN_TLS: u16 = 9003;
+
+/// The name in the certificate of all of them.
+const NAME: &str = "bench.test";
 
 /// Who answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +63,10 @@ impl Kind {
         // All but Steerage have a port of its own for it.
         let is_http2 = matches!(case.by, Generator::H2load(_));
         match self {
+            Self::Steerage if case.tls => 8021,
+            Self::Haproxy if case.tls => 8022,
+            Self::Nginx if case.tls => 8023,
+            Self::Direct if case.tls => ORIGIN_TLS,
             Self::Steerage => 8001,
             Self::Haproxy if is_http2 => 8012,
             Self::Haproxy => 8002,
@@ -89,6 +97,8 @@ pub struct Peers {
     _sink: Process,
     netns: Netns,
     scratch: Scratch,
+    /// Where our own load generators are.
+    tools: PathBuf,
     proxy_core: usize,
     load_core: usize,
 }
@@ -108,7 +118,11 @@ impl Peers {
         std::fs::create_dir(&files)?;
         std::fs::write(files.join("128"), [b'x'; 128])?;
         std::fs::write(files.join("64k"), vec![b'x'; 64 * 1024])?;
+        // What `direct` is asked for by the path that goes to TLS.
+        std::fs::create_dir(files.join("tls"))?;
+        std::fs::copy(files.join("128"), files.join("tls/128"))?;
         scratch.write("upload.lua", include_str!("upload.lua"))?;
+        certify(&scratch)?;
 
         let start = |name: &str, core: usize, arguments: &[&str]| {
             let mut command = pinned(&netns, core);
@@ -141,7 +155,19 @@ impl Peers {
                 .with_context(|| format!("{}: {}", process.name(), process.log_tail(10)))?;
         }
         let (_origin, _sink) = (origin, sink);
-        Ok(Self { daemon, nginx, haproxy, _origin, _sink, netns, scratch, proxy_core, load_core })
+        let tools = binary.parent().context("the binary is nowhere")?.to_owned();
+        Ok(Self {
+            daemon,
+            nginx,
+            haproxy,
+            _origin,
+            _sink,
+            netns,
+            scratch,
+            tools,
+            proxy_core,
+            load_core,
+        })
     }
 
     /// Machine, versions and cores.
@@ -179,7 +205,8 @@ impl Peers {
     }
 
     fn load(&self, kind: Kind, case: &Case, span: Duration) -> Result<Count> {
-        let url = format!("http://127.0.0.1:{}{}", kind.port(case), case.path);
+        let scheme = if case.tls { "https" } else { "http" };
+        let url = format!("{scheme}://127.0.0.1:{}{}", kind.port(case), case.path);
         let (connections, seconds) = (case.connections.to_string(), span.as_secs().to_string());
         let mut generator = pinned(&self.netns, self.load_core);
         match case.by {
@@ -193,6 +220,14 @@ impl Peers {
             Generator::H2load(streams) => {
                 generator.args(["h2load", "-t1", "-c", &connections, "-D", &seconds]);
                 generator.args(["-m", &streams.to_string()]);
+            }
+            Generator::Handshakes(session) => {
+                generator.arg(self.tools.join("handshakes"));
+                generator.args(["--connections", &connections, "--seconds", &seconds]);
+                generator.args(["--name", NAME, "--ca"]).arg(self.scratch.join("tls.crt"));
+                if session == Session::Resumed {
+                    generator.arg("--resume");
+                }
             }
         }
         let output = command::finish(generator.arg(url))?;
@@ -213,6 +248,27 @@ impl Peers {
     }
 }
 
+/// Makes a key (P-256) and a certificate of it, which is its own authority; both in one file for HAProxy.
+fn certify(scratch: &Scratch) -> Result<()> {
+    let (key, certificate) = (scratch.join("tls.key"), scratch.join("tls.crt"));
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "req",
+        "-x509",
+        "-nodes",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+    ]);
+    openssl.args(["-days", "2", "-subj", &format!("/CN={NAME}")]);
+    openssl.args(["-addext", &format!("subjectAltName=DNS:{NAME}")]);
+    command::finish(openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate))?;
+    let both = [std::fs::read(certificate)?, std::fs::read(key)?].concat();
+    std::fs::write(scratch.join("tls.pem"), both)?;
+    Ok(())
+}
+
 /// A command on one core, inside the namespace.
 fn pinned(netns: &Netns, core: usize) -> Command {
     let mut command = netns.command("taskset");
@@ -225,6 +281,8 @@ fn fill(text: &str, scratch: &Scratch, port: u16) -> String {
         .replace("@DIR@", &scratch.path().display().to_string())
         .replace("@PORT@", &port.to_string())
         .replace("@PORT_HTTP2@", &(port + 10).to_string())
+        .replace("@PORT_TLS@", &(port + 20).to_string())
+        .replace("@ORIGIN_TLS@", &ORIGIN_TLS.to_string())
         .replace("@ORIGIN_HTTP2@", &ORIGIN_HTTP2.to_string())
         .replace("@ORIGIN@", &ORIGIN.to_string())
         .replace("@SINK@", &SINK.to_string())
