@@ -9,6 +9,7 @@ mod guard;
 mod probe;
 mod quic;
 mod route;
+mod streams;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use steerage_common::health::Policy;
 use steerage_common::life::{IdleLimits, units};
 use steerage_common::replay;
 
+use crate::l4::proxy_protocol::Version as ProxyVersion;
 use crate::net::Io;
 
 pub use action::{Action, HeaderRules, HostHeader, Piece, Redirect, Rewrite, Template};
@@ -32,6 +34,7 @@ pub use probe::{
 };
 pub use quic::{NoServerId, Quic, ServerId};
 pub use route::{HeaderMatch, Host, Path, Route, RouteTimeouts, ValueMatch};
+pub use streams::{StreamEnd, StreamRoute, StreamTimeouts, Streams};
 
 /// A whole configuration without contradictions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -165,6 +168,10 @@ pub struct Listener {
     pub name: String,
     /// Addresses to listen on.
     pub bind: Vec<SocketAddr>,
+    /// Whose PROXY headers are taken, and must be there; `None` for nobody's.
+    pub accept_from: Option<Vec<IpNet>>,
+    /// Where connections go as they are; `None` if HTTP is spoken.
+    pub streams: Option<Streams>,
     /// How long clients may take.
     pub timeouts: ListenerTimeouts,
     /// How much clients may ask.
@@ -542,6 +549,8 @@ pub struct Ejection {
 pub struct Upstream {
     /// The version of HTTP.
     pub protocol: UpstreamProtocol,
+    /// How backends are told who the client is; `None` if they are not.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Requests at a time on one HTTP/2 connection, if the backend allows as many.
     pub streams: u32,
     /// How long an HTTP/2 connection is kept without a request.

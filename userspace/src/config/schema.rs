@@ -7,6 +7,7 @@ mod guard;
 mod probe;
 mod quic;
 mod route;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use toml::Spanned;
 use super::model::{
     Balance, Encapsulation, FlowTable, LogFormat, LogLevel, Mode, NoBackend, Protocol, StaleReplay,
 };
+use crate::l4::proxy_protocol::Version as ProxyVersion;
 use crate::net::Io;
 
 pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
@@ -29,7 +31,8 @@ pub use forwarding::{Forwarding, Traceparent};
 pub use guard::{Guard, Net, Offenders, Rate, SynFlood};
 pub use probe::{Expect, Probe, ProbeKind, Tls};
 pub use quic::{Quic, ServerIds};
-pub use route::{Route, ValueMatch};
+pub use route::{Route, RouteTimeouts, ValueMatch};
+pub use streams::ProxyProtocol;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -200,6 +203,8 @@ pub struct Listener {
     pub name: Spanned<String>,
     pub bind: Vec<Spanned<SocketAddr>>,
     pub protocol: ListenerProtocol,
+    pub proxy_protocol: Option<ProxyProtocol>,
+    pub service: Option<Spanned<String>>,
     #[serde(default)]
     pub timeouts: ListenerTimeouts,
     #[serde(default)]
@@ -208,12 +213,11 @@ pub struct Listener {
     pub offenders: Offenders,
     pub interface: Option<Spanned<String>>,
     pub guard: Option<Spanned<Guard>>,
-    #[serde(default)]
-    pub http2: Http2,
+    pub http2: Option<Spanned<Http2>>,
     pub forwarding: Option<Spanned<Forwarding>>,
     #[serde(default)]
     pub error_pages: BTreeMap<Spanned<String>, Spanned<String>>,
-    pub error_header: Option<bool>,
+    pub error_header: Option<Spanned<bool>>,
     #[serde(default)]
     pub route: Vec<Spanned<Route>>,
 }
@@ -245,28 +249,36 @@ impl Default for Http2 {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ListenerProtocol {
     Http,
+    Tcp,
+    Tls,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenerTimeouts {
     pub header_read: Span,
-    pub idle: Span,
-    pub stall: Span,
-    pub body_grace: Span,
+    pub idle: Spanned<Span>,
+    pub stall: Spanned<Span>,
+    pub body_grace: Spanned<Span>,
+    pub connect: Option<Spanned<Span>>,
+    pub tunnel: Option<Spanned<Span>>,
+    pub half_closed: Option<Spanned<Span>>,
 }
 
 impl Default for ListenerTimeouts {
     fn default() -> Self {
         Self {
             header_read: Span::seconds(10),
-            idle: Span::seconds(60),
-            stall: Span::seconds(60),
-            body_grace: Span::seconds(10),
+            idle: Spanned::new(0..0, Span::seconds(60)),
+            stall: Spanned::new(0..0, Span::seconds(60)),
+            body_grace: Spanned::new(0..0, Span::seconds(10)),
+            connect: None,
+            tunnel: None,
+            half_closed: None,
         }
     }
 }
@@ -277,7 +289,7 @@ pub struct ListenerLimits {
     pub head_bytes: Spanned<u32>,
     pub fields: Spanned<u16>,
     pub uri_bytes: Spanned<u32>,
-    pub body_rate: u32,
+    pub body_rate: Spanned<u32>,
     pub connections_per_address: u32,
 }
 
@@ -287,7 +299,7 @@ impl Default for ListenerLimits {
             head_bytes: Spanned::new(0..0, 32 * 1024),
             fields: Spanned::new(0..0, 128),
             uri_bytes: Spanned::new(0..0, 8 * 1024),
-            body_rate: 500,
+            body_rate: Spanned::new(0..0, 500),
             connections_per_address: 0,
         }
     }
@@ -417,6 +429,7 @@ impl Default for Ejection {
 #[serde(deny_unknown_fields, default)]
 pub struct Upstream {
     pub protocol: UpstreamProtocol,
+    pub proxy_protocol: Option<Spanned<ProxyVersion>>,
     pub streams: Spanned<u32>,
     pub idle: Span,
     pub ping: Span,
@@ -426,6 +439,7 @@ impl Default for Upstream {
     fn default() -> Self {
         Self {
             protocol: UpstreamProtocol::Auto,
+            proxy_protocol: None,
             streams: Spanned::new(0..0, 100),
             idle: Span::seconds(120),
             ping: Span::seconds(30),

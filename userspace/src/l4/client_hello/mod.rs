@@ -171,4 +171,4 @@ fn whole(bytes: &[u8]) -> Result<Option<&[u8]>, Malformed> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
