@@ -271,6 +271,8 @@ pub struct Vip {
     pub flow_table: FlowTable,
     /// What becomes of packets that no backend takes.
     pub no_backend: NoBackend,
+    /// What serves it on a host without eBPF; `None` if that is an error.
+    pub fallback: Option<Box<Listener>>,
     /// The links on which clients' packets come in.
     pub interfaces: Vec<String>,
     /// What its clients may do, if that is not [`Model::guard`].

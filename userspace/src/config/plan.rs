@@ -239,6 +239,9 @@ fn vips(before: &Model, after: &Model, changes: &mut Vec<Change>) {
         let mut shown = value(vip);
         if let Some(object) = shown.as_object_mut() {
             object.insert("service".into(), model.services[vip.service].name.clone().into());
+            object.remove("fallback");
+            let fallback = if vip.fallback.is_some() { "proxy" } else { "error" };
+            object.insert("l4_fallback".into(), fallback.into());
         }
         shown
     };

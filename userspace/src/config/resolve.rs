@@ -2,6 +2,7 @@
 
 mod action;
 mod discover;
+mod fallback;
 mod forwarding;
 mod guard;
 mod pages;
@@ -48,7 +49,8 @@ pub fn resolve(
     };
     let listeners = resolver.listeners(file.listener, &names, &replies);
     resolver.check_stream_services(&listeners, &services);
-    let vips = resolver.vips(file.vip, &names, &services);
+    let everywhere = file.global.l4_fallback;
+    let vips = resolver.vips(file.vip, &names, &services, (everywhere, &listeners));
     let server_ids = std::mem::take(&mut resolver.server_ids);
     resolver.check_server_ids(&services, &vips, &server_ids);
     let guard = file.guard.map(|guard| resolver.guard(guard, None)).unwrap_or_default();
@@ -528,6 +530,7 @@ impl Resolver<'_> {
         vips: Vec<schema::Vip>,
         names: &HashMap<String, usize>,
         services: &[model::Service],
+        (fallback, listeners): (schema::L4Fallback, &[model::Listener]),
     ) -> Vec<model::Vip> {
         if vips.len() > VIPS {
             self.problem(0..0, format!("more than {VIPS} vips; this host takes no more"));
@@ -568,7 +571,9 @@ impl Resolver<'_> {
                     ),
                 );
             }
+            let fallback = self.fallback(&vip, fallback, names, listeners);
             resolved.push(model::Vip {
+                fallback,
                 name: vip.name.into_inner(),
                 address,
                 quic: self.quic(vip.quic, &vip.protocol),

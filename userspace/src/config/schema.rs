@@ -77,6 +77,7 @@ pub struct Global {
     pub error_header: bool,
     pub io: Io,
     pub watch: bool,
+    pub l4_fallback: L4Fallback,
 }
 
 impl Default for Global {
@@ -109,6 +110,7 @@ impl Default for Global {
             error_header: true,
             io: Io::default(),
             watch: true,
+            l4_fallback: L4Fallback::Error,
         }
     }
 }
@@ -335,9 +337,18 @@ pub struct Vip {
     pub flow_table: FlowTable,
     #[serde(default)]
     pub no_backend: NoBackend,
+    pub l4_fallback: Option<Spanned<L4Fallback>>,
     pub interface: Spanned<Links>,
     pub guard: Option<Guard>,
     pub service: Spanned<String>,
+}
+
+/// What becomes of a vip on a host without eBPF.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum L4Fallback {
+    Error,
+    Proxy,
 }
 
 #[derive(Deserialize)]
