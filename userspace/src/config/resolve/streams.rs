@@ -65,15 +65,15 @@ impl Resolver<'_> {
             ListenerProtocol::Tls => true,
         };
         self.refuse_http_keys(listener);
-        let timeouts = std::mem::take(&mut listener.timeouts);
+        let timeouts = &mut listener.timeouts;
         let or = |own: Option<Spanned<schema::Span>>, else_: schema::Span| {
             own.map_or(else_, Spanned::into_inner).0
         };
         let fallback = RouteTimeouts::default();
         let timeouts = StreamTimeouts {
-            connect: or(timeouts.connect, *fallback.connect.get_ref()),
-            tunnel: or(timeouts.tunnel, *fallback.tunnel.get_ref()),
-            half_closed: or(timeouts.half_closed, *fallback.half_closed.get_ref()),
+            connect: or(timeouts.connect.take(), *fallback.connect.get_ref()),
+            tunnel: or(timeouts.tunnel.take(), *fallback.tunnel.get_ref()),
+            half_closed: or(timeouts.half_closed.take(), *fallback.half_closed.get_ref()),
         };
         let service = listener.service.take();
         let routes = std::mem::take(&mut listener.route);

@@ -126,7 +126,16 @@ fn routes_that_mean_nothing_are_refused_with_their_line() {
         assert!(base.contains(good), "{good}");
         crate::config::parse(Path::new("t.toml"), &base.replacen(good, bad, 1))
     };
-    load("", "").unwrap();
+    let own = "'tls'\ntimeouts = { header_read = '1s', connect = '2s', tunnel = '4s', half_closed = '5s' }";
+    let model = load("'tls'", own).unwrap();
+    assert_eq!(model.listeners[0].timeouts.header_read, Duration::from_secs(1));
+    let timeouts = model.listeners[0].streams.as_ref().unwrap().routes[0].timeouts;
+    let all = [timeouts.connect, timeouts.tunnel, timeouts.half_closed];
+    assert_eq!(all, [2, 4, 5].map(Duration::from_secs));
+    let model = load("sni =", "timeouts = { connect = '7s' }\nsni =").unwrap();
+    let timeouts = model.listeners[0].streams.as_ref().unwrap().routes[0].timeouts;
+    let all = [timeouts.connect, timeouts.tunnel, timeouts.half_closed];
+    assert_eq!(all, [7, 3600, 10].map(Duration::from_secs));
     let twice = "service = 'a'\n[[listener.route]]\nsni = 'A.test'\nalpn = ['h2']\nservice = 'a'\n";
     for (good, bad, expected) in [
         ("sni = ", "host = ", "t.toml:6:8: host: means nothing for a route of a tls listener"),
