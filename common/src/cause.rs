@@ -108,6 +108,16 @@ causes! {
     FirstByteTimeout = 35, "first_byte_timeout";
     /// The backend stopped in its response, or took nothing of the request.
     BackendStall = 36, "backend_stall";
+    /// A proxy that must say who its client is sent no PROXY header, or a malformed one.
+    ProxyHeader = 37, "proxy_header";
+    /// What a TLS client sent first is no ClientHello, or a malformed one.
+    ClientHello = 38, "client_hello";
+    /// A PROXY header or a ClientHello did not come whole in time.
+    PreambleTimeout = 39, "preamble_timeout";
+    /// No route takes the name, or the protocols, that a TLS client asks for.
+    NoRoute = 40, "no_route";
+    /// No backend took a connection that was to be passed on; the error's class says why.
+    NotTaken = 41, "not_taken";
 }
 
 impl Cause {

@@ -10,6 +10,7 @@ pub mod flooded;
 pub mod load;
 pub mod moody;
 pub mod namer;
+pub mod peer;
 pub mod probed;
 pub mod race;
 pub mod scenarios;

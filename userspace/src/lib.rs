@@ -2,15 +2,18 @@
 //!
 //! The kernel half is in the `steerage-ebpf` crate, what both halves share in `steerage-common`.
 //! Layers, from below: `clock`, `sys`, `net` < `config`, `log`, `stats` < `region` < `tls` < `service`, `health` <
-//! `l7` < `kernel`, `worker`, `admin` < `supervisor` < `doctor`. Nothing imports upward.
+//! `l4`, `l7` < `kernel`, `worker`, `admin` < `supervisor` < `doctor`. Nothing imports upward.
 
 pub mod admin;
+#[cfg(test)]
+pub(crate) mod cases;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod doctor;
 pub mod health;
 pub mod kernel;
+pub mod l4;
 pub mod l7;
 pub mod log;
 pub mod net;

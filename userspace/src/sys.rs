@@ -140,6 +140,30 @@ pub fn queued(listener: BorrowedFd<'_>) -> io::Result<u32> {
         .ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
+/// Bytes of a TCP connection that the kernel has taken to send and the other end has not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    /// How many bytes the other end has acknowledged before.
+    pub acknowledged: u64,
+}
+
+/// What of a TCP connection is still on its way (`tcpi_unacked`, `tcpi_notsent_bytes`, Linux 4.6); `None`
+/// if that is nothing.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn in_flight(socket: BorrowedFd<'_>) -> io::Result<Option<InFlight>> {
+    /// Where they stand in `struct tcp_info`.
+    const UNACKED: usize = 24;
+    const BYTES_ACKED: usize = 120;
+    const NOT_SENT: usize = 144;
+    let info = tcp_info::<{ NOT_SENT + 4 }>(socket)?;
+    let at = |from: usize| info.get(from..).unwrap_or_default();
+    let is_any = |from: usize| at(from).first_chunk() != Some(&[0; 4]);
+    let acknowledged = at(BYTES_ACKED).first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+    Ok((is_any(UNACKED) || is_any(NOT_SENT)).then_some(InFlight { acknowledged }))
+}
+
 /// The first bytes of a socket's `struct tcp_info`.
 fn tcp_info<const BYTES: usize>(socket: BorrowedFd<'_>) -> io::Result<[u8; BYTES]> {
     let mut info = [0_u8; BYTES];

@@ -116,6 +116,7 @@ fn measure(options: &Options, kind: Kind) -> Result<Figures> {
         kind: asks(kind),
         address: None,
         port: None,
+        proxy_protocol: None,
         interval: Duration::from_millis(options.interval),
         timeout: Duration::from_millis(options.interval.min(1000)),
     };

@@ -9,6 +9,7 @@ mod guard;
 mod probe;
 mod quic;
 mod route;
+mod streams;
 mod tls;
 
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +22,7 @@ use steerage_common::health::Policy;
 use steerage_common::life::{IdleLimits, units};
 use steerage_common::replay;
 
+use crate::l4::proxy_protocol::Version as ProxyVersion;
 use crate::net::Io;
 
 pub use action::{Action, HeaderRules, HostHeader, Piece, Redirect, Rewrite, Template};
@@ -33,6 +35,7 @@ pub use probe::{
 };
 pub use quic::{NoServerId, Quic, ServerId};
 pub use route::{HeaderMatch, Host, Path, Route, RouteTimeouts, ValueMatch};
+pub use streams::{StreamEnd, StreamRoute, StreamTimeouts, Streams};
 pub use tls::{CertificateFiles, ClientAuth, ClientAuthMode, ListenerTls, SniMismatch, TlsVersion};
 
 /// A whole configuration without contradictions.
@@ -169,6 +172,10 @@ pub struct Listener {
     pub name: String,
     /// Addresses to listen on.
     pub bind: Vec<SocketAddr>,
+    /// Whose PROXY headers are taken, and must be there; `None` for nobody's.
+    pub accept_from: Option<Vec<IpNet>>,
+    /// Where connections go as they are; `None` if HTTP is spoken.
+    pub streams: Option<Streams>,
     /// How TLS is spoken; `None` for plain HTTP.
     pub tls: Option<ListenerTls>,
     /// How long clients may take.
@@ -270,6 +277,8 @@ pub struct Vip {
     pub flow_table: FlowTable,
     /// What becomes of packets that no backend takes.
     pub no_backend: NoBackend,
+    /// What serves it on a host without eBPF; `None` if that is an error.
+    pub fallback: Option<Box<Listener>>,
     /// The links on which clients' packets come in.
     pub interfaces: Vec<String>,
     /// What its clients may do, if that is not [`Model::guard`].
@@ -548,6 +557,8 @@ pub struct Ejection {
 pub struct Upstream {
     /// The version of HTTP.
     pub protocol: UpstreamProtocol,
+    /// How backends are told who the client is; `None` if they are not.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Requests at a time on one HTTP/2 connection, if the backend allows as many.
     pub streams: u32,
     /// How long an HTTP/2 connection is kept without a request.

@@ -8,6 +8,8 @@
 //! open connections. A reload says so for each that differs, leaves it as it is ([`applicable`]), and
 //! applies the rest; the difference is shown until the restart.
 
+mod streams;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::model::{
-    Action, Global, Host, Listener, Log, Model, Path, Rewrite, Route, Service, Vip,
+    Action, Global, Host, Listener, Log, Model, Path, Rewrite, Route, Service, Streams, Vip,
 };
 use super::template;
 
@@ -126,10 +128,14 @@ fn listeners(before: &Model, after: &Model, changes: &mut Vec<Change>) {
     for pair in matched(&before.listeners, &after.listeners, |listener| listener.name.clone()) {
         match pair {
             (Some(old), Some(new)) => {
-                let strip =
-                    |listener: &Listener| Listener { routes: Vec::new(), ..listener.clone() };
+                let strip = |listener: &Listener| {
+                    let streams = listener.streams.as_ref();
+                    let streams = streams.map(|of| Streams { routes: Vec::new(), ..of.clone() });
+                    Listener { routes: Vec::new(), streams, ..listener.clone() }
+                };
                 changes.extend(fields(&name(old), &value(&strip(old)), &value(&strip(new))));
                 routes(&name(old), (before, old), (after, new), changes);
+                streams::routes(&name(old), (before, old), (after, new), changes);
             }
             (None, Some(new)) => changes.push(added(name(new), bind(new))),
             (Some(old), None) => changes.push(removed(name(old), bind(old))),
@@ -233,6 +239,9 @@ fn vips(before: &Model, after: &Model, changes: &mut Vec<Change>) {
         let mut shown = value(vip);
         if let Some(object) = shown.as_object_mut() {
             object.insert("service".into(), model.services[vip.service].name.clone().into());
+            object.remove("fallback");
+            let fallback = if vip.fallback.is_some() { "proxy" } else { "error" };
+            object.insert("l4_fallback".into(), fallback.into());
         }
         shown
     };

@@ -2,12 +2,14 @@
 
 mod action;
 mod discover;
+mod fallback;
 mod forwarding;
 mod guard;
 mod pages;
 mod probe;
 mod quic;
 mod route;
+mod streams;
 mod tls;
 
 use std::collections::HashMap;
@@ -47,7 +49,9 @@ pub fn resolve(
         header: file.global.error_header,
     };
     let listeners = resolver.listeners(file.listener, &names, &replies);
-    let vips = resolver.vips(file.vip, &names, &services);
+    resolver.check_stream_services(&listeners, &services);
+    let everywhere = file.global.l4_fallback;
+    let vips = resolver.vips(file.vip, &names, &services, (everywhere, &listeners));
     let server_ids = std::mem::take(&mut resolver.server_ids);
     resolver.check_server_ids(&services, &vips, &server_ids);
     let guard = file.guard.map(|guard| resolver.guard(guard, None)).unwrap_or_default();
@@ -257,7 +261,7 @@ impl Resolver<'_> {
         let hash_key = self.hash_key(service.hash_key);
         let sticky_cookie = service.sticky.map(|sticky| self.cookie(sticky));
         model::Service {
-            probe: service.probe.map(|probe| self.probe(probe)),
+            probe: service.probe.map(|probe| self.probe(probe, &service.upstream)),
             discover: service.discover.map(|discover| self.discover(discover)),
             backends: self.backends(service.name.get_ref(), service.backend),
             name: service.name.into_inner(),
@@ -394,17 +398,17 @@ impl Resolver<'_> {
         let mut names = Names::new("listener");
         let mut binds: HashMap<SocketAddr, String> = HashMap::new();
         let mut resolved = Vec::with_capacity(listeners.len());
-        for listener in listeners {
+        for mut listener in listeners {
             names.check(self, &listener.name);
             let name = listener.name.get_ref();
             if listener.bind.is_empty() {
                 self.problem(listener.name.span(), format!("listener {name:?} binds no address"));
             }
-            if listener.route.is_empty() {
+            if listener.route.is_empty() && listener.protocol != schema::ListenerProtocol::Tcp {
                 self.problem(
                     listener.name.span(),
                     format!(
-                        "listener {name:?} has no [[listener.route]], so every request would be \
+                        "listener {name:?} has no [[listener.route]], so every client would be \
                          refused; add one"
                     ),
                 );
@@ -418,6 +422,7 @@ impl Resolver<'_> {
                     );
                 }
             }
+            let streams = self.streams(&mut listener, services);
             let tls = tls::Written {
                 certificates: listener.certificates,
                 client_auth: listener.client_auth,
@@ -432,21 +437,23 @@ impl Resolver<'_> {
             resolved.push(model::Listener {
                 bind: listener.bind.into_iter().map(Spanned::into_inner).collect(),
                 name: listener.name.into_inner(),
+                accept_from: self.accept_from(listener.proxy_protocol),
+                streams,
                 tls,
                 timeouts: ListenerTimeouts {
                     header_read: listener.timeouts.header_read.0,
-                    idle: listener.timeouts.idle.0,
-                    stall: listener.timeouts.stall.0,
-                    body_grace: listener.timeouts.body_grace.0,
+                    idle: listener.timeouts.idle.get_ref().0,
+                    stall: listener.timeouts.stall.get_ref().0,
+                    body_grace: listener.timeouts.body_grace.get_ref().0,
                 },
                 limits: self.limits(listener.limits),
                 offenders: self.offenders(&listener.offenders),
                 guard: self.listener_guard(listener.guard, listener.interface.as_ref()),
                 interface: listener.interface.map(|name| self.interface(name)),
-                http2: self.http2(listener.http2),
+                http2: self.http2(listener.http2.map(Spanned::into_inner).unwrap_or_default()),
                 forwarding: self.forwarding(listener.forwarding),
                 error_pages: self.error_pages(listener.error_pages, &replies.pages),
-                error_header: listener.error_header.unwrap_or(replies.header),
+                error_header: listener.error_header.map_or(replies.header, Spanned::into_inner),
                 routes,
             });
         }
@@ -477,7 +484,7 @@ impl Resolver<'_> {
             head_bytes,
             fields: limits.fields.into_inner(),
             uri_bytes,
-            body_rate: limits.body_rate,
+            body_rate: limits.body_rate.into_inner(),
             connections_per_address: limits.connections_per_address,
         }
     }
@@ -487,6 +494,14 @@ impl Resolver<'_> {
         if !(1..=10_000).contains(streams.get_ref()) {
             self.problem(streams.span(), "streams: must be from 1 to 10000");
         }
+        let proxy_protocol = upstream.proxy_protocol;
+        if let Some(version) = &proxy_protocol
+            && matches!(upstream.protocol, schema::UpstreamProtocol::Http2)
+        {
+            let message = "proxy_protocol: names one client for a whole connection, and those of \
+                           HTTP/2 carry many clients' requests; use protocol = \"http1\"";
+            self.problem(version.span(), message);
+        }
         Upstream {
             protocol: match upstream.protocol {
                 schema::UpstreamProtocol::Http2 => UpstreamProtocol::Http2,
@@ -495,6 +510,7 @@ impl Resolver<'_> {
                     UpstreamProtocol::Http1
                 }
             },
+            proxy_protocol: proxy_protocol.map(Spanned::into_inner),
             streams: streams.into_inner(),
             idle: upstream.idle.0,
             ping: upstream.ping.0,
@@ -532,6 +548,7 @@ impl Resolver<'_> {
         vips: Vec<schema::Vip>,
         names: &HashMap<String, usize>,
         services: &[model::Service],
+        (fallback, listeners): (schema::L4Fallback, &[model::Listener]),
     ) -> Vec<model::Vip> {
         if vips.len() > VIPS {
             self.problem(0..0, format!("more than {VIPS} vips; this host takes no more"));
@@ -572,7 +589,9 @@ impl Resolver<'_> {
                     ),
                 );
             }
+            let fallback = self.fallback(&vip, fallback, names, listeners);
             resolved.push(model::Vip {
+                fallback,
                 name: vip.name.into_inner(),
                 address,
                 quic: self.quic(vip.quic, &vip.protocol),

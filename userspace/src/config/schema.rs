@@ -7,6 +7,7 @@ mod guard;
 mod probe;
 mod quic;
 mod route;
+mod streams;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use toml::Spanned;
 use super::model::{
     Balance, Encapsulation, FlowTable, LogFormat, LogLevel, Mode, NoBackend, Protocol, StaleReplay,
 };
+use crate::l4::proxy_protocol::Version as ProxyVersion;
 use crate::net::Io;
 
 pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
@@ -30,7 +32,8 @@ pub use forwarding::{Forwarding, Traceparent};
 pub use guard::{Guard, Net, Offenders, Rate, SynFlood};
 pub use probe::{Expect, Probe, ProbeKind, Tls};
 pub use quic::{Quic, ServerIds};
-pub use route::{Route, ValueMatch};
+pub use route::{Route, RouteTimeouts, ValueMatch};
+pub use streams::ProxyProtocol;
 pub use tls::{Certificate, ClientAuth, ListenerTls};
 
 #[derive(Deserialize)]
@@ -77,6 +80,7 @@ pub struct Global {
     pub io: Io,
     pub watch: bool,
     pub ticket_rotation: Spanned<Span>,
+    pub l4_fallback: L4Fallback,
 }
 
 impl Default for Global {
@@ -110,6 +114,7 @@ impl Default for Global {
             io: Io::default(),
             watch: true,
             ticket_rotation: Spanned::new(0..0, Span::seconds(12 * 3600)),
+            l4_fallback: L4Fallback::Error,
         }
     }
 }
@@ -204,6 +209,8 @@ pub struct Listener {
     pub name: Spanned<String>,
     pub bind: Vec<Spanned<SocketAddr>>,
     pub protocol: ListenerProtocol,
+    pub proxy_protocol: Option<ProxyProtocol>,
+    pub service: Option<Spanned<String>>,
     pub certificates: Option<Spanned<Vec<Certificate>>>,
     pub client_auth: Option<Spanned<ClientAuth>>,
     pub tls: Option<Spanned<ListenerTls>>,
@@ -215,12 +222,11 @@ pub struct Listener {
     pub offenders: Offenders,
     pub interface: Option<Spanned<String>>,
     pub guard: Option<Spanned<Guard>>,
-    #[serde(default)]
-    pub http2: Http2,
+    pub http2: Option<Spanned<Http2>>,
     pub forwarding: Option<Spanned<Forwarding>>,
     #[serde(default)]
     pub error_pages: BTreeMap<Spanned<String>, Spanned<String>>,
-    pub error_header: Option<bool>,
+    pub error_header: Option<Spanned<bool>>,
     #[serde(default)]
     pub route: Vec<Spanned<Route>>,
 }
@@ -257,24 +263,32 @@ impl Default for Http2 {
 pub enum ListenerProtocol {
     Http,
     Https,
+    Tcp,
+    Tls,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenerTimeouts {
     pub header_read: Span,
-    pub idle: Span,
-    pub stall: Span,
-    pub body_grace: Span,
+    pub idle: Spanned<Span>,
+    pub stall: Spanned<Span>,
+    pub body_grace: Spanned<Span>,
+    pub connect: Option<Spanned<Span>>,
+    pub tunnel: Option<Spanned<Span>>,
+    pub half_closed: Option<Spanned<Span>>,
 }
 
 impl Default for ListenerTimeouts {
     fn default() -> Self {
         Self {
             header_read: Span::seconds(10),
-            idle: Span::seconds(60),
-            stall: Span::seconds(60),
-            body_grace: Span::seconds(10),
+            idle: Spanned::new(0..0, Span::seconds(60)),
+            stall: Spanned::new(0..0, Span::seconds(60)),
+            body_grace: Spanned::new(0..0, Span::seconds(10)),
+            connect: None,
+            tunnel: None,
+            half_closed: None,
         }
     }
 }
@@ -285,7 +299,7 @@ pub struct ListenerLimits {
     pub head_bytes: Spanned<u32>,
     pub fields: Spanned<u16>,
     pub uri_bytes: Spanned<u32>,
-    pub body_rate: u32,
+    pub body_rate: Spanned<u32>,
     pub connections_per_address: u32,
 }
 
@@ -295,7 +309,7 @@ impl Default for ListenerLimits {
             head_bytes: Spanned::new(0..0, 32 * 1024),
             fields: Spanned::new(0..0, 128),
             uri_bytes: Spanned::new(0..0, 8 * 1024),
-            body_rate: 500,
+            body_rate: Spanned::new(0..0, 500),
             connections_per_address: 0,
         }
     }
@@ -331,9 +345,18 @@ pub struct Vip {
     pub flow_table: FlowTable,
     #[serde(default)]
     pub no_backend: NoBackend,
+    pub l4_fallback: Option<Spanned<L4Fallback>>,
     pub interface: Spanned<Links>,
     pub guard: Option<Guard>,
     pub service: Spanned<String>,
+}
+
+/// What becomes of a vip on a host without eBPF.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum L4Fallback {
+    Error,
+    Proxy,
 }
 
 #[derive(Deserialize)]
@@ -425,6 +448,7 @@ impl Default for Ejection {
 #[serde(deny_unknown_fields, default)]
 pub struct Upstream {
     pub protocol: UpstreamProtocol,
+    pub proxy_protocol: Option<Spanned<ProxyVersion>>,
     pub streams: Spanned<u32>,
     pub idle: Span,
     pub ping: Span,
@@ -434,6 +458,7 @@ impl Default for Upstream {
     fn default() -> Self {
         Self {
             protocol: UpstreamProtocol::Auto,
+            proxy_protocol: None,
             streams: Spanned::new(0..0, 100),
             idle: Span::seconds(120),
             ping: Span::seconds(30),

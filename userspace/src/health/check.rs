@@ -14,11 +14,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::model::{Check, CheckKind};
+use crate::l4::proxy_protocol::Header;
 use crate::tls::alert::cause_of;
 
 /// What the prober calls itself.
@@ -95,9 +96,13 @@ impl Prepared {
     }
 
     async fn run(&self, target: SocketAddr) -> Result<(), Failure> {
-        let stream = TcpStream::connect(target).await.map_err(Failure::Connect)?;
+        let mut stream = TcpStream::connect(target).await.map_err(Failure::Connect)?;
         // For want of it the kernel remembers the connection a minute longer: no reason to fail.
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        if let Some(version) = self.check.proxy_protocol {
+            let ours = Header::default().to_bytes(version);
+            stream.write_all(&ours).await.map_err(Failure::Connect)?;
+        }
         match &self.tls {
             None => self.exchange(stream, target).await,
             Some(tls) => {
@@ -130,7 +135,14 @@ mod tests {
     }
 
     fn tcp(timeout: Duration) -> Check {
-        Check { kind: CheckKind::Tcp, address: None, port: None, interval: timeout, timeout }
+        Check {
+            kind: CheckKind::Tcp,
+            address: None,
+            port: None,
+            proxy_protocol: None,
+            interval: timeout,
+            timeout,
+        }
     }
 
     #[tokio::test]

@@ -65,7 +65,14 @@ pub(super) mod tests {
 
     pub fn check(interval: Duration) -> Check {
         let timeout = Duration::from_secs(10);
-        Check { kind: CheckKind::Tcp, address: None, port: None, interval, timeout }
+        Check {
+            kind: CheckKind::Tcp,
+            address: None,
+            port: None,
+            proxy_protocol: None,
+            interval,
+            timeout,
+        }
     }
 
     pub fn subscriber(slot: u16, backend: SocketAddr) -> Subscriber {

@@ -11,7 +11,7 @@ use crate::service::Service;
 
 /// What of a service's requests names their backends.
 #[derive(Debug)]
-pub(super) struct Affinity {
+pub(crate) struct Affinity {
     hash_key: Option<HashedPart>,
     key: [u64; 2],
     cookie: Option<String>,
@@ -40,16 +40,22 @@ impl Affinity {
         Self { hash_key, key, cookie }
     }
 
+    /// The hash of a connection of which the client alone is known; 0 if none is wanted.
+    pub(crate) fn hash_of(&self, client: IpAddr) -> u64 {
+        match (&self.hash_key, client) {
+            (None, _) => 0,
+            (Some(_), IpAddr::V4(ip)) => sip13_bytes(self.key, &ip.octets()),
+            (Some(_), IpAddr::V6(ip)) => sip13_bytes(self.key, &ip.octets()),
+        }
+    }
+
     /// The request's hash; 0 if none is wanted. What the request lacks is hashed as empty.
     pub(super) fn hash(&self, head: &Parts, client: IpAddr) -> u64 {
         let header =
             |name: &HeaderName| head.headers.get(name).map_or(&[][..], HeaderValue::as_bytes);
         match &self.hash_key {
             None => 0,
-            Some(HashedPart::Source) => match client {
-                IpAddr::V4(ip) => sip13_bytes(self.key, &ip.octets()),
-                IpAddr::V6(ip) => sip13_bytes(self.key, &ip.octets()),
-            },
+            Some(HashedPart::Source) => self.hash_of(client),
             Some(HashedPart::Header(name)) => sip13_bytes(self.key, header(name)),
             Some(HashedPart::Cookie(name)) => {
                 sip13_bytes(self.key, cookie(head, name).unwrap_or_default())

@@ -11,7 +11,6 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -24,12 +23,14 @@ use steerage_common::abi::FailureClass;
 use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay::{End, Refusal, Stage as Reached};
+use tokio::io::AsyncWriteExt as _;
 
 use super::body::{Body, ResponseBody};
 use super::connection::Client;
 use super::expect::{self, Gate};
+use super::hold::Hold;
 use super::multiplex::{Crash, Lane, Multiplex, Turn};
-use super::pool::Connection;
+use super::pool::{Connection, Meter, Owner};
 use super::reply::of_failure;
 use super::route::Destination;
 use super::tunnel::{Far, Tunnel};
@@ -37,6 +38,7 @@ use super::upgrade::Wish;
 use super::upload::{RequestBody, Stage, Upload};
 use super::via::{Mark, Via};
 use super::{Target, forward, version};
+use crate::l4::copy::Account;
 use crate::net::{self, Deadline, Elapsed, Stream, clock};
 use crate::region::{self, add};
 
@@ -89,6 +91,7 @@ pub(super) struct Attempt {
     is_judged: bool,
     /// Whether the response has begun: the request ends with this attempt.
     is_answered: bool,
+    _hold: Hold,
 }
 
 impl Attempt {
@@ -101,10 +104,7 @@ impl Attempt {
         upload: Option<Rc<Upload>>,
         deadline_ms: u64,
     ) -> Option<Self> {
-        if !target.service.begin(backend) {
-            return None;
-        }
-        add(&target.service.worker_line().active_requests, 1);
+        let hold = Hold::begin(&target, backend)?;
         Some(Self {
             target,
             client,
@@ -114,6 +114,7 @@ impl Attempt {
             deadline_ms,
             is_judged: false,
             is_answered: false,
+            _hold: hold,
         })
     }
 
@@ -189,17 +190,19 @@ impl Attempt {
     async fn connection(&self, is_fresh: bool) -> Result<Connection, Failure> {
         let pool = &self.target().pools[self.backend];
         let is_long = self.upload.as_ref().is_some_and(|upload| upload.is_long());
+        let proxy_protocol = self.target().proxy_protocol;
+        let owner = proxy_protocol.map_or(Owner::NOBODY, |_| self.client.owner());
         let lent = match (is_fresh, is_long) {
             (true, _) => None,
-            (false, true) => pool.lend_used_within(LONG_BODY_IDLE_MAX),
-            (false, false) => pool.lend(),
+            (false, true) => pool.lend_used_within(owner, LONG_BODY_IDLE_MAX),
+            (false, false) => pool.lend(owner),
         };
         if let Some(connection) = lent {
             return Ok(connection);
         }
         // Boxed: rare, and large beside the rest of the request's state.
         let stream = Box::pin(self.connect()).await?;
-        let opened = pool.open(stream).await;
+        let opened = pool.open(stream, owner).await;
         opened.map_err(|_| self.unconnected(FailureClass::Connect))
     }
 
@@ -278,7 +281,13 @@ impl Attempt {
     async fn connect(&self) -> Result<Stream, Failure> {
         let address = self.target().service.backends()[self.backend].address;
         match net::within(self.destination.timeouts.connect, net::connect(address)).await {
-            Ok(Ok(stream)) => Ok(stream),
+            Ok(Ok(mut stream)) => {
+                if let Some(version) = self.target().proxy_protocol {
+                    // Deferred: it leaves with the request. An error comes again.
+                    let _ = stream.write_all(&self.client.header(version)).await;
+                }
+                Ok(stream)
+            }
             Ok(Err(error)) if net::is_local_shortage(&error) => {
                 tracing::warn!(backend = %address, %error, "no connection can be opened");
                 Err(Failure::Final(ErrorClass::Exhausted))
@@ -366,12 +375,6 @@ impl Attempt {
         of_failure(FailureClass::Protocol)
     }
 
-    /// Bytes of a tunnel came from the client and from the backend.
-    pub(super) fn passed(&self, up: u64, down: u64) {
-        add(&self.cell().request_body_bytes, up);
-        add(&self.cell().response_body_bytes, down);
-    }
-
     /// What the backend says of its connections.
     fn learn(&self, headers: &HeaderMap) {
         if let Some(value) = headers.get(KEEP_ALIVE) {
@@ -379,13 +382,9 @@ impl Attempt {
         }
     }
 
-    /// Why what is under way must end now, if it must: the time to drain is over, or an operator has
-    /// taken the backend out together with what it has begun.
-    pub(super) fn cut(&self) -> Option<Cause> {
-        if self.client.door().is_over() {
-            return Some(Cause::Drained);
-        }
-        self.target().service.is_put_out(self.backend).then_some(Cause::BackendOut)
+    /// Where the backend's connections are counted.
+    pub(super) fn meter(&self) -> Rc<Meter> {
+        self.target().pools[self.backend].meter()
     }
 
     /// How long nothing may come of a response that has begun.
@@ -472,6 +471,17 @@ impl Attempt {
     }
 }
 
+impl Account for Attempt {
+    fn passed(&self, up: u64, down: u64) {
+        add(&self.cell().request_body_bytes, up);
+        add(&self.cell().response_body_bytes, down);
+    }
+
+    fn cut(&self) -> Option<Cause> {
+        self.client.door().cut(self.target(), self.backend)
+    }
+}
+
 impl Drop for Attempt {
     fn drop(&mut self) {
         if let Some(upload) = &self.upload {
@@ -483,11 +493,6 @@ impl Drop for Attempt {
         if self.is_answered {
             self.client.request_ended();
         }
-        let target = self.target();
-        target.service.end(self.backend);
-        target.queue.call();
-        let all = &target.service.worker_line().active_requests;
-        all.store(all.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
     }
 }
 

@@ -22,7 +22,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -45,9 +45,12 @@ use super::guard::Place;
 use super::handshake::handshake;
 use super::lent::{Beginning, Line};
 use super::pace::{Least, Pace};
-use super::tunnel::{Side, Tunnel};
+use super::pool::Owner;
+use super::tunnel::Tunnel;
 use super::{Door, Front, Proxy, REQUEST_BUFFER_BYTES_MAX, http2};
 use crate::config::model::ListenerTimeouts;
+use crate::l4::copy::Side;
+use crate::l4::{Caller, proxy_protocol};
 use crate::net::{self, Deadline, Progress, Stream, clock, within};
 use crate::tls::Session;
 
@@ -68,6 +71,8 @@ const FIELDS_INLINE: u16 = 100;
 pub(super) struct Client {
     door: Rc<Door>,
     ip: IpAddr,
+    caller: Caller,
+    owner: Owner,
     sender: Sender,
     timeouts: ListenerTimeouts,
     /// Header lines that hyper may take.
@@ -98,18 +103,20 @@ impl Client {
         door: Rc<Door>,
         proxy: &Proxy,
         front: &Front,
-        peer: SocketAddr,
+        caller: Caller,
         stream: &Stream,
         session: Option<Box<Session>>,
         gate: Rc<Gate>,
     ) -> Self {
         // A dual-stack socket shows IPv4 clients as mapped addresses.
-        let ip = peer.ip().to_canonical();
+        let ip = caller.address.ip().to_canonical();
         let address = HeaderValue::from_str(&ip.to_string());
         let timeouts = front.timeouts;
         Self {
             door,
             ip,
+            caller,
+            owner: Owner::next(),
             sender: Sender {
                 address: address.unwrap_or(HeaderValue::from_static("unknown")),
                 is_trusted: proxy.trusts(ip),
@@ -144,6 +151,16 @@ impl Client {
     /// The client's address.
     pub(super) fn ip(&self) -> IpAddr {
         self.ip
+    }
+
+    /// Whose connections to backends are that tell of this client.
+    pub(super) fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// What tells a backend of this client.
+    pub(super) fn header(&self, version: proxy_protocol::Version) -> Vec<u8> {
+        self.caller.header(&self.progress, version)
     }
 
     pub(super) fn sender(&self) -> &Sender {
@@ -341,10 +358,10 @@ enum End {
 }
 
 /// Serves a client until one side ends the connection.
-pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
+pub async fn serve(door: Rc<Door>, stream: Stream, caller: Caller) {
     let (proxy, front_index) = door.inside();
     let front = &proxy.fronts[front_index];
-    let address = peer.ip().to_canonical();
+    let address = caller.address.ip().to_canonical();
     let Ok(_member) = front.crowd.admit(address) else {
         proxy.note_offence(front_index, address);
         door.count_end(Cause::TooMany);
@@ -360,7 +377,7 @@ pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
     let (proxy, front_index) = door.inside();
     let front = &proxy.fronts[front_index];
     let gate = Rc::new(Gate::new(front.limits));
-    let client = Client::new(door.clone(), &proxy, front, peer, &stream, session, gate.clone());
+    let client = Client::new(door.clone(), &proxy, front, caller, &stream, session, gate.clone());
     let client = Rc::new(client);
     drop(proxy);
     let line = Line::new(stream, gate);
@@ -409,12 +426,17 @@ pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
 }
 
 /// Ends a connection with an error of the client's.
-async fn tell(door: &Door, mut stream: Stream, class: ErrorClass) {
+async fn tell(door: &Door, stream: Stream, class: ErrorClass) {
     let (proxy, front) = door.inside();
     proxy.count_error(class);
     let reply = proxy.fronts[front].replies.bytes(class);
     drop(proxy);
-    if let Ok(Ok(())) = within(LINGER, stream.write_all(&reply)).await {
+    part(stream, &reply).await;
+}
+
+/// Ends a connection with some last bytes, which the client gets to read although it may still send.
+pub(crate) async fn part(mut stream: Stream, last: &[u8]) {
+    if let Ok(Ok(())) = within(LINGER, stream.write_all(last)).await {
         let _ = within(LINGER, linger(&mut stream)).await;
     }
 }

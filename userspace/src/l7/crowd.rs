@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 /// The connections of all addresses.
 #[derive(Debug, Default)]
-pub(super) struct Crowd {
+pub(crate) struct Crowd {
     /// For one address; `None` for any number, and then none is counted.
     limit: Cell<Option<u32>>,
     /// Addresses with connections.
@@ -16,7 +16,7 @@ pub(super) struct Crowd {
 
 /// A counted connection.
 #[derive(Debug)]
-pub(super) struct Member {
+pub(crate) struct Member {
     crowd: Rc<Crowd>,
     address: IpAddr,
 }
@@ -33,7 +33,7 @@ impl Crowd {
     ///
     /// # Errors
     /// If it has.
-    pub(super) fn admit(self: &Rc<Self>, address: IpAddr) -> Result<Option<Member>, Full> {
+    pub(crate) fn admit(self: &Rc<Self>, address: IpAddr) -> Result<Option<Member>, Full> {
         let Some(limit) = self.limit.get() else { return Ok(None) };
         let mut connections = self.connections.borrow_mut();
         let count = connections.entry(address).or_default();
@@ -47,7 +47,7 @@ impl Crowd {
 
 /// The address has as many connections as it may.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Full;
+pub(crate) struct Full;
 
 impl Drop for Member {
     fn drop(&mut self) {

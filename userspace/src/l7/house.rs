@@ -16,9 +16,10 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 
 use steerage_common::cause::Cause;
+use steerage_common::error::ErrorClass;
 use steerage_common::handshake::Handshake;
 
-use super::Proxy;
+use super::{Front, Proxy, Target};
 use crate::net;
 use crate::region::{Region, WorkerLine};
 use crate::service::Placed;
@@ -64,8 +65,14 @@ pub struct Door {
 impl Door {
     /// The rules that hold now, and the index of the listener in them.
     #[inline]
-    pub(super) fn inside(&self) -> (Rc<Proxy>, usize) {
+    pub(crate) fn inside(&self) -> (Rc<Proxy>, usize) {
         self.inside.borrow().clone()
+    }
+
+    /// The listener's rules that hold now.
+    pub(crate) fn front(&self) -> Rc<Front> {
+        let (proxy, front) = &*self.inside.borrow();
+        proxy.front(*front).clone()
     }
 
     /// Whether connections end with the request that they are at.
@@ -101,13 +108,27 @@ impl Door {
     }
 
     /// Notes that a client's connection ended.
-    pub(super) fn count_end(&self, cause: Cause) {
+    pub(crate) fn count_end(&self, cause: Cause) {
         self.inside.borrow().0.count_end(cause);
     }
 
     /// Notes that a stream or a tunnel of a client's connection, which goes on, was cut off.
     pub(super) fn count_stream_end(&self, cause: Cause) {
         self.inside.borrow().0.count_stream_end(cause);
+    }
+
+    /// Why what is under way at a backend must end now, if it must: the time to drain is over, or an
+    /// operator has taken the backend out together with what it has begun.
+    pub(crate) fn cut(&self, target: &Target, backend: usize) -> Option<Cause> {
+        if self.is_over() {
+            return Some(Cause::Drained);
+        }
+        target.service.is_put_out(backend).then_some(Cause::BackendOut)
+    }
+
+    /// Notes that a client was told, or shown, an error.
+    pub(crate) fn count_error(&self, class: ErrorClass) {
+        self.inside.borrow().0.count_error(class);
     }
 }
 

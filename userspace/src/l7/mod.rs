@@ -31,6 +31,7 @@ mod gate;
 pub mod guard;
 mod handshake;
 mod headers;
+mod hold;
 mod host;
 mod house;
 mod http2;
@@ -69,6 +70,8 @@ use steerage_common::handshake::Handshake;
 use steerage_common::replay;
 
 use crate::config::model::{Http2, ListenerTimeouts, Model, Offenders, table_address};
+use crate::l4::Entry;
+use crate::l4::proxy_protocol::Version;
 use crate::region::{Region, WorkerLine, add};
 use crate::service::{Placed, Random, Service};
 use crate::tls::rate::Buckets;
@@ -78,14 +81,20 @@ use crate::tls::{Shelf, Terminator};
 use affinity::Affinity;
 pub use body::Body;
 use budget::Budget;
+pub(crate) use connection::part;
 pub use connection::serve;
 use crowd::Crowd;
+pub(crate) use hold::Hold;
 use house::Latest;
 pub use house::{Door, House};
 use multiplex::Multiplex;
 use offences::Offences;
+pub(crate) use pool::Meter;
 use pool::Pool;
+pub(crate) use queue::Place;
 use queue::Queue;
+pub(crate) use reply::of_failure;
+pub(crate) use tunnel::Open as OpenTunnel;
 
 /// hyper's buffer of a client's connection: what a request body in transit may occupy. What a turn of
 /// many uploads reads is still in the core's second-level cache when it is written: a MiB costs 281 µs
@@ -119,14 +128,15 @@ pub struct Proxy {
 
 /// A listener's rules.
 #[derive(Debug)]
-struct Front {
+pub(crate) struct Front {
+    pub(crate) entry: Entry,
     /// How handshakes are made; `None` for plain HTTP.
     tls: Option<Terminator>,
     handshakes: Rc<Buckets>,
-    timeouts: ListenerTimeouts,
+    pub(crate) timeouts: ListenerTimeouts,
     limits: guard::Limits,
     body_rate: u32,
-    crowd: Rc<Crowd>,
+    pub(crate) crowd: Rc<Crowd>,
     offences: Rc<Offences>,
     offenders: Offenders,
     http2: Http2,
@@ -137,21 +147,23 @@ struct Front {
 
 /// A service and the connections to its backends.
 #[derive(Debug)]
-struct Target {
-    service: Service,
+pub(crate) struct Target {
+    pub(crate) service: Service,
     /// By index of the backend.
-    pools: Vec<Rc<Pool>>,
+    pub(crate) pools: Vec<Rc<Pool>>,
     /// The same if the backends are spoken to by HTTP/2.
     multiplexes: Option<Vec<Rc<Multiplex>>>,
-    replay: replay::Policy,
+    /// How backends are told who the client is.
+    pub(crate) proxy_protocol: Option<Version>,
+    pub(crate) replay: replay::Policy,
     budget: Budget,
-    queue: Rc<Queue>,
-    queue_timeout: Duration,
-    affinity: Affinity,
+    pub(crate) queue: Rc<Queue>,
+    pub(crate) queue_timeout: Duration,
+    pub(crate) affinity: Affinity,
     /// Whether every 5xx is a failure.
     server_errors: bool,
     /// Whether the configuration in force has another one in its place, or none.
-    is_retired: Cell<bool>,
+    pub(crate) is_retired: Cell<bool>,
 }
 
 impl Proxy {
@@ -179,6 +191,16 @@ impl Proxy {
         }
     }
 
+    /// A listener's rules.
+    pub(crate) fn front(&self, index: usize) -> &Rc<Front> {
+        &self.fronts[index]
+    }
+
+    /// A service and the connections to its backends.
+    pub(crate) fn target(&self, index: usize) -> Rc<Target> {
+        self.targets[index].clone()
+    }
+
     /// This worker's line in the region.
     #[must_use]
     pub fn line(&self) -> &WorkerLine {
@@ -202,7 +224,7 @@ impl Proxy {
     }
 
     /// Notes that a client broke a listener's limits; one that does so again and again is told of.
-    fn note_offence(&self, front: usize, address: IpAddr) {
+    pub(crate) fn note_offence(&self, front: usize, address: IpAddr) {
         let front = &self.fronts[front];
         // What comes through a proxy that is trusted is not its own doing.
         if self.trusts(address) || !front.offences.strike(address, crate::clock::now_ms()) {

@@ -8,6 +8,9 @@
 //! when the backend stops taking new work, and in the moment in which the backend closes it or sends
 //! bytes that nobody asked for ([`Watch`]): its task ends then and takes it out.
 //!
+//! Where backends are told who the client is (PROXY protocol), a connection is one client's alone
+//! ([`Owner`]).
+//!
 //! A lent connection that is not given back is closed. Every connection's end is counted once, with its
 //! reason.
 
@@ -35,7 +38,7 @@ use crate::service::Random;
 
 /// The idle connections to one backend.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     limits: Cell<model::Pool>,
     idle_limit: IdleLimit,
     meter: Rc<Meter>,
@@ -60,22 +63,40 @@ const LATELY_SWEEPS: usize = 32;
 
 /// Where the connections to one backend are counted.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(crate) struct Meter {
     region: Rc<Region>,
     worker: usize,
     slot: Slot,
 }
 
 impl Meter {
-    pub(super) fn cell(&self) -> &region::Cell {
+    pub(crate) fn cell(&self) -> &region::Cell {
         self.region.cell(self.worker, self.slot)
     }
 
     /// Adds to the number of open connections.
-    pub(super) fn count(&self, more: i32) {
+    pub(crate) fn count(&self, more: i32) {
         let connections = &self.cell().connections;
         let now = connections.load(Ordering::Relaxed).saturating_add_signed(more);
         connections.store(now, Ordering::Relaxed);
+    }
+}
+
+/// Whose requests a connection may carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner(u64);
+
+impl Owner {
+    /// Everybody's.
+    pub(super) const NOBODY: Self = Self(0);
+
+    /// A client's alone: the backend was told of it.
+    pub(super) fn next() -> Self {
+        thread_local! {
+            static LAST: Cell<u64> = const { Cell::new(0) };
+        }
+        LAST.set(LAST.get() + 1);
+        Self(LAST.get())
     }
 }
 
@@ -93,6 +114,7 @@ pub(super) struct Connection {
     /// Drives it while it is idle.
     task: JoinHandle<()>,
     id: u64,
+    owner: Owner,
     expires_ms: u64,
     requests_left: u64,
     /// When it was last put into the pool; `None` for a fresh one.
@@ -157,7 +179,7 @@ impl Idle {
 
 impl Pool {
     /// Where the backend's connections are counted.
-    pub(super) fn meter(&self) -> Rc<Meter> {
+    pub(crate) fn meter(&self) -> Rc<Meter> {
         self.meter.clone()
     }
 
@@ -196,14 +218,17 @@ impl Pool {
         self.meter.cell()
     }
 
-    /// The connection used last, if one is idle and still good.
-    pub(super) fn lend(&self) -> Option<Connection> {
+    /// The connection of this owner's that was used last, if one is idle and still good.
+    pub(super) fn lend(&self, owner: Owner) -> Option<Connection> {
         let now = net::clock::now_ms();
         let mut idle = self.idle.borrow_mut();
         let mut at = idle.len();
         let mut lent = None;
         while let Some(before) = at.checked_sub(1) {
             at = before;
+            if idle[at].connection.owner != owner {
+                continue;
+            }
             if let Some(reason) = self.expiry(&idle[at], now) {
                 idle.remove(at).close(reason);
             } else if idle[at].connection.sender.is_ready() {
@@ -221,11 +246,12 @@ impl Pool {
         Some(connection)
     }
 
-    /// The connection used last, if that was no longer ago than `idle_max`.
-    pub(super) fn lend_used_within(&self, idle_max: Duration) -> Option<Connection> {
-        let since_ms = self.idle.borrow().last().map(|entry| entry.since_ms)?;
+    /// The same, if that was no longer ago than `idle_max`.
+    pub(super) fn lend_used_within(&self, owner: Owner, idle_max: Duration) -> Option<Connection> {
+        let is_its = |entry: &&Idle| entry.connection.owner == owner;
+        let since_ms = self.idle.borrow().iter().rfind(is_its).map(|entry| entry.since_ms)?;
         let idle_ms = net::clock::now_ms().saturating_sub(since_ms);
-        if idle_ms <= ms(idle_max) { self.lend() } else { None }
+        if idle_ms <= ms(idle_max) { self.lend(owner) } else { None }
     }
 
     /// Takes a connection back after a whole response.
@@ -346,7 +372,11 @@ impl Pool {
     }
 
     /// Makes a fresh HTTP connection of a stream to the backend.
-    pub(super) async fn open(self: &Rc<Self>, stream: Stream) -> hyper::Result<Connection> {
+    pub(super) async fn open(
+        self: &Rc<Self>,
+        stream: Stream,
+        owner: Owner,
+    ) -> hyper::Result<Connection> {
         let progress = stream.progress();
         let stream = Watched::new(stream);
         let watch = stream.watch();
@@ -373,6 +403,7 @@ impl Pool {
             driver,
             task,
             id,
+            owner,
             expires_ms: net::clock::now_ms() + self.random.spread(ms(self.limits.get().max_age)),
             requests_left: self.random.spread(self.limits.get().max_requests),
             idle_since_ms: None,

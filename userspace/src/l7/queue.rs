@@ -16,7 +16,7 @@ use crate::net::{Deadline, Elapsed};
 
 /// The line of one service, in one worker.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     waiting: RefCell<VecDeque<Waiting>>,
     next: Cell<u64>,
 }
@@ -30,7 +30,7 @@ struct Waiting {
 
 /// A place in the line, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     queue: Rc<Queue>,
     number: u64,
     deadline: Deadline,
@@ -38,12 +38,12 @@ pub(super) struct Place {
 
 impl Queue {
     /// Whether nobody waits.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting.borrow().is_empty()
     }
 
     /// Takes the last place.
-    pub(super) fn stand(self: &Rc<Self>, timeout: Duration) -> Place {
+    pub(crate) fn stand(self: &Rc<Self>, timeout: Duration) -> Place {
         let number = self.next.get();
         self.next.set(number + 1);
         // Somebody may have become free between the pick and now: the first asks once more.
@@ -69,7 +69,7 @@ impl Place {
     ///
     /// # Errors
     /// If its time is over before.
-    pub(super) async fn called(&self) -> Result<(), Elapsed> {
+    pub(crate) async fn called(&self) -> Result<(), Elapsed> {
         poll_fn(|cx| {
             let mut waiting = self.queue.waiting.borrow_mut();
             let is_first = waiting.front().is_some_and(|first| first.number == self.number);

@@ -16,7 +16,7 @@ use crate::config::model::{ErrorPage, Listener};
 const X_STEERAGE_ERROR: HeaderName = HeaderName::from_static("x-steerage-error");
 
 /// The class of a request whose last attempt failed so.
-pub(super) const fn of_failure(class: FailureClass) -> ErrorClass {
+pub(crate) const fn of_failure(class: FailureClass) -> ErrorClass {
     match class {
         FailureClass::Connect => ErrorClass::Connect,
         FailureClass::ConnectTimeout => ErrorClass::ConnectTimeout,

@@ -16,6 +16,7 @@ use super::multiplex::Multiplex;
 use super::pool::Pool;
 use super::{Front, Proxy, Target, headers, reply, route};
 use crate::config::model::{self, Balance, Global, Listener, Model, UpstreamProtocol};
+use crate::l4::Entry;
 use crate::region::{Region, Tenant};
 use crate::service::{Placed, Random, Service};
 use crate::tls::ticket::KeyRing;
@@ -100,14 +101,14 @@ impl Proxy {
                 }
                 at => {
                     let former = at.map(|at| &*self.fronts[at]);
-                    Rc::new(self.front(listener, &model.global, certificates, &host, former))
+                    Rc::new(self.next_front(listener, &model.global, certificates, &host, former))
                 }
             }
         };
         model.listeners.iter().map(next).collect()
     }
 
-    fn front(
+    fn next_front(
         &self,
         listener: &Listener,
         global: &Global,
@@ -127,6 +128,7 @@ impl Proxy {
             Terminator::new(&listener.name, tls, certificates, &self.ring, rotation)
         };
         Front {
+            entry: Entry::new(listener),
             tls: listener.tls.as_ref().map(terminator),
             handshakes,
             timeouts: listener.timeouts,
@@ -156,7 +158,7 @@ impl Proxy {
                 Some(former) if is_same(former, at) => self.targets[former].clone(),
                 former => {
                     let former = former.map(|former| &*self.targets[former]);
-                    Rc::new(self.target(former, model, &placed.tenants[at], placed.lines[at]))
+                    Rc::new(self.next_target(former, model, &placed.tenants[at], placed.lines[at]))
                 }
             }
         };
@@ -168,7 +170,7 @@ impl Proxy {
         services.map(|(at, service)| (service.name.as_str(), at)).collect()
     }
 
-    fn target(
+    fn next_target(
         &self,
         former: Option<&Target>,
         model: &model::Service,
@@ -216,6 +218,7 @@ impl Proxy {
             multiplexes: is_http2
                 .then(|| tenants.iter().zip(&pools).zip(&model.backends).map(multiplex).collect()),
             pools,
+            proxy_protocol: model.upstream.proxy_protocol,
             replay: model.replay_policy(),
             budget: Budget::new(model.retry.budget_percent.into()),
             queue: former.map(|former| former.queue.clone()).unwrap_or_default(),
@@ -246,7 +249,7 @@ impl Proxy {
     }
 
     /// A service of the configuration in force.
-    pub(super) fn in_force(&self, service: &str) -> Option<Rc<Target>> {
+    pub(crate) fn in_force(&self, service: &str) -> Option<Rc<Target>> {
         let proxy = self.latest.proxy()?;
         let at = proxy.placed.model.services.iter().position(|known| known.name == service)?;
         Some(proxy.targets[at].clone())

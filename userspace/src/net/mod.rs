@@ -18,6 +18,7 @@
 pub mod clock;
 mod deadline;
 pub mod pass;
+mod pipe;
 mod reactor;
 mod runtime;
 mod slab;
@@ -28,6 +29,7 @@ mod timer;
 pub mod turn;
 
 pub use deadline::{Deadline, Elapsed, TICK, wake_all, within};
+pub use pipe::Pipe;
 pub use runtime::{Io, run, spawn};
 pub use slab::Slab;
 pub use socket::{Control, Listener, connect, is_local_shortage};

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 use tokio::io::{AsyncWrite as _, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::{Stream, pass, reactor};
+use super::{Pipe, Stream, pass, reactor};
 
 /// A connection.
 #[derive(Debug)]
@@ -59,6 +59,39 @@ impl Socket {
                 _ => tcp.try_write_vectored(slices),
             },
             Self::Ring(connection) => connection.try_write(slices),
+        }
+    }
+
+    /// Moves what has come into an empty pipe; 0 at the end.
+    pub(super) fn poll_splice_in(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Epoll(tcp) => loop {
+                ready!(tcp.poll_read_ready(cx))?;
+                match tcp.try_io(Interest::READABLE, || pipe.fill(tcp)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    filled => return Poll::Ready(filled),
+                }
+            },
+            Self::Ring(connection) => {
+                let budget = ready!(tokio::task::coop::poll_proceed(cx));
+                let polled = connection.poll_splice_in(cx, pipe);
+                if polled.is_ready() {
+                    budget.made_progress();
+                }
+                polled
+            }
+        }
+    }
+
+    /// Sends what is in a pipe.
+    pub(super) fn try_splice_out(&self, pipe: &mut Pipe) -> io::Result<usize> {
+        match self {
+            Self::Epoll(tcp) => tcp.try_io(Interest::WRITABLE, || pipe.drain(tcp)),
+            Self::Ring(connection) => connection.try_splice_out(pipe),
         }
     }
 

@@ -27,6 +27,7 @@ use steerage_common::cause::Cause;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, TlsStream};
 
+use super::Pipe;
 use super::socket::Socket;
 use super::tcp::{Progress, Tcp};
 
@@ -112,6 +113,36 @@ impl Stream {
     pub fn unread(&self, bytes: Bytes) {
         debug_assert!(matches!(self.layer, Layer::Plain(_)), "bytes of TLS can't be put back");
         self.tcp().unread(bytes);
+    }
+
+    /// Whether bytes can go from or to it without being looked at: by [`Stream::poll_splice_in`] and
+    /// [`Stream::poll_splice_out`].
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        matches!(self.layer, Layer::Plain(_))
+    }
+
+    /// Moves what has come on a plain stream into an empty pipe; 0 at the end.
+    ///
+    /// # Errors
+    /// As `splice(2)`.
+    pub fn poll_splice_in(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        debug_assert!(self.is_plain(), "records are no bytes to pass on");
+        self.tcp().poll_splice_in(cx, pipe)
+    }
+
+    /// Sends what a plain stream has to send, then what is in the pipe; ready with how many bytes of that
+    /// went.
+    ///
+    /// # Errors
+    /// As `splice(2)`.
+    pub fn poll_splice_out(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        debug_assert!(self.is_plain(), "bytes are no records");
+        self.tcp().poll_splice_out(cx, pipe)
     }
 
     /// Begins TLS as the server: waits until the client has said what it wants.

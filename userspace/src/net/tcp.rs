@@ -15,21 +15,22 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use socket2::SockRef;
 use steerage_common::cause::Cause;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::socket::Socket;
-use super::{clock, reactor, turn};
-use crate::sys;
+use super::{Pipe, clock, reactor, turn};
 use crate::sys::ring::Outgoing;
+use crate::sys::{self, InFlight};
 
 /// Bytes that a stream may hold back. Copying so many costs less than a system call.
 const DEFERRED_MAX: usize = 16 * 1024;
@@ -132,6 +133,24 @@ impl Progress {
         sys::bytes_acknowledged(self.inner.borrow().socket.fd()?).ok()
     }
 
+    /// What the other end's TCP has not acknowledged of what the kernel took: a system call. `None` if
+    /// that is nothing, or the kernel does not tell.
+    #[must_use]
+    pub fn in_flight(&self) -> Option<InFlight> {
+        sys::in_flight(self.inner.borrow().socket.fd()?).ok().flatten()
+    }
+
+    /// Where the connection ends on this host: a system call.
+    ///
+    /// # Errors
+    /// If it is closed.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        let inner = self.inner.borrow();
+        let fd = inner.socket.fd().ok_or(io::ErrorKind::NotConnected)?;
+        let address = SockRef::from(&fd).local_addr()?;
+        address.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
     /// Takes back what was written and has not left: deferred bytes are forgotten, and the connection
     /// will be reset when it is closed, so that the kernel sends none of those it still has.
     pub fn withdraw(&self) {
@@ -221,6 +240,61 @@ impl Tcp {
             inner.is_listed = true;
             drop(inner);
             turn::defer(&self.inner);
+        }
+    }
+
+    /// Moves what has come into an empty pipe; 0 at the end.
+    pub(super) fn poll_splice_in(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        turn::count_operation();
+        let mut inner = self.inner.borrow_mut();
+        let moved = if inner.unread.is_empty() {
+            match ready!(inner.socket.poll_splice_in(cx, pipe)) {
+                Ok(moved) => moved,
+                Err(error) => {
+                    inner.note_end(Cause::Reset);
+                    return Poll::Ready(Err(error));
+                }
+            }
+        } else {
+            let put = pipe.put(&inner.unread)?;
+            inner.unread.advance(put);
+            put
+        };
+        if moved == 0 {
+            inner.is_ended = true;
+            inner.note_end(Cause::Eof);
+        }
+        inner.note_received(moved);
+        Poll::Ready(Ok(moved))
+    }
+
+    /// Sends what is deferred, then what is in the pipe; ready with how many bytes of that went.
+    pub(super) fn poll_splice_out(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        turn::count_operation();
+        let mut inner = self.inner.borrow_mut();
+        if let Some(error) = inner.error.take() {
+            return Poll::Ready(Err(error));
+        }
+        ready!(inner.poll_send(cx, &[]))?;
+        loop {
+            ready!(inner.socket.poll_write_ready(cx))?;
+            match inner.socket.try_splice_out(pipe) {
+                Ok(sent) => {
+                    inner.sent_ms = clock::now_ms();
+                    inner.taken += sent as u64;
+                    return Poll::Ready(Ok(sent));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(inner.fail(error))),
+            }
         }
     }
 

@@ -52,6 +52,7 @@ fn workers_with(
             max_percent: 50,
         },
         upstream: model::Upstream {
+            proxy_protocol: None,
             protocol: UpstreamProtocol::Http1,
             streams: 1,
             idle: Duration::from_secs(1),

@@ -128,7 +128,8 @@ pub enum Error {
     },
     /// A daemon without vips gets one.
     #[error(
-        "vip {vip:?}: this daemon was started without any vip, so it has no tables for flows; restart it"
+        "vip {vip:?}: this daemon was started without any vip, or without eBPF, so it has no tables for \
+         flows; restart it"
     )]
     FirstVip {
         /// The vip's name.

@@ -18,6 +18,7 @@ mod change;
 mod claim;
 mod discovery;
 mod error;
+mod fallback;
 mod file;
 mod front;
 mod guards;
@@ -154,10 +155,17 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
         .map_err(Error::system("cannot make the supervisor's event loop"))?;
     let mut answers = Answers::new();
     runtime.block_on(discovery::ask_first(&asked, &mut answers));
-    let model = discovery::with_found(&asked, &answers);
+    let mut model = discovery::with_found(&asked, &answers);
     let worker_lines = 2 * front.workers;
     let memory = former.as_mut().and_then(|former| former.memory(worker_lines));
     let plane = Plane::open(&model, worker_lines, memory)?;
+    let mut front = front;
+    if plane.kernel.is_none() && model.vips.iter().any(|vip| vip.fallback.is_some()) {
+        let fallen = fallback::without_ebpf(model.clone());
+        let open = Some((&front.listening, &model));
+        front.listening = Listening::open(&fallen, front.workers, open, Vec::new())?;
+        model = fallen;
+    }
     let (region, kernel) = (plane.region.clone(), plane.kernel.as_deref());
     region.control().schema_version.store(SCHEMA_VERSION, Ordering::Relaxed);
     region.control().supervisor_pid.store(std::process::id(), Ordering::Relaxed);

@@ -6,15 +6,16 @@ use std::sync::{Arc, Mutex};
 use steerage_common::limits::SLOTS;
 use tracing::warn;
 
-use super::Error;
+use super::{Error, fallback};
 use crate::config::Model;
+use crate::config::model::Vip;
 use crate::kernel::{self, Kernel};
 use crate::region::{Fds, Region};
 
 /// Where the shared words live.
 #[derive(Debug)]
 pub struct Plane {
-    /// The kernel half; `None` where eBPF is not to be had and no vip needs it.
+    /// The kernel half; `None` where eBPF is not to be had and every vip has something to fall back on.
     pub kernel: Option<Arc<Mutex<Kernel>>>,
     /// The region's descriptors, for workers.
     pub fds: Arc<Fds>,
@@ -29,8 +30,8 @@ pub fn instance_dir(model: &Model) -> PathBuf {
 }
 
 impl Plane {
-    /// Loads the kernel half, or makes a region in memory if there is none to be had and no vip
-    /// needs one. `worker_lines` is how many workers have counters of their own. `memory` is the region of
+    /// Loads the kernel half, or makes a region in memory if there is none to be had and every vip has
+    /// something to fall back on. `worker_lines` is how many workers have counters of their own. `memory` is the region of
     /// a former daemon that had no eBPF either.
     ///
     /// # Errors
@@ -50,9 +51,12 @@ impl Plane {
                 (Some(kernel), fds)
             }
             Err(source) => {
-                if let Some(vip) = model.vips.first() {
+                let is_absent = fallback::is_absence(&source);
+                let needs_it = |vip: &&Vip| vip.fallback.is_none() || !is_absent;
+                if let Some(vip) = model.vips.iter().find(needs_it) {
                     return Err(Error::Kernel { vip: vip.name.clone(), source });
                 }
+                fallback::tell(model, &source);
                 for listener in model.listeners.iter().filter(|l| l.interface.is_some()) {
                     warn!(listener = listener.name, "no eBPF: nothing guards its addresses");
                 }

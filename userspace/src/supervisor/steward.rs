@@ -34,7 +34,7 @@ use super::publish::{Publication, Published, Rings};
 use super::revisions::Revisions;
 use super::upgrade::{Doors, Succession};
 use super::view::{InForce, View};
-use super::{Asked, certificates, instance_dir, network, systemd};
+use super::{Asked, certificates, fallback, instance_dir, network, systemd};
 use crate::admin::order::{ConfigChange, Reloaded, Revision, Upgraded};
 use crate::config::model::Check;
 use crate::config::plan::{self, Change};
@@ -207,7 +207,12 @@ impl Steward {
 
     fn diff(&self) -> Result<Vec<Change>, Error> {
         let asked = discovery::with_found(&config::load(&self.file)?, &self.answers);
-        Ok(plan::diff(&self.view.in_force().model, &asked))
+        Ok(plan::diff(&self.view.in_force().model, &self.servable(asked)))
+    }
+
+    /// What of a configuration this host can serve.
+    fn servable(&self, asked: Model) -> Model {
+        if self.view.kernel.is_some() { asked } else { fallback::without_ebpf(asked) }
     }
 
     /// Takes the file anew, and logs what came of it.
@@ -248,6 +253,7 @@ impl Steward {
     pub(super) async fn take(&mut self, asked: Model) -> Result<Reloaded, Error> {
         let began = Instant::now();
         let view = self.view.clone();
+        let asked = self.servable(asked);
         let now = view.in_force();
         let mut changes = plan::diff(&now.model, &asked);
         let model = plan::applicable(&now.model, &asked);

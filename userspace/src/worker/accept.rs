@@ -11,7 +11,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::permit::{Permit, Permits};
-use crate::l7::{self, Door, House};
+use crate::l4;
+use crate::l7::{Door, House};
 use crate::net::{self, Listener, Stream};
 use crate::region::add;
 
@@ -132,7 +133,7 @@ impl Acceptor {
         let guard = Guard::new(self.house.clone(), permit);
         let door = self.door.borrow().clone();
         net::spawn(async move {
-            l7::serve(door, stream, peer).await;
+            l4::serve(door, stream, peer).await;
             drop(guard);
         });
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::l4::proxy_protocol::Version as ProxyVersion;
+
 /// Bytes of an answer's body that a probe reads at most.
 pub const PROBE_BODY_MAX: usize = 64 * 1024;
 
@@ -31,6 +33,8 @@ pub struct Check {
     pub address: Option<IpAddr>,
     /// Port to ask instead of the backend's own.
     pub port: Option<u16>,
+    /// The PROXY header that goes before the question; `None` for none.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Time between two checks.
     pub interval: Duration,
     /// How long an answer may take.

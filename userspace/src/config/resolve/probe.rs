@@ -22,7 +22,11 @@ use crate::config::schema::{self, ProbeKind};
 const FINAL: RangeInclusive<u16> = 200..=599;
 
 impl Resolver<'_> {
-    pub(super) fn probe(&mut self, probe: Spanned<schema::Probe>) -> Probe {
+    pub(super) fn probe(
+        &mut self,
+        probe: Spanned<schema::Probe>,
+        upstream: &schema::Upstream,
+    ) -> Probe {
         let span = probe.span();
         let mut probe = probe.into_inner();
         self.refuse_foreign_keys(&probe);
@@ -47,9 +51,13 @@ impl Resolver<'_> {
             self.problem(port.span(), "port: must be from 1 to 65535");
         }
         let (rise, fall) = (probe.rise, probe.fall);
+        // Whoever answers elsewhere is somebody else, who knows nothing of it.
+        let is_elsewhere = probe.address.is_some() || probe.port.is_some();
+        let proxy_protocol = upstream.proxy_protocol.as_ref().filter(|_| !is_elsewhere);
         let check = Check {
             address: probe.address.take().map(Spanned::into_inner),
             port: probe.port.take().map(Spanned::into_inner),
+            proxy_protocol: proxy_protocol.map(|version| *version.get_ref()),
             interval,
             timeout,
             kind: self.check_kind(probe),

@@ -23,7 +23,14 @@ impl Resolver<'_> {
         let span = route.span();
         let line = Problem::at(self.text, span.clone(), "").line;
         let route = route.into_inner();
-        let host = route.host.and_then(|host| self.host(host));
+        self.refuse(
+            "a route by HTTP",
+            [
+                ("sni", route.sni.as_ref().map(Spanned::span), "its key is host"),
+                ("alpn", route.alpn.as_ref().map(Spanned::span), "remove it"),
+            ],
+        );
+        let host = route.host.and_then(|host| self.host("host", host));
         let path = self.path(route.path, route.path_exact, route.path_regex);
         let methods = route.method.into_iter().map(|method| self.method(method)).collect();
         let headers = self.header_matches(route.headers);
@@ -43,6 +50,7 @@ impl Resolver<'_> {
         let action = self.action(span, service, route.redirect, &path);
         let timeouts = route.timeouts.map(Spanned::into_inner).unwrap_or_default();
         let max_body = route.max_body.map_or(MAX_BODY, Spanned::into_inner);
+        let response_headers = route.response_headers.map(Spanned::into_inner).unwrap_or_default();
         let request_headers = route.request_headers.map(Spanned::into_inner).unwrap_or_default();
         Some(model::Route {
             line,
@@ -53,14 +61,14 @@ impl Resolver<'_> {
             rewrite,
             host_header: route.host_header.map_or(HostHeader::Preserve, |h| self.host_header(h)),
             request_headers: self.header_rules("request_headers", request_headers),
-            response_headers: self.header_rules("response_headers", route.response_headers),
+            response_headers: self.header_rules("response_headers", response_headers),
             max_body: max_body.0,
             timeouts: RouteTimeouts {
-                connect: timeouts.connect.0,
-                first_byte: timeouts.first_byte.0,
-                tunnel: timeouts.tunnel.0,
-                stall: timeouts.stall.0,
-                half_closed: timeouts.half_closed.0,
+                connect: timeouts.connect.get_ref().0,
+                first_byte: timeouts.first_byte.get_ref().0,
+                tunnel: timeouts.tunnel.get_ref().0,
+                stall: timeouts.stall.get_ref().0,
+                half_closed: timeouts.half_closed.get_ref().0,
             },
             idempotency_key: route.idempotency_key.is_some_and(Spanned::into_inner),
             connect: route.connect.is_some_and(Spanned::into_inner),
@@ -169,7 +177,7 @@ impl Resolver<'_> {
         matches
     }
 
-    fn host(&mut self, host: Spanned<String>) -> Option<Host> {
+    pub(super) fn host(&mut self, key: &str, host: Spanned<String>) -> Option<Host> {
         let text = host.get_ref().to_ascii_lowercase();
         let (suffix, name) = match text.strip_prefix('*') {
             Some("") => return None,
@@ -181,7 +189,7 @@ impl Resolver<'_> {
             self.problem(
                 host.span(),
                 format!(
-                    "host: {:?} is neither a host name nor a pattern such as \"*.example.com\"",
+                    "{key}: {:?} is neither a host name nor a pattern such as \"*.example.com\"",
                     host.get_ref()
                 ),
             );

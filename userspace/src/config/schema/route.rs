@@ -19,13 +19,14 @@ pub struct Route {
     pub method: Vec<Spanned<String>>,
     #[serde(default)]
     pub headers: BTreeMap<Spanned<String>, Spanned<ValueMatch>>,
+    pub sni: Option<Spanned<String>>,
+    pub alpn: Option<Spanned<Vec<String>>>,
     pub service: Option<Spanned<String>>,
     pub redirect: Option<Spanned<Redirect>>,
     pub rewrite: Option<Spanned<Rewrite>>,
     pub host_header: Option<Spanned<String>>,
     pub request_headers: Option<Spanned<HeaderRules>>,
-    #[serde(default)]
-    pub response_headers: HeaderRules,
+    pub response_headers: Option<Spanned<HeaderRules>>,
     pub max_body: Option<Spanned<SizeLimit>>,
     pub timeouts: Option<Spanned<RouteTimeouts>>,
     pub idempotency_key: Option<Spanned<bool>>,
@@ -35,21 +36,22 @@ pub struct Route {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteTimeouts {
-    pub connect: Span,
-    pub first_byte: Span,
-    pub stall: Span,
-    pub tunnel: Span,
-    pub half_closed: Span,
+    pub connect: Spanned<Span>,
+    pub first_byte: Spanned<Span>,
+    pub stall: Spanned<Span>,
+    pub tunnel: Spanned<Span>,
+    pub half_closed: Spanned<Span>,
 }
 
 impl Default for RouteTimeouts {
     fn default() -> Self {
+        let seconds = |seconds| Spanned::new(0..0, Span::seconds(seconds));
         Self {
-            connect: Span::seconds(3),
-            first_byte: Span::seconds(60),
-            stall: Span::seconds(60),
-            tunnel: Span::seconds(3600),
-            half_closed: Span::seconds(10),
+            connect: seconds(3),
+            first_byte: seconds(60),
+            stall: seconds(60),
+            tunnel: seconds(3600),
+            half_closed: seconds(10),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::ReadBuf;
 
 use super::{Arrived, Place, Source};
+use crate::net::Pipe;
 use crate::sys;
 use crate::sys::ring::{BUFFER_BYTES, Operation, Ring};
 
@@ -76,6 +77,25 @@ impl Connection {
             self.place.with(|_, source| source.is_writable = false)?;
         }
         written
+    }
+
+    pub(in crate::net) fn poll_splice_in(
+        &self,
+        cx: &Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        let fd = self.tcp()?.as_fd();
+        self.place.with(|ring, source| source.poll_splice_in(ring, self.place.0, fd, cx, pipe))?
+    }
+
+    pub(in crate::net) fn try_splice_out(&self, pipe: &mut Pipe) -> io::Result<usize> {
+        let drained = pipe.drain(self.tcp()?);
+        if let Err(error) = &drained
+            && error.kind() == ErrorKind::WouldBlock
+        {
+            self.place.with(|_, source| source.is_writable = false)?;
+        }
+        drained
     }
 
     pub(in crate::net) fn shutdown(&self) -> io::Result<()> {
@@ -164,6 +184,48 @@ impl Source {
                 }
             }
         }
+        self.wait(ring, key, fd);
+        remember(&mut self.reader, cx);
+        Poll::Pending
+    }
+
+    /// Moves what has come into the empty pipe, by the kernel or, of what has been received already, by a
+    /// copy.
+    fn poll_splice_in(
+        &mut self,
+        ring: &mut Ring,
+        key: usize,
+        fd: BorrowedFd<'_>,
+        cx: &Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        match self.arrived.take() {
+            Some(Arrived::Bytes(arrived, from)) => {
+                let put = pipe.put(&ring.bytes(&arrived)[from..]);
+                let end = from + put.as_ref().map_or(0, |put| *put);
+                if end < arrived.len() {
+                    self.arrived = Some(Arrived::Bytes(arrived, end));
+                } else {
+                    self.is_readable |= arrived.len() == BUFFER_BYTES;
+                    ring.give_back(arrived);
+                }
+                return Poll::Ready(put);
+            }
+            Some(Arrived::End) => {
+                self.arrived = Some(Arrived::End);
+                return Poll::Ready(Ok(0));
+            }
+            Some(Arrived::Failed(error)) => return Poll::Ready(Err(error)),
+            None => {}
+        }
+        if self.is_readable {
+            match pipe.fill(fd) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_readable = false,
+                filled => return Poll::Ready(filled),
+            }
+        }
+        // Much comes this way: nothing is to be received into a buffer.
+        self.read = usize::MAX;
         self.wait(ring, key, fd);
         remember(&mut self.reader, cx);
         Poll::Pending

@@ -52,6 +52,17 @@ impl Worker {
         Self::listening(TcpListener::bind("127.0.0.1:0").unwrap(), keys, backends, change)
     }
 
+    /// A worker that passes connections on: its listener's protocol and further keys.
+    pub(super) fn passing(
+        protocol: &str,
+        keys: &str,
+        backends: &[SocketAddr],
+        change: impl FnOnce(&mut Model),
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::with_protocol(listener, protocol, keys, backends, change)
+    }
+
     /// A worker that accepts from `listener`.
     pub(super) fn listening(
         listener: TcpListener,
@@ -59,8 +70,18 @@ impl Worker {
         backends: &[SocketAddr],
         change: impl FnOnce(&mut Model),
     ) -> Self {
+        Self::with_protocol(listener, "http", keys, backends, change)
+    }
+
+    fn with_protocol(
+        listener: TcpListener,
+        protocol: &str,
+        keys: &str,
+        backends: &[SocketAddr],
+        change: impl FnOnce(&mut Model),
+    ) -> Self {
         let mut text = format!(
-            "[[listener]]\nname = 'web'\nprotocol = 'http'\nbind = ['127.0.0.1:1']\n\
+            "[[listener]]\nname = 'web'\nprotocol = '{protocol}'\nbind = ['127.0.0.1:1']\n\
              {keys}\n[[service]]\nname = 'a'\nbalance = 'round_robin'\n",
         );
         for backend in backends {

@@ -12,6 +12,7 @@ use steerage_common::error::ErrorClass;
 
 use super::harness::*;
 use super::value;
+use crate::cases;
 
 const CORPUS: &str = include_str!("../../../../tests/hostile/requests.txt");
 
@@ -28,11 +29,7 @@ struct Sequence {
 
 fn sequences() -> Vec<Sequence> {
     let mut sequences = Vec::new();
-    for (number, line) in (1..).zip(CORPUS.lines()) {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let (head, text) = line.split_once(": ").unwrap();
+    for (number, head, text) in cases::lines(CORPUS) {
         let (name, proper) = head.split_once(" +").unwrap_or((head, "0"));
         let class = ErrorClass::ALL.iter().find(|class| class.name() == name);
         let (class, proper) = (*class.unwrap(), proper.parse().unwrap());
@@ -53,47 +50,12 @@ fn sequences() -> Vec<Sequence> {
 }
 
 fn unescaped(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let used = match first {
-            '|' => {
-                bytes.extend_from_slice(b"\r\n");
-                1
-            }
-            '\\' => {
-                let (byte, used) = match rest.as_bytes()[1] {
-                    b'r' => (b'\r', 2),
-                    b'n' => (b'\n', 2),
-                    b't' => (b'\t', 2),
-                    b'0' => (0, 2),
-                    b'p' => (b'|', 2),
-                    b'x' => (u8::from_str_radix(&rest[2..4], 16).unwrap(), 4),
-                    other => (other, 2),
-                };
-                bytes.push(byte);
-                used
-            }
-            '{' => {
-                let end = rest.find('}').unwrap();
-                match &rest[1..end] {
-                    "OK" => bytes.extend_from_slice(PROPER),
-                    "EVIL" => bytes.extend_from_slice(EVIL),
-                    many => {
-                        let (what, times) = many.rsplit_once('*').unwrap();
-                        bytes.extend(unescaped(what).repeat(times.parse().unwrap()));
-                    }
-                }
-                end + 1
-            }
-            _ => {
-                bytes.extend_from_slice(first.to_string().as_bytes());
-                first.len_utf8()
-            }
-        };
-        rest = &rest[used..];
-    }
-    bytes
+    let named = |name: &str| match name {
+        "OK" => Some(PROPER.to_vec()),
+        "EVIL" => Some(EVIL.to_vec()),
+        _ => None,
+    };
+    cases::unescaped(text, &named)
 }
 
 /// What reached the backend.

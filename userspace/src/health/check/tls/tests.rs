@@ -63,7 +63,7 @@ fn check(trust: Trust, name: Option<&str>) -> Check {
         tls: Some(TlsCheck { trust, name: name.map(Into::into) }),
     });
     let interval = Duration::from_secs(60);
-    Check { kind, address: None, port: None, interval, timeout: interval }
+    Check { kind, address: None, port: None, proxy_protocol: None, interval, timeout: interval }
 }
 
 /// Asks a server that answers an HTTP request with `status` and `body`. Gives the outcome, and what the

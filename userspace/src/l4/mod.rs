@@ -1,0 +1,134 @@
+//! How a client's connection begins, and connections that are passed on as they are.
+//!
+//! ```text
+//! connection ─► PROXY header ─┬─► HTTP (l7)
+//!               (entry)       ├─► tcp: pick ─► connect ─► copy, splice
+//!                             └─► tls: ClientHello ─► route by name ─► the same
+//! ```
+//!
+//! - [`serve`]: what becomes of a connection, by its listener.
+//! - [`proxy_protocol`]: who the client is, told by a proxy before us or to a backend behind. Pure.
+//! - [`client_hello`]: which host a TLS client wants. Pure. `names`: which route has it.
+//! - `tcp`: the backend for a connection, with the balancing, health and limits that requests have.
+//! - `copy`: the bytes, both ways; tunnels of HTTP too.
+//!
+//! Whatever comes before a connection's own bytes has `timeouts.header_read` to come whole.
+
+pub mod client_hello;
+pub(crate) mod copy;
+mod entry;
+mod names;
+pub mod proxy_protocol;
+mod tcp;
+mod tls;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use ipnet::IpNet;
+
+use self::names::Names;
+use self::proxy_protocol::{Addresses, Header, Notes, Version};
+use crate::config::model::{Listener, StreamTimeouts};
+use crate::l7::{self, Door};
+use crate::net::{Progress, Stream};
+
+/// What a listener does with its connections before, or instead of, speaking HTTP.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    accept_from: Option<Vec<IpNet>>,
+    streams: Option<Streams>,
+}
+
+/// Where connections go that are passed on.
+#[derive(Debug)]
+struct Streams {
+    /// How a name decides; `None` if it does not: there is one route.
+    names: Option<Names>,
+    routes: Vec<Route>,
+}
+
+/// A route's service.
+#[derive(Clone, Copy, Debug)]
+struct Route {
+    service: usize,
+    timeouts: StreamTimeouts,
+}
+
+/// A client, as far as it is known.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Its address: the connection's other end, or whom the proxy there names.
+    pub address: SocketAddr,
+    /// Where it connected to, if the proxy says so.
+    destination: Option<SocketAddr>,
+    /// What else is known of its connection.
+    notes: Notes,
+}
+
+impl From<SocketAddr> for Caller {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, destination: None, notes: Notes::default() }
+    }
+}
+
+impl Caller {
+    /// Whom the proxy at `peer` names.
+    fn told(peer: SocketAddr, header: Header) -> Self {
+        let Header { addresses, notes } = header;
+        let address = addresses.map_or(peer, |addresses| addresses.source);
+        Self { address, destination: addresses.map(|addresses| addresses.destination), notes }
+    }
+
+    /// The header that tells a backend of the client; `connection` is what the client came by.
+    pub(crate) fn header(&self, connection: &Progress, version: Version) -> Vec<u8> {
+        let destination = self.destination.or_else(|| connection.local_addr().ok());
+        let addresses =
+            destination.map(|destination| Addresses { source: self.address, destination });
+        Header { addresses, notes: self.notes.clone() }.to_bytes(version)
+    }
+}
+
+impl Entry {
+    pub(crate) fn new(listener: &Listener) -> Self {
+        use crate::config::model::StreamEnd;
+        let streams = listener.streams.as_ref().map(|streams| Streams {
+            names: streams.is_tls.then(|| Names::new(&streams.routes)),
+            routes: streams
+                .routes
+                .iter()
+                .map(|route| {
+                    let StreamEnd::Service(service) = route.end;
+                    Route { service, timeouts: route.timeouts }
+                })
+                .collect(),
+        });
+        Self { accept_from: listener.accept_from.clone(), streams }
+    }
+
+    /// Whether a connection is HTTP from its first byte on.
+    fn is_plain(&self) -> bool {
+        self.accept_from.is_none() && self.streams.is_none()
+    }
+}
+
+/// Serves a client until one side ends the connection.
+pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
+    let front = door.front();
+    if front.entry.is_plain() {
+        drop(front);
+        return l7::serve(door, stream, peer.into()).await;
+    }
+    // Boxed: large beside what an idle connection needs.
+    let Some((stream, caller)) = Box::pin(entry::identify(&door, &front, stream, peer)).await
+    else {
+        return;
+    };
+    let is_tls = front.entry.streams.as_ref().map(|streams| streams.names.is_some());
+    drop(front);
+    match is_tls {
+        None => l7::serve(door, stream, caller).await,
+        Some(false) => Box::pin(tcp::serve(door, stream, caller, 0)).await,
+        Some(true) => Box::pin(tls::serve(door, stream, caller)).await,
+    }
+}
