@@ -139,5 +139,6 @@ fn fds(pins: &Path) -> Result<Fds> {
         workers: fd("WORKERS")?,
         reports: fd("REPORTS")?,
         cells: fd("CELLS")?,
+        clients: fd("CLIENTS")?,
     })
 }

@@ -157,6 +157,7 @@ impl Tables {
             workers: open("WORKERS")?,
             reports: open("REPORTS")?,
             cells,
+            clients: open("CLIENTS")?,
         };
         Ok(Self {
             region: Region::map(&fds, workers).map_err(Error::io("mapping the tables"))?,

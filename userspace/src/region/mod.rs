@@ -10,6 +10,7 @@
 mod backends;
 pub mod capture;
 pub mod cells;
+pub mod clients;
 mod group;
 pub mod reports;
 pub mod rings;
@@ -20,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
-use steerage_common::abi::{self, active_half};
+use steerage_common::abi::{self, CLIENT_BUCKETS, active_half};
 use steerage_common::crew;
 use steerage_common::health::{Event, Policy, Ticks, Word};
 use steerage_common::limits::{HEALTH_WORDS, SERVICES, SLOTS, SLOTS_PER_WORD, WORKERS};
@@ -78,6 +79,8 @@ pub struct Fds {
     pub reports: OwnedFd,
     /// `CELLS`.
     pub cells: OwnedFd,
+    /// `CLIENTS`.
+    pub clients: OwnedFd,
 }
 
 impl Fds {
@@ -97,12 +100,16 @@ impl Fds {
             workers: memory("steerage-workers", WORKERS * size_of::<abi::WorkerLine>())?,
             reports: memory("steerage-reports", WORKERS * size_of::<abi::ReportLine>())?,
             cells: memory("steerage-cells", workers * SLOTS * size_of::<abi::Cell>())?,
+            clients: memory(
+                "steerage-clients",
+                workers * CLIENT_BUCKETS * size_of::<abi::ClientBucket>(),
+            )?,
         })
     }
 
     /// All descriptors, in the order of the fields.
     #[must_use]
-    pub fn all(&self) -> [BorrowedFd<'_>; 9] {
+    pub fn all(&self) -> [BorrowedFd<'_>; 10] {
         [
             self.control.as_fd(),
             self.backends.as_fd(),
@@ -113,14 +120,16 @@ impl Fds {
             self.workers.as_fd(),
             self.reports.as_fd(),
             self.cells.as_fd(),
+            self.clients.as_fd(),
         ]
     }
 
     /// The inverse of [`Fds::all`].
     #[must_use]
-    pub fn from_all(all: [OwnedFd; 9]) -> Self {
-        let [control, backends, health, state, services, crew, workers, reports, cells] = all;
-        Self { control, backends, health, state, services, crew, workers, reports, cells }
+    pub fn from_all(all: [OwnedFd; 10]) -> Self {
+        let [control, backends, health, state, services, crew, workers, reports, cells, clients] =
+            all;
+        Self { control, backends, health, state, services, crew, workers, reports, cells, clients }
     }
 }
 
@@ -136,6 +145,7 @@ pub struct Region {
     workers: Segment<WorkerLine>,
     reports: Segment<reports::Line>,
     cells: Segment<Cell>,
+    clients: Segment<clients::Bucket>,
 }
 
 impl Region {
@@ -154,6 +164,7 @@ impl Region {
             workers: Segment::map(&fds.workers, WORKERS)?,
             reports: Segment::map(&fds.reports, WORKERS)?,
             cells: Segment::map(&fds.cells, cell_workers * SLOTS)?,
+            clients: Segment::map(&fds.clients, cell_workers * CLIENT_BUCKETS)?,
         })
     }
 
