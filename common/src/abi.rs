@@ -18,7 +18,7 @@ use crate::error::CLASSES_MAX;
 use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SERVICES, SLOTS, TIERS, VIPS};
 
 /// Version of every layout in this file.
-pub const SCHEMA_VERSION: u32 = 6;
+pub const SCHEMA_VERSION: u32 = 7;
 
 /// `service` of a backend that is in the configuration no more and finishes what it has.
 pub const SERVICE_NONE: u16 = u16::MAX;
