@@ -19,7 +19,7 @@ use crate::handshake::HANDSHAKES_MAX;
 use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SERVICES, SLOTS, TIERS, VIPS};
 
 /// Version of every layout in this file.
-pub const SCHEMA_VERSION: u32 = 6;
+pub const SCHEMA_VERSION: u32 = 7;
 
 /// `service` of a backend that is in the configuration no more and finishes what it has.
 pub const SERVICE_NONE: u16 = u16::MAX;
@@ -592,6 +592,22 @@ pub struct ReportLine {
     pub reports: [Report; REPORTS_KEPT],
 }
 
+/// `CLIENTS[worker × buckets]`: connections of client addresses, by their hash. Written by that worker alone;
+/// read by all of them ([`crate::crowd`]).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ClientBucket {
+    /// Part of the hash, and below it the number; 0 for a free place.
+    pub places: [u64; CLIENT_PLACES],
+}
+
+/// Places of a [`ClientBucket`].
+pub const CLIENT_PLACES: usize = 16;
+
+/// Buckets of a worker's table in `CLIENTS`: as many as there are slots, so that the one number of workers
+/// sizes both tables.
+pub const CLIENT_BUCKETS: usize = SLOTS;
+
 /// A source that is to be held back.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -1004,6 +1020,7 @@ const _: () = {
     assert!(size_of::<OffenderKey>() == 24);
     assert!(size_of::<Offender>() == 32);
     assert!(size_of::<ReportLine>() == 64 + 32 * REPORTS_KEPT);
+    assert!(size_of::<ClientBucket>() == 128);
     assert!(size_of::<ServerIdKey>() == 24);
     assert!(size_of::<ServerId>() == 8);
     assert!(size_of::<RingLine>() == 64);

@@ -13,6 +13,7 @@
 //! - [`candidates`]: who takes work that its home can't take, tier by tier.
 //! - [`capture`]: what is copied of packets for whoever captures, and of which.
 //! - [`crew`]: which worker a connection goes to.
+//! - [`crowd`]: how many connections an address has, over all workers.
 //! - [`quic`]: the backend that a QUIC packet names.
 //! - [`life`]: when a flow is over.
 //! - [`guard`]: what a source may do, and how it proves itself.
@@ -29,6 +30,7 @@ pub mod cause;
 pub mod census;
 pub mod checksum;
 pub mod crew;
+pub mod crowd;
 pub mod error;
 pub mod guard;
 pub mod handshake;

@@ -14,6 +14,7 @@
 //! | `LISTENERS` | address, port | supervisor |
 //! | `SOCKETS` | row of the listener × worker's seat | supervisor |
 //! | `REPORTS` | worker | workers (not read here) |
+//! | `CLIENTS` | worker × bucket | workers (not read here) |
 //! | `VIPS` | address, port, protocol | supervisor |
 //! | `ADDRESSES` | address that has vips | supervisor |
 //! | `VIP_FILTER` | hash of an address / 64; then how often vips changed | supervisor |
@@ -52,11 +53,11 @@ use aya_ebpf::{
 };
 use steerage_common::{
     abi::{
-        AddressKey, BackendTable, Cell, Control, Crew, Flood, Flow, FlowKey, FragmentKey,
-        Fragmented, Guard, HealthWord, ListenerKey, Nat, NatKey, NeighborEvent, Offender,
-        OffenderKey, RING_LINES, RINGS_MAX, Reason, Refusals, ReportLine, RingLine, ServerId,
-        ServerIdKey, ServiceLine, Source, SourceKey, TicketKeys, Traffic, VIP_FILTER_WORDS, Vip,
-        VipKey, WorkerLine,
+        AddressKey, BackendTable, Cell, ClientBucket, Control, Crew, Flood, Flow, FlowKey,
+        FragmentKey, Fragmented, Guard, HealthWord, ListenerKey, Nat, NatKey, NeighborEvent,
+        Offender, OffenderKey, RING_LINES, RINGS_MAX, Reason, Refusals, ReportLine, RingLine,
+        ServerId, ServerIdKey, ServiceLine, Source, SourceKey, TicketKeys, Traffic,
+        VIP_FILTER_WORDS, Vip, VipKey, WorkerLine,
     },
     capture::{Capture, Captured},
     limits,
@@ -129,6 +130,10 @@ pub static REPORTS: Array<ReportLine, { limits::WORKERS }, MMAPABLE> = Array::ne
 /// The loader sets the number of entries: workers × slots.
 #[btf_map]
 pub static CELLS: Array<Cell, { limits::SLOTS }, MMAPABLE> = Array::new();
+
+/// The loader sets the number of entries: workers × buckets, which are as many as there are slots.
+#[btf_map]
+pub static CLIENTS: Array<ClientBucket, { limits::SLOTS }, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub static TICKETS: Array<TicketKeys, 1, MMAPABLE> = Array::new();

@@ -196,3 +196,119 @@ fn l7_alone_starts_without_the_bpf_filesystem() {
     // Ended already; not a wait.
     assert!(daemon.process().wait(Duration::ZERO).is_ok());
 }
+
+/// What a start meets on a bad day, behind which words it is started, and what it says.
+struct Day {
+    name: &'static str,
+    wrapper: &'static [&'static str],
+    /// What of the file is otherwise.
+    change: (&'static str, &'static str),
+    says: &'static [&'static str],
+}
+
+/// Runs what follows without the capabilities that eBPF needs.
+const NO_BPF: &[&str] =
+    &["capsh", "--drop=cap_bpf,cap_sys_admin,cap_perfmon", "--", "-c", "exec \"$0\" \"$@\""];
+
+#[test]
+fn a_start_on_a_bad_day_says_what_is_wrong_and_what_to_do() {
+    let l7 = [LISTENER, SERVICE].concat();
+    let l4 = [LISTENER, VIP, SERVICE].concat();
+    let days = [
+        Day {
+            name: "a user that does not exist",
+            wrapper: &[],
+            change: ("user = \"nobody\"", "user = \"of-no-such-name\""),
+            says: &["global.user: there is no user \"of-no-such-name\" on this host; create it"],
+        },
+        Day {
+            name: "a PID file where none can be",
+            wrapper: &[],
+            change: ("steerage.pid\"", "steerage.toml/steerage.pid\""),
+            says: &["pid file ", "steerage.toml/steerage.pid: ", "set global.pid_file to a place"],
+        },
+        Day {
+            name: "an admin socket where none can be",
+            wrapper: &[],
+            change: ("admin.sock\"", "steerage.toml/admin.sock\""),
+            says: &["global.admin: cannot listen on ", "choose a place that can be written"],
+        },
+        Day {
+            name: "an address that is not this host's",
+            wrapper: &[],
+            change: ("127.0.0.1:8080", "192.0.2.99:8080"),
+            says: &["listener \"web\": cannot bind 192.0.2.99:8080", "check `ip address`"],
+        },
+        Day {
+            name: "a vip without CAP_BPF",
+            wrapper: NO_BPF,
+            change: ("", ""),
+            says: &["vip \"app-l4\" needs XDP: ", "is not permitted; run as root", "CAP_BPF"],
+        },
+        Day {
+            name: "hardly any descriptors",
+            wrapper: &["prlimit", "--nofile=14:14", "--"],
+            change: ("", ""),
+            says: &["Too many open files"],
+        },
+    ];
+    for (number, day) in days.iter().enumerate() {
+        let bench = Bench::new(&format!("day-{number}"));
+        let tables = if day.name.contains("vip") { &l4 } else { &l7 };
+        let config = bench.config(&[tables]).replacen(day.change.0, day.change.1, 1);
+        let path = bench.scratch.write("steerage.toml", &config).unwrap();
+        let said = bench.refuse_file(&path, day.wrapper);
+        println!("{}:\n  {said}", day.name);
+        assert_says(&said, day.says);
+    }
+}
+
+#[test]
+fn what_a_dead_daemon_left_behind_is_in_nobodys_way() {
+    let bench = Bench::new("stale");
+    bench.scratch.write("steerage.pid", "99999\n").unwrap();
+    drop(std::os::unix::net::UnixListener::bind(bench.scratch.join("admin.sock")).unwrap());
+    let path = bench.scratch.write("steerage.toml", &bench.config(&[LISTENER, SERVICE])).unwrap();
+    let binary = daemon::binary().unwrap();
+    let log = bench.scratch.join("steerage.log");
+    let daemon = daemon::Daemon::serving(&bench.netns, &binary, &path, &log).unwrap();
+    let held = std::fs::read_to_string(bench.scratch.join("steerage.pid")).unwrap();
+    assert_eq!(held.trim(), daemon.pid().to_string());
+}
+
+#[test]
+fn l7_alone_starts_without_cap_bpf_and_says_so_once() {
+    let bench = Bench::new("capability");
+    let path = bench.scratch.write("steerage.toml", &bench.config(&[LISTENER, SERVICE])).unwrap();
+    let (first, rest) = NO_BPF.split_first().unwrap();
+    let mut command = bench.netns.command(first);
+    let binary = daemon::binary().unwrap();
+    command.args(rest).arg(&binary);
+    let log = bench.scratch.join("steerage.log");
+    let mut daemon = daemon::Daemon::spawn(command, &binary, &path, &log).unwrap();
+    daemon.wait_ready().unwrap();
+    assert_eq!(daemon.status().unwrap()["plane"], "memory");
+    let told = daemon.log();
+    assert_eq!(told.matches("no eBPF: health is shared by plain memory").count(), 1, "{told}");
+    assert_says(&told, &["CAP_BPF"]);
+}
+
+#[test]
+fn pins_of_another_layout_are_refused_and_left_alone() {
+    let bench = Bench::new("layout");
+    let pins = daemon::pins(&daemon::instance(&bench.scratch));
+    let maps = pins.join(format!("v{}", steerage_common::abi::SCHEMA_VERSION));
+    std::fs::create_dir_all(&maps).unwrap();
+    let foreign = aya::maps::Array::<_, u64>::create(3, 0).unwrap();
+    foreign.pin(maps.join("HEALTH")).unwrap();
+    let path = bench.scratch.write("steerage.toml", &bench.config(&[VIP, SERVICE])).unwrap();
+    let mut run = bench.netns.command(daemon::binary().unwrap());
+    let output = command::finish(run.arg("run").arg("-c").arg(&path)).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_says(&said, &["the pinned map HEALTH is ", "this version needs ", "`steerage detach`"]);
+    assert!(!output.status.success() && maps.join("HEALTH").exists());
+    // What it says to do is enough.
+    let mut detach = Command::new(daemon::binary().unwrap());
+    command::output(detach.args(["detach", "-c"]).arg(&path)).unwrap();
+    assert!(!pins.exists());
+}

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use steerage_lab::daemon;
 use steerage_lab::poller::{Poller, Reuse};
 use steerage_lab::topology;
 use steerage_lab::wait;
@@ -139,4 +140,44 @@ fn the_log_s_level_changes_at_once() {
     .unwrap();
     let revisions = stand.daemon.ask(&["config", "revisions"]).unwrap();
     assert!(revisions.contains("set global.log.level = debug"), "{revisions}");
+}
+
+#[test]
+fn options_and_variables_hold_whatever_the_file_says() {
+    let choices = Choices { weights: vec![1, 1], ..Choices::default() };
+    let mut stand = Stand::start(&choices).unwrap();
+    stand.daemon.leave_pins();
+    stand.daemon.terminate().unwrap();
+    let binary = daemon::binary().unwrap();
+    let run = stand.scratch.join("run.log");
+    let mut wrapped = stand.topology.balancer.command("sh");
+    let script = "export STEERAGE_GLOBAL_DRAIN=7s STEERAGE_SERVICE_APP_PANIC_PERCENT=11; \
+                  exec \"$0\" \"$@\" --set global.drain=6s --set listener.web.timeouts.idle=5s";
+    wrapped.args(["-c", script]).arg(&binary);
+    stand.daemon = daemon::Daemon::spawn(wrapped, &binary, &stand.config, &run).unwrap();
+    stand.daemon.wait_ready().unwrap();
+    let shown = |stand: &Stand| -> serde_json::Value {
+        serde_json::from_str(&stand.daemon.ask(&["config", "show"]).unwrap()).unwrap()
+    };
+    let assert_held = |stand: &Stand| {
+        let config = shown(stand);
+        assert_eq!(config["global"]["drain"]["secs"], 6, "{}", config["global"]);
+        assert_eq!(config["listeners"][0]["timeouts"]["idle"]["secs"], 5);
+        assert_eq!(config["services"][0]["panic_percent"], 11);
+    };
+    assert_held(&stand);
+    // Over reloads, changes by an operator, and the next binary.
+    let file = fs::read_to_string(&stand.config).unwrap();
+    let other = file.replacen("[global]\n", "[global]\ndrain = \"20s\"\n", 1);
+    stand.reconfigure(&other).unwrap();
+    assert_held(&stand);
+    stand.daemon.ask(&["config", "set", "service.app.panic_percent", "40"]).unwrap();
+    assert_held(&stand);
+    stand.daemon.upgrade(None).unwrap();
+    assert_held(&stand);
+    // A listener that an option names must stay.
+    let without = other.replace("name = \"web\"", "name = \"front\"");
+    let said = stand.reconfigure(&without).unwrap_err().to_string();
+    assert!(said.contains("--set listener.web.timeouts.idle"), "{said}");
+    assert_held(&stand);
 }

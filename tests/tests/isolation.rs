@@ -106,6 +106,12 @@ fn a_worker_can_do_nothing_but_its_work() {
     ] {
         is(what, &libc::EPERM.to_string());
     }
+    // Each of them is told of by its name, once: most kernels keep no record.
+    let told = String::from_utf8_lossy(&output.stderr);
+    for call in ["socket", "bpf", "ptrace", "unshare", "io_uring_setup"] {
+        let line = format!("({call}) is not on the workers' list and was refused");
+        assert_eq!(told.matches(&line).count(), 1, "{call}\n{told}");
+    }
 }
 
 #[test]

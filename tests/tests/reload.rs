@@ -213,6 +213,17 @@ fn a_removed_backend_finishes_what_it_has_and_comes_back_as_a_new_tenant() {
         assert_eq!(stand.connect(l4()).unwrap().get("/").unwrap().text().trim(), name(2));
     }
     assert_eq!(flow.get("/").unwrap().text().trim(), name(1), "a flow stays");
+    let address = topology::backend_socket(1).to_string();
+    let leaving = wait::until("its flow to be counted", PATIENCE, || {
+        let status = stand.daemon.status().unwrap();
+        let leaving = status["leaving"].as_array().unwrap().clone();
+        leaving.into_iter().find(|one| one["address"] == address && one["flows"].as_u64() > Some(0))
+    })
+    .unwrap();
+    assert_eq!((&leaving["state"], &leaving["service"]), (&"leaving".into(), &"app".into()));
+    assert_eq!(leaving["requests"], 1, "{leaving}");
+    let list = stand.daemon.backend(&["list"]).unwrap();
+    assert!(list.contains("1 requests, 1 connections"), "{list}");
     upload.send(b"0\r\n\r\n").unwrap();
     let answer = upload.response().unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -230,6 +241,10 @@ fn a_removed_backend_finishes_what_it_has_and_comes_back_as_a_new_tenant() {
     let done = "removed backend has finished";
     wait::for_condition("the backend to have finished", PATIENCE, || {
         stand.daemon.log().contains(done)
+    })
+    .unwrap();
+    wait::for_condition("it to be listed no more", PATIENCE, || {
+        stand.daemon.status().unwrap()["leaving"] == serde_json::json!([])
     })
     .unwrap();
     stand.reconfigure(&Wanted::default().text(&stand)).unwrap();
@@ -365,12 +380,78 @@ fn vips_come_and_go_and_the_others_notice_nothing() {
 }
 
 #[test]
-fn a_daemon_without_vips_says_that_its_first_one_needs_a_restart() {
+fn a_daemon_that_had_no_vip_gets_its_first_one_and_l7_notices_nothing() {
     let choices = Choices { weights: vec![1, 1], ..Choices::default() };
+    let mut stand = Stand::start(&choices).unwrap();
+    let requests = [Reuse::KeepAlive, Reuse::Never]
+        .map(|reuse| Poller::start(&stand.topology.client, l7(), reuse).unwrap());
+    let without = fs::read_to_string(&stand.config).unwrap();
+    for _ in 0..2 {
+        stand.reconfigure(&Wanted::default().text(&stand)).unwrap();
+        let mut flow = stand.connect(l4()).unwrap();
+        for _ in 0..10 {
+            assert_eq!(flow.get("/").unwrap().status, 200);
+            assert_eq!(stand.connect(l4()).unwrap().get("/").unwrap().status, 200);
+        }
+        // It has tables that hold as many flows as a daemon's that had a vip from the start.
+        let map = stand.pins().join(format!("v{}/FLOWS", steerage_common::abi::SCHEMA_VERSION));
+        let flows = aya::maps::MapData::from_pin(map).unwrap();
+        assert!(flows.info().unwrap().max_entries() >= 262_144);
+        drop(flow);
+        stand.reconfigure(&without).unwrap();
+    }
+    // What the new programs ask for is heard: a next hop that nobody knows is resolved.
+    stand.reconfigure(&Wanted::default().text(&stand)).unwrap();
+    let mut flush = stand.topology.balancer.command("ip");
+    steerage_lab::command::output(flush.args(["neigh", "flush", "all"])).unwrap();
+    assert_eq!(stand.connect(l4()).unwrap().get("/").unwrap().status, 200);
+    // The next daemon takes over what this one made.
+    let flow = Poller::start(&stand.topology.client, l4(), Reuse::KeepAlive).unwrap();
+    stand.daemon.upgrade(None).unwrap();
+    let after = Instant::now();
+    wait::for_condition("flows to go on", PATIENCE, || flow.since(after).len() > 50).unwrap();
+    for poller in requests.into_iter().chain([flow]) {
+        let samples = poller.stop();
+        assert!(failed(&samples).is_empty(), "{:?}\n{}", failed(&samples), stand.daemon.log());
+    }
+}
+
+#[test]
+fn without_ebpf_the_first_vip_is_refused_and_the_rest_goes_on() {
+    let choices =
+        Choices { weights: vec![1, 1], global: "bpf_dir = \"/tmp\"", ..Choices::default() };
     let stand = Stand::start(&choices).unwrap();
-    let said = stand.reconfigure(&Wanted::default().text(&stand)).unwrap_err().to_string();
-    assert!(said.contains("\"app-tcp\"") && said.contains("restart it"), "{said}");
+    let vip =
+        Wanted::default().text(&stand).replace("[global]\n", "[global]\nbpf_dir = \"/tmp\"\n");
+    let said = stand.reconfigure(&vip).unwrap_err().to_string();
+    assert!(said.contains("\"app-tcp\"") && said.contains("was started without eBPF"), "{said}");
     assert_eq!(stand.curl("/who", &[]).unwrap().status, 200, "nothing was changed");
+}
+
+#[test]
+fn the_metrics_address_moves_and_ends_and_comes_back() {
+    let mut stand = stand();
+    let text = fs::read_to_string(&stand.config).unwrap();
+    let at = |address: &str| text.replace("\"127.0.0.1:9900\"", &format!("\"{address}\""));
+    let is_served = |stand: &Stand, port: u16| {
+        let url = format!("http://127.0.0.1:{port}/metrics");
+        let curl = steerage_lab::client::curl(&stand.topology.balancer, &[&url]).unwrap();
+        curl.status == 200 && curl.text.contains("steerage_")
+    };
+    assert!(is_served(&stand, 9900));
+    stand.reconfigure(&at("127.0.0.1:9901")).unwrap();
+    assert_eq!((is_served(&stand, 9901), is_served(&stand, 9900)), (true, false));
+    // The daemon that follows gets the one in force.
+    stand.daemon.upgrade(None).unwrap();
+    assert_eq!((is_served(&stand, 9901), is_served(&stand, 9900)), (true, false));
+    stand.reconfigure(&at("off")).unwrap();
+    assert!(!is_served(&stand, 9901));
+    let busy = stand.topology.balancer.enter(|| std::net::TcpListener::bind("127.0.0.1:9902"));
+    let said = stand.reconfigure(&at("127.0.0.1:9902")).unwrap_err().to_string();
+    assert!(said.contains("global.metrics: cannot bind 127.0.0.1:9902"), "{said}");
+    drop(busy);
+    stand.reconfigure(&text).unwrap();
+    assert!(is_served(&stand, 9900));
 }
 
 #[test]

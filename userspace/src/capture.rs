@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, bail};
 use nix::net::if_::if_indextoname;
 use steerage::cli::Capture as Options;
-use steerage::config;
 use steerage::config::Model;
 use steerage::config::model::table_address;
 use steerage::kernel::capture::Capture;
@@ -25,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// # Errors
 /// If there are no programs, another capture runs, or the file can't be written.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let model = config::load(&options.config.path)?;
+    let model = options.config.source()?.load()?;
     let filter = options.vip.as_deref().map(|name| filter(name, &model)).transpose()?;
     let out: Box<dyn Write> = if options.write == Path::new("-") {
         Box::new(io::stdout().lock())

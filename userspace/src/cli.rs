@@ -1,11 +1,13 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::{Overrides, Source, overrides};
 use crate::kernel::decap::Hook;
 
 /// An L4 and L7 load balancer: XDP and HTTP on one health truth.
@@ -50,11 +52,17 @@ pub enum Command {
         /// The configuration file; by default /etc/steerage/steerage.toml if it is there.
         #[arg(short = 'c', long = "config", value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Values that hold whatever the file says.
+        #[command(flatten)]
+        overrides: Set,
     },
     /// Check a configuration file; says line and remedy of every mistake.
     Check {
         /// The file.
         file: PathBuf,
+        /// Values that hold whatever the file says.
+        #[command(flatten)]
+        overrides: Set,
         /// What to say beside that.
         #[command(flatten)]
         request: Request,
@@ -358,6 +366,45 @@ pub struct Config {
         default_value = "/etc/steerage/steerage.toml"
     )]
     pub path: PathBuf,
+    /// Values that hold whatever the file says.
+    #[command(flatten)]
+    pub overrides: Set,
+}
+
+/// Values that hold whatever the file says.
+#[derive(Debug, Args)]
+// A command may be called `set`, too.
+#[group(id = "overrides")]
+pub struct Set {
+    /// Another value for a key of the file: `global.drain=5s`, `service.NAME.balance=random`; may be
+    /// repeated. Variables do the same: STEERAGE_GLOBAL_DRAIN=5s.
+    #[arg(id = "override", long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl Config {
+    /// The file and what holds whatever it says.
+    ///
+    /// # Errors
+    /// If an option is none.
+    pub fn source(&self) -> Result<Source, overrides::Error> {
+        self.overrides.source(&self.path)
+    }
+}
+
+impl Set {
+    /// The file with these values, and those of the environment.
+    ///
+    /// # Errors
+    /// If an option is none.
+    pub fn source(&self, path: &Path) -> Result<Source, overrides::Error> {
+        // A variable that is no text is none of ours.
+        let text = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let overrides = Overrides::new(std::env::vars_os().filter_map(text), &self.set)?;
+        Ok(Source { path: path.to_owned(), overrides })
+    }
 }
 
 /// Descriptors that the supervisor left open.

@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail};
 use steerage::cli::Flows;
-use steerage::config;
 use steerage::config::Model;
 use steerage::kernel::explain::{Tables, Tuple};
 use steerage::supervisor;
 use steerage_common::abi::{PROTOCOL_TCP, PROTOCOL_UDP};
 
 pub fn run(options: &Flows) -> anyhow::Result<()> {
-    let model = config::load(&options.config.path)?;
+    let model = options.config.source()?.load()?;
     let tables = Tables::open(&supervisor::instance_dir(&model))
         .context("is there an L4 plane? `steerage status` shows the vips")?;
     let (vip, protocols) = vip_of(options, &model)?;

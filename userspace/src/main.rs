@@ -11,14 +11,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
-use steerage::cli::{Cli, Command, Daemon};
+use steerage::cli::{Cli, Command, Daemon, Set};
 use steerage::config::Model;
 use steerage::doctor::{self, Verdict};
 use steerage::l7::explain::{Subject, explain};
 use steerage::stats::table;
 use steerage::supervisor::inherit;
 use steerage::tls::shelf::{Occasion, Stock};
-use steerage::{admin, config, kernel, log, supervisor, sys, tls, worker};
+use steerage::{admin, kernel, log, supervisor, sys, tls, worker};
 
 /// Workers allocate buffers of all sizes in quick succession: a new client connection costs 1.5 µs less
 /// than with glibc's allocator (`cargo xtask bench`).
@@ -53,12 +53,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 .then(sys::take_input)
                 .transpose()
                 .context("standard input is no daemon that hands over: use `steerage upgrade`")?;
-            Ok(supervisor::run(&config.path, channel)?)
+            Ok(supervisor::run(config.source()?, channel)?)
         }
-        Command::Doctor { json, config } => examine(json, config),
+        Command::Doctor { json, config, overrides } => examine(json, config, &overrides),
         Command::Upgrade { binary, json, daemon } => upgrade(binary, json, &daemon),
-        Command::Check { file, request } => {
-            let model = config::load(&file)?;
+        Command::Check { file, overrides, request } => {
+            let model = overrides.source(&file)?.load()?;
             check_certificates(&model)?;
             match &request.explain {
                 None => println!("{}: ok, {}", file.display(), summary(&model)),
@@ -82,7 +82,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Capture(options) => capture::run(&options),
         Command::Flows(options) => flows::run(&options),
         Command::Detach { config } => {
-            let instance = supervisor::instance_dir(&config::load(&config.path)?);
+            let instance = supervisor::instance_dir(&config.source()?.load()?);
             kernel::detach(&instance)?;
             println!("{}: detached", instance.display());
             Ok(())
@@ -128,10 +128,13 @@ fn status(json: bool, daemon: &Daemon) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn examine(json: bool, file: Option<PathBuf>) -> anyhow::Result<()> {
+fn examine(json: bool, file: Option<PathBuf>, overrides: &Set) -> anyhow::Result<()> {
     let usual = PathBuf::from("/etc/steerage/steerage.toml");
     let file = file.or_else(|| usual.exists().then_some(usual));
-    let model = file.as_deref().map(config::load).transpose()?;
+    let model = match &file {
+        Some(file) => Some(overrides.source(file)?.load()?),
+        None => None,
+    };
     let findings = doctor::examine(model.as_ref());
     if json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
@@ -165,7 +168,7 @@ fn upgrade(binary: Option<PathBuf>, json: bool, daemon: &Daemon) -> anyhow::Resu
 fn admin_socket(daemon: &Daemon) -> anyhow::Result<PathBuf> {
     match &daemon.admin {
         Some(socket) => Ok(socket.clone()),
-        None => Ok(config::load(&daemon.config.path)?.global.admin),
+        None => Ok(daemon.config.source()?.load()?.global.admin),
     }
 }
 

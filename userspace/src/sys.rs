@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod confine;
+mod refused;
 pub mod ring;
 
 use std::ffi::CString;

@@ -82,6 +82,12 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// What a reload of 10, 1,000 and 4,096 backends costs, and what clients notice of it.
+    Reload {
+        /// Options of the runner; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// What becomes of real clients beside a SYN flood, with the guard and without.
     Flood {
         /// Options of the runner; `--help` lists them.
@@ -102,6 +108,10 @@ enum What {
     },
 }
 
+/// Runners that run the daemon.
+const RUN_DAEMON: [&str; 7] =
+    ["race", "scenarios", "balance", "flood", "steering", "reloads", "upgrades"];
+
 /// `cargo xtask bench`.
 ///
 /// # Errors
@@ -118,11 +128,12 @@ pub fn command(options: &Options) -> Result<()> {
         Some(What::Balance { arguments }) => Some(("balance", arguments)),
         Some(What::Steering { arguments }) => Some(("steering", arguments)),
         Some(What::Flood { arguments }) => Some(("flood", arguments)),
+        Some(What::Reload { arguments }) => Some(("reloads", arguments)),
         Some(What::Upgrades { arguments }) => Some(("upgrades", arguments)),
         None => None,
     };
     if let Some((name, arguments)) = runner {
-        if matches!(name, "race" | "scenarios" | "balance" | "flood" | "steering" | "upgrades") {
+        if RUN_DAEMON.contains(&name) {
             setup::ensure(Purpose::Bench)?;
             // It runs the daemon that was built beside it.
             shell::build_release()?;

@@ -20,8 +20,9 @@ pub fn command(options: &Options) -> Result<()> {
 }
 
 fn steps() -> Vec<Step> {
-    let mut loom = cargo(&["test", "--release", "--package", "steerage-common", "publish"]);
+    let mut loom = cargo(&["test", "--release", "--package", "steerage-common", "--lib"]);
     loom.arg("--target-dir").arg(shell::target().join("loom")).env("RUSTFLAGS", "--cfg loom");
+    loom.args(["--", "publish", "crowd"]);
     let mut unit = cargo(&["test", "--no-fail-fast", "--workspace"]);
     unit.args(["--exclude", "steerage-ebpf", "--exclude", SYSTEM]);
     let mut steps = check::steps();

@@ -140,5 +140,6 @@ fn fds(pins: &Path) -> Result<Fds> {
         reports: fd("REPORTS")?,
         cells: fd("CELLS")?,
         tickets: fd("TICKETS")?,
+        clients: fd("CLIENTS")?,
     })
 }

@@ -133,7 +133,11 @@ pub fn edit(text: &str, edit: &Edit) -> Result<String, Error> {
             let found = all.find(*backend).ok_or_else(|| no_backend(service, *backend))?;
             assign(found, "weight", i64::from(*weight).into());
         }
-        Edit::Set { key, value } => set(&mut document, key, value)?,
+        Edit::Set { key, value } => {
+            let parts: Vec<&str> = key.split('.').collect();
+            let value = value.parse().unwrap_or_else(|_| Value::from(value.as_str()));
+            set(&mut document, &parts, value)?;
+        }
     }
     Ok(document.to_string())
 }
@@ -251,11 +255,11 @@ fn assign(table: &mut dyn TableLike, key: &str, mut value: Value) {
     table.insert(key, Item::Value(value));
 }
 
-fn set(document: &mut DocumentMut, key: &str, value: &str) -> Result<(), Error> {
-    let no_table = |part: &str| Error::NoTable { key: key.to_owned(), part: part.to_owned() };
-    let parts: Vec<&str> = key.split('.').collect();
+/// Gives the key at the end of `parts` a value; makes the tables on the way.
+pub(super) fn set(document: &mut DocumentMut, parts: &[&str], value: Value) -> Result<(), Error> {
+    let no_table = |part: &str| Error::NoTable { key: parts.join("."), part: part.to_owned() };
     let Some((last, way)) = parts.split_last().filter(|(last, _)| !last.is_empty()) else {
-        return Err(no_table(key));
+        return Err(no_table(&parts.join(".")));
     };
     let mut table: &mut dyn TableLike = document.as_table_mut();
     let mut way = way.iter();
@@ -272,7 +276,7 @@ fn set(document: &mut DocumentMut, key: &str, value: &str) -> Result<(), Error> 
             named(item, name).ok_or_else(|| no_table(name))?
         };
     }
-    assign(table, last, value.parse().unwrap_or_else(|_| Value::from(value)));
+    assign(table, last, value);
     Ok(())
 }
 

@@ -23,6 +23,9 @@ pub enum Error {
         /// At least one problem, in the order of their lines.
         problems: Vec<Problem>,
     },
+    /// An option or a variable is wrong.
+    #[error(transparent)]
+    Override(#[from] super::overrides::Error),
 }
 
 fn display_all(path: &std::path::Path, problems: &[Problem]) -> String {

@@ -52,14 +52,13 @@ impl fmt::Display for Change {
 }
 
 /// Keys of `[global]` that hold for the life of the process, by the names of the model.
-const FIXED: [&str; 14] = [
+const FIXED: [&str; 13] = [
     "worker_seccomp",
     "instance",
     "workers",
     "user",
     "bpf_dir",
     "admin",
-    "metrics",
     "pid_file",
     "hash_seed",
     "max_flows",
@@ -107,7 +106,6 @@ pub fn applicable(before: &Model, after: &Model) -> Model {
         user: fixed.user,
         bpf_dir: fixed.bpf_dir,
         admin: fixed.admin,
-        metrics: fixed.metrics,
         pid_file: fixed.pid_file,
         hash_seed: fixed.hash_seed,
         max_flows: fixed.max_flows,

@@ -473,7 +473,9 @@ fn a_file_that_serves_nothing_is_refused() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = super::load(Path::new("/nonexistent/steerage.toml")).unwrap_err().to_string();
+    let path = Path::new("/nonexistent/steerage.toml").to_owned();
+    let source = super::Source { path, overrides: super::Overrides::default() };
+    let error = source.load().unwrap_err().to_string();
     assert!(
         error.starts_with("/nonexistent/steerage.toml: cannot be read: No such file"),
         "{error}"

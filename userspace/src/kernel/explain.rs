@@ -158,6 +158,7 @@ impl Tables {
             reports: open("REPORTS")?,
             cells,
             tickets: open("TICKETS")?,
+            clients: open("CLIENTS")?,
         };
         Ok(Self {
             region: Region::map(&fds, workers).map_err(Error::io("mapping the tables"))?,

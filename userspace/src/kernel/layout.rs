@@ -21,8 +21,8 @@ use super::Error;
 
 /// Tables whose size follows the configuration: a pin of another size is replaced, not refused. The
 /// flow tables' contents are found again by hash, sources prove themselves again, the cells' counters
-/// start anew.
-const RESIZED: [&str; 4] = ["CELLS", "FLOWS", "NATS", "SOURCES"];
+/// and the numbers of clients' connections start anew.
+const RESIZED: [&str; 5] = ["CELLS", "CLIENTS", "FLOWS", "NATS", "SOURCES"];
 
 /// Maps that belong to one load of the programs, as their data sections do, and are not pinned.
 const PRIVATE: [&str; 8] =

@@ -40,6 +40,7 @@ pub fn load(options: &Options) -> Result<Ebpf, Error> {
     check_kernel()?;
     let sizes = [
         ("CELLS", options.cells.max(1)),
+        ("CLIENTS", options.cells.max(1)),
         ("FLOWS", options.max_flows.max(1)),
         ("NATS", options.max_flows.max(1)),
         ("SOURCES", options.max_sources.max(1)),

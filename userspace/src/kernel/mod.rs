@@ -62,7 +62,7 @@ type AddressMap = HashMap<MapData, [u8; size_of::<AddressKey>()], u32>;
 pub struct Options {
     /// The instance's directory on the BPF file system.
     pub instance_dir: PathBuf,
-    /// Entries of `CELLS`: workers × slots.
+    /// Entries of `CELLS` and `CLIENTS`: workers × slots.
     pub cells: u32,
     /// Flows that the L4 tables remember.
     pub max_flows: u32,
@@ -140,6 +140,7 @@ impl Kernel {
             reports: self.fd("REPORTS")?,
             cells: self.fd("CELLS")?,
             tickets: self.fd("TICKETS")?,
+            clients: self.fd("CLIENTS")?,
         })
     }
 

@@ -8,6 +8,8 @@
 //! broken responses are told to the breaker. A kept connection that died before a response, a client
 //! that stalled or left, and this host's own shortages are not.
 
+use std::cell::Cell;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -43,6 +45,9 @@ use crate::net::{self, Deadline, Elapsed, Stream, clock};
 use crate::region::{self, add};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// Between two tries to open a connection for which this host has no descriptor or memory.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a connection may have been idle for a body that can't be sent twice. Backends close what has
 /// been idle for some time; what was used just now is closed by accident only. Under load the connection
@@ -192,18 +197,22 @@ impl Attempt {
         let is_long = self.upload.as_ref().is_some_and(|upload| upload.is_long());
         let proxy_protocol = self.target().proxy_protocol;
         let owner = proxy_protocol.map_or(Owner::NOBODY, |_| self.client.owner());
-        let lent = match (is_fresh, is_long) {
+        let lend = || match (is_fresh, is_long) {
             (true, _) => None,
             (false, true) => pool.lend_used_within(owner, LONG_BODY_IDLE_MAX),
             (false, false) => pool.lend(owner),
         };
-        if let Some(connection) = lent {
+        if let Some(connection) = lend() {
             return Ok(connection);
         }
         // Boxed: rare, and large beside the rest of the request's state.
-        let stream = Box::pin(self.connect()).await?;
-        let opened = pool.open(stream, owner).await;
-        opened.map_err(|_| self.unconnected(FailureClass::Connect))
+        match Box::pin(self.connect(lend)).await? {
+            Opened::Instead(connection) => Ok(connection),
+            Opened::Stream(stream) => {
+                let opened = pool.open(stream, owner).await;
+                opened.map_err(|_| self.unconnected(FailureClass::Connect))
+            }
+        }
     }
 
     /// A place on a connection that many requests share.
@@ -224,8 +233,9 @@ impl Attempt {
                 Turn::Crashed(Crash::Ours) => return Err(Failure::Final(ErrorClass::Exhausted)),
                 Turn::Crashed(Crash::Backend(class)) => return Err(unconnected(class)),
                 Turn::Fly(pilot) => {
-                    let stream = match Box::pin(self.connect()).await {
-                        Ok(stream) => stream,
+                    let stream = match Box::pin(self.connect(|| None::<Infallible>)).await {
+                        Ok(Opened::Stream(stream)) => stream,
+                        Ok(Opened::Instead(never)) => match never {},
                         Err(failure) => {
                             pilot.crash(match &failure {
                                 Failure::Final(_) => Crash::Ours,
@@ -277,16 +287,36 @@ impl Attempt {
         unconnected(of_failure(class))
     }
 
-    /// A fresh stream to the backend.
-    async fn connect(&self) -> Result<Stream, Failure> {
+    /// A fresh stream to the backend. What this host lacks for it is waited for, or until there is
+    /// something instead.
+    async fn connect<T>(&self, instead: impl Fn() -> Option<T>) -> Result<Opened<T>, Failure> {
         let address = self.target().service.backends()[self.backend].address;
-        match net::within(self.destination.timeouts.connect, net::connect(address)).await {
-            Ok(Ok(mut stream)) => {
-                if let Some(version) = self.target().proxy_protocol {
+        let is_short = Cell::new(false);
+        let connect = async {
+            loop {
+                match net::connect(address).await {
+                    Err(error) if net::is_passing_shortage(&error) => {
+                        if !is_short.replace(true) {
+                            tracing::warn!(backend = %address, %error, "no connection can be opened yet");
+                        }
+                        net::sleep(SHORTAGE_PAUSE).await;
+                        if let Some(other) = instead() {
+                            return Ok(Opened::Instead(other));
+                        }
+                    }
+                    outcome => return outcome.map(Opened::Stream),
+                }
+            }
+        };
+        match net::within(self.destination.timeouts.connect, connect).await {
+            Ok(Ok(mut opened)) => {
+                if let (Opened::Stream(stream), Some(version)) =
+                    (&mut opened, self.target().proxy_protocol)
+                {
                     // Deferred: it leaves with the request. An error comes again.
                     let _ = stream.write_all(&self.client.header(version)).await;
                 }
-                Ok(stream)
+                Ok(opened)
             }
             Ok(Err(error)) if net::is_local_shortage(&error) => {
                 tracing::warn!(backend = %address, %error, "no connection can be opened");
@@ -296,6 +326,7 @@ impl Attempt {
                 tracing::debug!(backend = %address, %error, "connecting failed");
                 Err(self.unconnected(FailureClass::Connect))
             }
+            Err(Elapsed) if is_short.get() => Err(Failure::Final(ErrorClass::Exhausted)),
             Err(Elapsed) => Err(self.unconnected(FailureClass::ConnectTimeout)),
         }
     }
@@ -500,6 +531,12 @@ impl Drop for Attempt {
 enum Stalled {
     Client,
     Backend(FailureClass),
+}
+
+/// A stream to a backend, or what can be had in its place.
+enum Opened<T> {
+    Stream(Stream),
+    Instead(T),
 }
 
 /// There was no connection.

@@ -11,6 +11,7 @@ use http::HeaderName;
 
 use super::affinity::Affinity;
 use super::budget::Budget;
+use super::crowd::Crowd;
 use super::house::Latest;
 use super::multiplex::Multiplex;
 use super::pool::Pool;
@@ -18,6 +19,7 @@ use super::{Front, Proxy, Target, headers, reply, route};
 use crate::config::model::{self, Balance, Global, Listener, Model, UpstreamProtocol};
 use crate::l4::Entry;
 use crate::region::{Region, Tenant};
+use crate::service::identity::listener_identity;
 use crate::service::{Placed, Random, Service};
 use crate::tls::ticket::KeyRing;
 use crate::tls::{Shelf, Terminator};
@@ -116,7 +118,13 @@ impl Proxy {
         host: &headers::Host,
         former: Option<&Front>,
     ) -> Front {
-        let crowd = former.map(|former| former.crowd.clone()).unwrap_or_default();
+        let crowd = match former {
+            Some(former) => former.crowd.clone(),
+            None => {
+                let identity = listener_identity(&listener.name);
+                Rc::new(Crowd::new(self.region.clone(), self.worker, identity))
+            }
+        };
         crowd.limit(listener.limits.connections_per_address, self.workers);
         let offences = former.map(|former| former.offences.clone()).unwrap_or_default();
         let rule = Some(&listener.offenders).filter(|rule| rule.strikes != 0);

@@ -32,7 +32,7 @@ pub use deadline::{Deadline, Elapsed, TICK, wake_all, within};
 pub use pipe::Pipe;
 pub use runtime::{Io, run, spawn};
 pub use slab::Slab;
-pub use socket::{Control, Listener, connect, is_local_shortage};
+pub use socket::{Control, Listener, connect, is_local_shortage, is_passing_shortage};
 pub use stream::{Broken, Hello, Stream};
 pub use tcp::Progress;
 pub use timer::{Timer, sleep};

@@ -322,5 +322,13 @@ pub fn is_local_shortage(error: &io::Error) -> bool {
     )
 }
 
+/// Whether it failed for something that comes back when others end: descriptors, memory, ports.
+#[must_use]
+pub fn is_passing_shortage(error: &io::Error) -> bool {
+    // What may not be done now may not be done later.
+    let is_forbidden = matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM));
+    is_local_shortage(error) && !is_forbidden
+}
+
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@
 mod backends;
 pub mod capture;
 pub mod cells;
+pub mod clients;
 mod group;
 pub mod reports;
 pub mod rings;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
-use steerage_common::abi::{self, active_half};
+use steerage_common::abi::{self, CLIENT_BUCKETS, active_half};
 use steerage_common::crew;
 use steerage_common::health::{Event, Policy, Ticks, Word};
 use steerage_common::limits::{HEALTH_WORDS, SERVICES, SLOTS, SLOTS_PER_WORD, WORKERS};
@@ -83,6 +84,8 @@ pub struct Fds {
     pub cells: OwnedFd,
     /// `TICKETS`.
     pub tickets: OwnedFd,
+    /// `CLIENTS`.
+    pub clients: OwnedFd,
 }
 
 impl Fds {
@@ -103,12 +106,16 @@ impl Fds {
             reports: memory("steerage-reports", WORKERS * size_of::<abi::ReportLine>())?,
             cells: memory("steerage-cells", workers * SLOTS * size_of::<abi::Cell>())?,
             tickets: memory("steerage-tickets", size_of::<abi::TicketKeys>())?,
+            clients: memory(
+                "steerage-clients",
+                workers * CLIENT_BUCKETS * size_of::<abi::ClientBucket>(),
+            )?,
         })
     }
 
     /// All descriptors, in the order of the fields.
     #[must_use]
-    pub fn all(&self) -> [BorrowedFd<'_>; 10] {
+    pub fn all(&self) -> [BorrowedFd<'_>; 11] {
         [
             self.control.as_fd(),
             self.backends.as_fd(),
@@ -120,15 +127,39 @@ impl Fds {
             self.reports.as_fd(),
             self.cells.as_fd(),
             self.tickets.as_fd(),
+            self.clients.as_fd(),
         ]
     }
 
     /// The inverse of [`Fds::all`].
     #[must_use]
-    pub fn from_all(all: [OwnedFd; 10]) -> Self {
-        let [control, backends, health, state, services, crew, workers, reports, cells, tickets] =
-            all;
-        Self { control, backends, health, state, services, crew, workers, reports, cells, tickets }
+    pub fn from_all(all: [OwnedFd; 11]) -> Self {
+        let [
+            control,
+            backends,
+            health,
+            state,
+            services,
+            crew,
+            workers,
+            reports,
+            cells,
+            tickets,
+            clients,
+        ] = all;
+        Self {
+            control,
+            backends,
+            health,
+            state,
+            services,
+            crew,
+            workers,
+            reports,
+            cells,
+            tickets,
+            clients,
+        }
     }
 }
 
@@ -145,6 +176,7 @@ pub struct Region {
     reports: Segment<reports::Line>,
     cells: Segment<Cell>,
     tickets: Arc<Tickets>,
+    clients: Segment<clients::Bucket>,
 }
 
 impl Region {
@@ -164,6 +196,7 @@ impl Region {
             reports: Segment::map(&fds.reports, WORKERS)?,
             cells: Segment::map(&fds.cells, cell_workers * SLOTS)?,
             tickets: Arc::new(Tickets::map(&fds.tickets)?),
+            clients: Segment::map(&fds.clients, cell_workers * CLIENT_BUCKETS)?,
         })
     }
 

@@ -19,6 +19,12 @@ pub fn service_identity(name: &str) -> u64 {
     nonzero(sip13_bytes(IDENTITY_KEY, name.as_bytes()))
 }
 
+/// The identity of a listener.
+#[must_use]
+pub fn listener_identity(name: &str) -> u64 {
+    sip13_bytes(IDENTITY_KEY, format!("listener\0{name}").as_bytes())
+}
+
 /// Zero marks an unused line.
 fn nonzero(hash: u64) -> u64 {
     hash.max(1)

@@ -30,6 +30,8 @@ pub struct Status {
     pub workers: Vec<Worker>,
     /// The services.
     pub services: Vec<Service>,
+    /// Backends that are in no service any more and finish what they have.
+    pub leaving: Vec<Leaving>,
     /// The vips.
     pub vips: Vec<Vip>,
     /// Packets by reason, of all vips.
@@ -144,6 +146,30 @@ pub struct Service {
     pub panicking: bool,
     /// Its backends.
     pub backends: Vec<Backend>,
+}
+
+/// A backend that left the configuration and has something left to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Leaving {
+    /// The service that had it; `None` if it left before this daemon was started.
+    pub service: Option<String>,
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its slot.
+    pub slot: u16,
+    /// `leaving`.
+    pub state: String,
+    /// For how long it has been leaving, as far as this daemon knows.
+    pub seconds: u64,
+    /// Requests that it has.
+    pub requests: u64,
+    /// Connections to it that are in use.
+    pub connections: u64,
+    /// Tunnels to it.
+    pub tunnels: u64,
+    /// L4 flows that it has, as they were counted last, every five seconds; `None` if none were counted.
+    pub flows: Option<u64>,
 }
 
 /// A backend of a service.

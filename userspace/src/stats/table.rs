@@ -56,6 +56,27 @@ fn services(out: &mut String, status: &Status) {
             ]);
         }
     }
+    for backend in &status.leaving {
+        let time = humantime::format_duration(std::time::Duration::from_secs(backend.seconds));
+        let flows = backend.flows.unwrap_or(0);
+        table.row(vec![
+            backend.service.clone().unwrap_or_else(|| "-".into()),
+            backend.address.to_string(),
+            backend.slot.to_string(),
+            "-".into(),
+            backend.state.clone(),
+            format!(
+                "removed {time} ago; it has {} requests, {} connections, {} tunnels, {flows} flows",
+                backend.requests, backend.connections, backend.tunnels
+            ),
+            "-".into(),
+            "-".into(),
+            backend.requests.to_string(),
+            "-".into(),
+            flows.to_string(),
+            "-".into(),
+        ]);
+    }
     table.render(out);
 }
 
@@ -185,7 +206,8 @@ impl Table {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::super::status::{
-        Backend, Certificate, Count, Histogram, L4, L7, Probe, Service, Status, Vip, Worker,
+        Backend, Certificate, Count, Histogram, L4, L7, Leaving, Probe, Service, Status, Vip,
+        Worker,
     };
     use super::*;
 
@@ -254,6 +276,17 @@ pub(crate) mod tests {
                 panicking: false,
                 backends: vec![backend],
             }],
+            leaving: vec![Leaving {
+                service: Some("api".into()),
+                address: "10.0.0.9:80".parse().unwrap(),
+                slot: 4,
+                state: "leaving".into(),
+                seconds: 61,
+                requests: 2,
+                connections: 3,
+                tunnels: 1,
+                flows: Some(5),
+            }],
             vips: vec![Vip {
                 name: "api-l4".into(),
                 address: "192.0.2.10:80".parse().unwrap(),
@@ -274,6 +307,10 @@ pub(crate) mod tests {
         let head = lines.iter().find(|line| line.starts_with("SERVICE")).unwrap();
         let row = lines.iter().find(|line| line.starts_with("api ")).unwrap();
         assert_eq!(head.find("STATE"), row.find("up"));
+        let leaving = lines.iter().find(|line| line.contains("10.0.0.9:80")).unwrap();
+        assert_eq!(head.find("STATE"), leaving.find("leaving"));
+        let what = "removed 1m 1s ago; it has 2 requests, 3 connections, 1 tunnels, 5 flows";
+        assert!(leaving.contains(what), "{leaving}");
         assert!(text.contains("L4 packets by reason: no_backend 4\n"), "{text}");
         assert!(text.contains("  2027-01-15T08:00:00Z  "), "{text}");
         assert!(text.contains("is not the key of /tls/api.pem\n"), "{text}");

@@ -36,15 +36,15 @@ impl Steward {
         why: &str,
     ) -> Result<Reloaded, Error> {
         let text = self.changed(self.revisions.text(), change)?;
-        let model = config::parse(&self.file, &text)?;
+        let model = self.source.parse(&text)?;
         let file = match persist {
             true => Some(self.changed_file(change, &text)?),
             false => None,
         };
         let reloaded = self.take_asked(model).await?;
         if let Some(file) = file {
-            write(&self.file, &file)
-                .map_err(|source| Error::Persist { path: self.file.clone(), source })?;
+            let path = &self.source.path;
+            write(path, &file).map_err(|source| Error::Persist { path: path.clone(), source })?;
             self.text = file;
         }
         self.revisions.add(text, why);
@@ -65,9 +65,9 @@ impl Steward {
     /// The file after the change. Other changes at run time are not made in it.
     fn changed_file(&self, change: &ConfigChange, text: &str) -> Result<String, Error> {
         let ConfigChange::Edit(one) = change else { return Ok(text.to_owned()) };
-        let file = edit::edit(&config::read(&self.file)?, one)?;
+        let file = edit::edit(&config::read(&self.source.path)?, one)?;
         // What is written must be what a restart takes.
-        config::parse(&self.file, &file)?;
+        self.source.parse(&file)?;
         Ok(file)
     }
 

@@ -117,19 +117,19 @@ pub enum Error {
         /// So many they can.
         most: usize,
     },
-    /// A listener is to be guarded, and the daemon was started without a need for tables.
+    /// A listener is to be guarded, and the daemon has no eBPF.
     #[error(
-        "listener {listener:?}: this daemon was started without any vip or guarded listener, or without \
-         eBPF, so it has no tables for guards; restart it"
+        "listener {listener:?}: this daemon was started without eBPF (its log says why), so nothing can \
+         guard addresses; put that right and restart it"
     )]
     FirstGuard {
         /// The listener's name.
         listener: String,
     },
-    /// A daemon without vips gets one.
+    /// A daemon without eBPF gets a vip.
     #[error(
-        "vip {vip:?}: this daemon was started without any vip, or without eBPF, so it has no tables for \
-         flows; restart it"
+        "vip {vip:?}: this daemon was started without eBPF (its log says why), which XDP needs; put that \
+         right and restart it"
     )]
     FirstVip {
         /// The vip's name.

@@ -80,7 +80,11 @@ fn account(model: &Model) -> Result<Option<Account>, Error> {
     }
 }
 
-fn bind_metrics(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
+/// Opens the metrics address.
+///
+/// # Errors
+/// If the host refuses it.
+pub fn bind_metrics(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
     let failed = |source| Error::Metrics { address, source };
     let listener = std::net::TcpListener::bind(address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;

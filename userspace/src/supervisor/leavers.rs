@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use steerage_common::health::{Event, Policy, State};
 use steerage_common::slot::Slot;
@@ -29,6 +30,10 @@ pub struct Leavers(Vec<Leaver>);
 #[derive(Debug)]
 struct Leaver {
     leaving: Leaving,
+    /// Since when this daemon knows that it leaves.
+    since: Instant,
+    /// Its flows, as they were counted last.
+    flows: Option<u64>,
     /// How it is probed; `None` for one that a former daemon let go.
     subscriber: Option<(Option<Check>, Subscriber)>,
 }
@@ -40,11 +45,15 @@ impl Leavers {
     pub fn next(&self, leaving: impl Iterator<Item = Leaving>, former: Option<&InForce>) -> Self {
         let leavers = leaving.map(|leaving| {
             let known = self.0.iter().find(|known| known.leaving.tenant == leaving.tenant);
-            let subscriber = match known {
-                Some(known) => known.subscriber.clone(),
-                None => former.and_then(|former| former.subscriber(leaving)),
-            };
-            Leaver { leaving, subscriber }
+            match known {
+                Some(Leaver { since, flows, subscriber, .. }) => {
+                    Leaver { leaving, since: *since, flows: *flows, subscriber: subscriber.clone() }
+                }
+                None => {
+                    let subscriber = former.and_then(|former| former.subscriber(leaving));
+                    Leaver { leaving, since: Instant::now(), flows: None, subscriber }
+                }
+            }
         });
         Self(leavers.collect())
     }
@@ -61,6 +70,18 @@ impl Leavers {
         self.0.iter().any(|leaver| leaver.leaving.has_flows)
     }
 
+    /// All of them, for operators.
+    #[must_use]
+    pub fn list(&self) -> Vec<Shown> {
+        let shown = |leaver: &Leaver| Shown {
+            service: leaver.subscriber.as_ref().map(|(_, known)| known.group.name().to_owned()),
+            leaving: leaver.leaving,
+            since: leaver.since,
+            flows: leaver.flows,
+        };
+        self.0.iter().map(shown).collect()
+    }
+
     /// How they are probed.
     pub fn subscribers(&self) -> impl Iterator<Item = (Option<&Check>, Subscriber)> {
         let subscribers = self.0.iter().filter_map(|leaver| leaver.subscriber.as_ref());
@@ -69,7 +90,7 @@ impl Leavers {
 
     /// Lets them take no new work.
     pub fn drain(&self, region: &Region) {
-        for Leaver { leaving, subscriber } in &self.0 {
+        for Leaver { leaving, subscriber, .. } in &self.0 {
             let policy = subscriber.as_ref().map_or(&Policy::DEFAULT, |(_, known)| &known.policy);
             let state = region.word(leaving.tenant.slot()).state();
             if !matches!(state, State::Draining | State::Maintenance) {
@@ -89,8 +110,12 @@ impl Leavers {
         let before = self.0.len();
         let lines: Vec<usize> =
             (0..region.cell_workers()).filter(|l| is_alive(region, *l)).collect();
-        self.0.retain(|Leaver { leaving, .. }| {
+        self.0.retain_mut(|leaver| {
+            let leaving = &leaver.leaving;
             let slot = leaving.tenant.slot();
+            if let Some(flows) = flows.filter(|_| leaving.has_flows) {
+                leaver.flows = Some(flows.get(&slot).copied().unwrap_or(0));
+            }
             let may_have_flows = leaving.has_flows && region.keeps_flows(slot);
             let has_flows = may_have_flows
                 && flows.is_none_or(|flows| flows.get(&slot).is_some_and(|count| *count > 0));
@@ -115,6 +140,19 @@ impl Leavers {
         });
         self.0.len() < before
     }
+}
+
+/// A backend that leaves, as operators see it.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The service that had it; `None` if a former daemon let it go.
+    pub service: Option<String>,
+    /// Who it is.
+    pub leaving: Leaving,
+    /// Since when this daemon knows that it leaves.
+    pub since: Instant,
+    /// Its flows, as they were counted last.
+    pub flows: Option<u64>,
 }
 
 /// Whether the worker of a line lives: what a dead one left in its gauges counts for nothing.

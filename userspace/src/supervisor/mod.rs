@@ -32,8 +32,10 @@ mod network;
 mod offenders;
 mod orders;
 mod plane;
+mod prepare;
 mod publish;
 mod revisions;
+mod servers;
 mod slots;
 mod steward;
 mod systemd;
@@ -44,9 +46,7 @@ mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::TcpListener;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
@@ -68,16 +68,14 @@ use self::listeners::Listening;
 use self::plane::Plane;
 use self::publish::{Publication, Rings};
 use self::revisions::Revisions;
+use self::servers::Opened;
 use self::steward::Steward;
 use self::upgrade::{AdminPath, Doors, Succession};
 use self::view::{InForce, View};
 use self::workers::{Lines, Phase, Post};
-use crate::admin::server::{serve_admin, serve_metrics};
-use crate::config;
-use crate::config::Model;
+use crate::config::{self, Model, Source};
 use crate::health::{Prober, targets};
-use crate::kernel::flows::Remembered;
-use crate::kernel::{self, Kernel, Settler};
+use crate::kernel::{self, Kernel};
 use crate::log;
 use crate::service::Placed;
 use crate::sys::{self, Account};
@@ -96,20 +94,20 @@ const WISHES_MAX: usize = 16;
 ///
 /// # Errors
 /// If it could not start; nothing is left behind then, and a running one serves on.
-pub fn run(file: &Path, channel: Option<UnixStream>) -> Result<(), Error> {
-    let Some(channel) = channel else { return start(file, None) };
+pub fn run(source: Source, channel: Option<UnixStream>) -> Result<(), Error> {
+    let Some(channel) = channel else { return start(source, None) };
     let answer = channel.try_clone().map_err(|source| Error::Handover { source })?;
-    let outcome =
-        Inheritance::receive(channel, SCHEMA_VERSION).and_then(|former| start(file, Some(former)));
+    let outcome = Inheritance::receive(channel, SCHEMA_VERSION)
+        .and_then(|former| start(source, Some(former)));
     if let Err(error) = &outcome {
         handover::refuse(&answer, &error.to_string());
     }
     outcome
 }
 
-fn start(file: &Path, mut former: Option<Inheritance>) -> Result<(), Error> {
-    let text = config::read(file)?;
-    let model = config::parse(file, &text)?;
+fn start(source: Source, mut former: Option<Inheritance>) -> Result<(), Error> {
+    let text = config::read(&source.path)?;
+    let model = source.parse(&text)?;
     log::start(model.global.log);
     let started = Instant::now();
     let stock = certificates::read(&model, Occasion::Start)?;
@@ -123,7 +121,7 @@ fn start(file: &Path, mut former: Option<Inheritance>) -> Result<(), Error> {
     let front = Front::open(&model, former.as_mut())?;
     let instance = instance_dir(&model);
     let pins_are_ours = !instance.exists();
-    let origin = Origin { file: file.to_owned(), text, stock, former, started };
+    let origin = Origin { source, text, stock, former, started };
     let outcome = serve(model, origin, front, &mut claim);
     if outcome.is_err()
         && pins_are_ours
@@ -137,7 +135,7 @@ fn start(file: &Path, mut former: Option<Inheritance>) -> Result<(), Error> {
 
 /// Where a configuration came from.
 struct Origin {
-    file: PathBuf,
+    source: Source,
     text: String,
     /// The certificates that it names.
     stock: Stock,
@@ -147,7 +145,7 @@ struct Origin {
 }
 
 fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Result<(), Error> {
-    let Origin { file, text, stock, mut former, started } = origin;
+    let Origin { source, text, stock, mut former, started } = origin;
     let mut admin_path = AdminPath::new(&asked, former.as_ref());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -203,7 +201,7 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     drop(handed);
     let (wish, wishes) = mpsc::channel(WISHES_MAX);
     let (follow, is_followed) = oneshot::channel();
-    let doors = Doors::copy(claim, &front.admin, front.metrics.as_ref(), &plane)
+    let doors = Doors::copy(claim, &front.admin, &plane)
         .map_err(Error::system("cannot keep copies of open files for an upgrade"))?;
     let view = Arc::new(View {
         in_force: RwLock::new(Arc::new(in_force)),
@@ -213,15 +211,20 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
         started,
         supervisor_epoch: epoch,
         stock: RwLock::new(Arc::new(stock)),
+        leaving: RwLock::default(),
         steward: wish,
     });
+    let (metrics, is_metrics) = watch::channel(front.metrics.map(Arc::new));
+    let (loaded, is_loaded) = watch::channel(());
     let steward = Steward {
         view: view.clone(),
-        file,
+        source,
         revisions: Revisions::new(text.clone()),
         text,
         binary: sys::binary(),
         doors: Arc::new(doors),
+        metrics,
+        loaded,
         follow,
         seats,
         handouts,
@@ -233,8 +236,8 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
         asked,
         answers,
     };
-    let front = (front.admin, front.metrics);
-    let supervised = Supervised { view, posts, steward, front, former, is_followed };
+    let doors = Opened { admin: front.admin, metrics: is_metrics, loaded: is_loaded };
+    let supervised = Supervised { view, posts, steward, doors, former, is_followed };
     let end = runtime.block_on(supervise(supervised, claim, &mut admin_path))?;
     match end {
         End::Followed => {
@@ -337,7 +340,7 @@ struct Supervised {
     view: Arc<View>,
     posts: Vec<Post>,
     steward: Steward,
-    front: (UnixListener, Option<TcpListener>),
+    doors: Opened,
     former: Option<Inheritance>,
     is_followed: oneshot::Receiver<Succession>,
 }
@@ -348,7 +351,7 @@ async fn supervise(
     claim: &mut Claim,
     admin_path: &mut AdminPath,
 ) -> Result<End, Error> {
-    let Supervised { view, posts, steward, front, former, mut is_followed } = supervised;
+    let Supervised { view, posts, steward, doors, former, mut is_followed } = supervised;
     let count = posts.len();
     let (phase, is_phase) = watch::channel(Phase::Running);
     let (ready, mut is_ready) = mpsc::channel(count.max(1));
@@ -376,7 +379,7 @@ async fn supervise(
     }
     claim.sign()?;
     admin_path.hold();
-    let mut servers = start_servers(&view, front.0, front.1)?;
+    let mut servers = servers::start(&view, doors)?;
     servers.spawn(systemd::pat_the_watchdog());
     servers.spawn(certificates::keep(view.clone()));
     systemd::keep(&view.in_force().model, &steward.handouts.borrow().listening, None);
@@ -418,34 +421,6 @@ async fn supervise(
             }
         }
     }
-}
-
-/// The admin socket, the metrics and the kernel's events; they end when the set is dropped.
-fn start_servers(
-    view: &Arc<View>,
-    admin: UnixListener,
-    metrics: Option<TcpListener>,
-) -> Result<JoinSet<()>, Error> {
-    let mut servers = JoinSet::new();
-    let view = view.clone();
-    let admin = tokio::net::UnixListener::from_std(admin)
-        .map_err(Error::system("cannot serve the admin socket"))?;
-    servers.spawn(serve_admin(admin, view.clone()));
-    if let Some(metrics) = metrics {
-        let metrics = tokio::net::TcpListener::from_std(metrics)
-            .map_err(Error::system("cannot serve metrics"))?;
-        servers.spawn(serve_metrics(metrics, view.clone()));
-    }
-    if let Some(kernel) = &view.kernel {
-        let events = kernel::follow(kernel)?;
-        servers.spawn(events);
-        servers.spawn(offenders::hold_back(kernel.clone(), view.region.clone()));
-        let now = view.in_force();
-        let idle = now.model.global.flow_idle.limits();
-        let settler = Settler::new(Remembered::open(&instance_dir(&now.model))?, idle);
-        servers.spawn(kernel::settle(settler, kernel.clone(), view.region.clone()));
-    }
-    Ok(servers)
 }
 
 /// Drains; a second signal ends it at once.

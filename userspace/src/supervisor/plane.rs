@@ -29,6 +29,20 @@ pub fn instance_dir(model: &Model) -> PathBuf {
     model.global.bpf_dir.join(&model.global.instance)
 }
 
+/// What the kernel half is to be for a configuration. `worker_lines` is how many workers have counters of
+/// their own.
+#[must_use]
+pub fn options(model: &Model, worker_lines: usize) -> kernel::Options {
+    kernel::Options {
+        instance_dir: instance_dir(model),
+        cells: (worker_lines * SLOTS) as u32,
+        // Tables that no vip needs are kept as small as they can be.
+        max_flows: if model.has_l4() { model.global.max_flows } else { 1 },
+        max_sources: if model.has_l4() { model.global.max_sources } else { 1 },
+        log_level: model.global.log.level,
+    }
+}
+
 impl Plane {
     /// Loads the kernel half, or makes a region in memory if there is none to be had and every vip has
     /// something to fall back on. `worker_lines` is how many workers have counters of their own. `memory` is the region of
@@ -37,15 +51,7 @@ impl Plane {
     /// # Errors
     /// If a vip needs eBPF and there is none, or the region can't be mapped.
     pub fn open(model: &Model, worker_lines: usize, memory: Option<Fds>) -> Result<Self, Error> {
-        let options = kernel::Options {
-            instance_dir: instance_dir(model),
-            cells: (worker_lines * SLOTS) as u32,
-            // Tables that no vip needs are kept as small as they can be.
-            max_flows: if !model.has_l4() { 1 } else { model.global.max_flows },
-            max_sources: if !model.has_l4() { 1 } else { model.global.max_sources },
-            log_level: model.global.log.level,
-        };
-        let (kernel, fds) = match Kernel::load(&options) {
+        let (kernel, fds) = match Kernel::load(&options(model, worker_lines)) {
             Ok(kernel) => {
                 let fds = kernel.region_fds()?;
                 (Some(kernel), fds)

@@ -15,6 +15,7 @@
 //! What holds for the life of the process stays as it is, and is told ([`plan::applicable`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,11 +35,11 @@ use super::publish::{Publication, Published, Rings};
 use super::revisions::Revisions;
 use super::upgrade::{Doors, Succession};
 use super::view::{InForce, View};
-use super::{Asked, certificates, fallback, instance_dir, network, systemd};
+use super::{Asked, certificates, fallback, instance_dir, network, prepare, systemd};
 use crate::admin::order::{ConfigChange, Reloaded, Revision, Upgraded};
 use crate::config::model::Check;
 use crate::config::plan::{self, Change};
-use crate::config::{self, Model};
+use crate::config::{self, Model, Source};
 use crate::health::{Subscriber, targets};
 use crate::kernel;
 use crate::kernel::flows::{Flows, Remembered};
@@ -83,14 +84,18 @@ pub enum Wish {
 pub struct Steward {
     /// What all others see.
     pub view: Arc<View>,
-    /// The configuration file.
-    pub file: PathBuf,
+    /// The configuration file, and what holds whatever it says.
+    pub source: Source,
     /// What it held when it was last read.
     pub text: String,
     /// The binary that was started.
     pub binary: PathBuf,
     /// What the daemon that follows is given, beside the listening sockets.
     pub doors: Arc<Doors>,
+    /// Where metrics are served.
+    pub metrics: watch::Sender<Option<Arc<TcpListener>>>,
+    /// Told when another kernel half was loaded.
+    pub loaded: watch::Sender<()>,
     /// Told when one follows.
     pub follow: oneshot::Sender<Succession>,
     /// The texts that were in force.
@@ -119,7 +124,8 @@ impl Steward {
     /// Serves until another daemon follows.
     pub async fn run(mut self, mut asked: Asked) {
         self.leavers.drain(&self.view.region);
-        let mut file = FileWatch::new([&*self.file]);
+        self.show_leavers();
+        let mut file = FileWatch::new([&*self.source.path]);
         let mut certificates = FileWatch::new(certificates::named(&self.asked));
         let (mut discovery, mut found) = Discovery::new();
         let mut looks = tokio::time::interval(LEAVERS_INTERVAL);
@@ -172,7 +178,7 @@ impl Steward {
         if !self.view.in_force().model.global.watch {
             return;
         }
-        match std::fs::read_to_string(&self.file) {
+        match std::fs::read_to_string(&self.source.path) {
             Ok(text) if text == self.text => {}
             // It may be in the middle of being replaced: its coming is another change.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -187,7 +193,7 @@ impl Steward {
         }
         // The text in force, not the file's: a renewal is no reason to take back what operators have
         // changed. It holds authorities; while one can't be read certificates change nevertheless.
-        let parsed = config::parse(&self.file, self.revisions.text());
+        let parsed = self.source.parse(self.revisions.text());
         let model = parsed.unwrap_or_else(|error| {
             error!(%error, "authorities stay as they are");
             self.asked.clone()
@@ -206,7 +212,7 @@ impl Steward {
     }
 
     fn diff(&self) -> Result<Vec<Change>, Error> {
-        let asked = discovery::with_found(&config::load(&self.file)?, &self.answers);
+        let asked = discovery::with_found(&self.source.load()?, &self.answers);
         Ok(plan::diff(&self.view.in_force().model, &self.servable(asked)))
     }
 
@@ -217,7 +223,7 @@ impl Steward {
 
     /// Takes the file anew, and logs what came of it.
     async fn reload(&mut self, why: &str) -> Result<Reloaded, Error> {
-        info!(why, file = %self.file.display(), "reload");
+        info!(why, file = %self.source.path.display(), "reload");
         systemd::reloading();
         let outcome = match self.read() {
             Ok(model) => self.take_asked(model).await,
@@ -245,8 +251,8 @@ impl Steward {
     }
 
     fn read(&mut self) -> Result<Model, config::Error> {
-        self.text = config::read(&self.file)?;
-        config::parse(&self.file, &self.text)
+        self.text = config::read(&self.source.path)?;
+        self.source.parse(&self.text)
     }
 
     /// Puts another configuration in force.
@@ -284,7 +290,8 @@ impl Steward {
         model: Model,
         stock: &Stock,
     ) -> Result<Duration, Error> {
-        self.check_vips(&model)?;
+        self.prepare_l4(&model)?;
+        let metrics = prepare::next_metrics(&now.model, &model)?;
         let former = self.handouts.borrow().clone();
         let open = Some((&former.listening, &now.model));
         let listening = Listening::open(&model, self.seats.len(), open, Vec::new())?;
@@ -313,6 +320,9 @@ impl Steward {
         let next = Arc::new(InForce { model, published, addresses, links });
         *view.in_force.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
         crate::log::set_level(next.model.global.log.level);
+        if let Some(metrics) = metrics {
+            self.metrics.send_replace(metrics);
+        }
         if let Some(kernel) = &view.kernel {
             listening.steer(kernel, &self.seats);
         }
@@ -323,6 +333,7 @@ impl Steward {
         }
         self.leavers = leavers;
         self.leavers.drain(&view.region);
+        self.show_leavers();
         self.probe(&next, &self.leavers);
         self.detach(now, &next);
         Ok(took)
@@ -360,20 +371,6 @@ impl Steward {
             .map_err(Error::system("cannot write the configuration down for the workers"))?;
         let published = publication.commit(&mut self.rings)?;
         Ok((published, links, handout))
-    }
-
-    /// What of vips can't come into a running daemon.
-    fn check_vips(&self, model: &Model) -> Result<(), Error> {
-        network::check_links(model)?;
-        let has_tables = self.has_flow_tables && self.view.kernel.is_some();
-        let guarded = model.listeners.iter().find(|listener| listener.interface.is_some());
-        if let Some(listener) = guarded.filter(|_| !has_tables) {
-            return Err(Error::FirstGuard { listener: listener.name.clone() });
-        }
-        match model.vips.first() {
-            Some(vip) if !has_tables => Err(Error::FirstVip { vip: vip.name.clone() }),
-            _ => Ok(()),
-        }
     }
 
     /// Has backends that are new probed once, beside all that are probed already.
@@ -454,6 +451,11 @@ impl Steward {
         if self.leavers.free_idle(region, kernel, flows.as_ref()) {
             self.probe(&self.view.in_force(), &self.leavers);
         }
+        self.show_leavers();
+    }
+
+    fn show_leavers(&self) {
+        *self.view.leaving.write().unwrap_or_else(PoisonError::into_inner) = self.leavers.list();
     }
 }
 

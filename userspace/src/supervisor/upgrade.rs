@@ -36,7 +36,6 @@ const END_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Doors {
     pid_file: File,
     admin: UnixListener,
-    metrics: Option<TcpListener>,
     /// The region, if it is plain memory, and its lines for workers.
     memory: Option<(Arc<Fds>, usize)>,
 }
@@ -46,16 +45,10 @@ impl Doors {
     ///
     /// # Errors
     /// If there is no descriptor left.
-    pub fn copy(
-        claim: &Claim,
-        admin: &UnixListener,
-        metrics: Option<&TcpListener>,
-        plane: &Plane,
-    ) -> io::Result<Self> {
+    pub fn copy(claim: &Claim, admin: &UnixListener, plane: &Plane) -> io::Result<Self> {
         Ok(Self {
             pid_file: claim.file().try_clone()?,
             admin: admin.try_clone()?,
-            metrics: metrics.map(TcpListener::try_clone).transpose()?,
             memory: match plane.kernel {
                 Some(_) => None,
                 None => Some((plane.fds.clone(), plane.region.cell_workers())),
@@ -107,7 +100,8 @@ impl Steward {
         ours.set_write_timeout(Some(timeout)).map_err(failed)?;
         let channel = ours.try_clone().map_err(failed)?;
         let mut command = Command::new(binary);
-        command.args(["run", "--inherit", "-c"]).arg(&self.file);
+        command.args(["run", "--inherit", "-c"]).arg(&self.source.path);
+        command.args(self.source.overrides.arguments());
         command.stdin(Stdio::from(OwnedFd::from(theirs))).kill_on_drop(false);
         // The watchdog is for whichever process serves.
         command.env_remove("WATCHDOG_PID");
@@ -116,11 +110,12 @@ impl Steward {
         drop(command);
         let (state, sockets) = self.will().map_err(failed)?;
         let doors = self.doors.clone();
+        let metrics = self.metrics.borrow().clone();
         let talk = tokio::task::spawn_blocking(move || {
             let open = Open {
                 pid_file: doors.pid_file.as_fd(),
                 admin: doors.admin.as_fd(),
-                metrics: doors.metrics.as_ref().map(TcpListener::as_fd),
+                metrics: metrics.as_deref().map(TcpListener::as_fd),
                 region: doors.memory.as_ref().map(|(fds, _)| &**fds),
                 sockets: sockets.iter().map(TcpListener::as_fd).collect(),
             };

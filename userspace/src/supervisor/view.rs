@@ -17,6 +17,7 @@ use steerage_common::replay::{Refusal, Rule};
 use tokio::sync::mpsc;
 
 use super::hooks::{self, Moment};
+use super::leavers;
 use super::publish::Published;
 use super::steward::Wish;
 use crate::clock;
@@ -59,6 +60,8 @@ pub struct View {
     pub supervisor_epoch: u32,
     /// The certificates in force.
     pub stock: RwLock<Arc<Stock>>,
+    /// Backends that left the configuration and have something left to do.
+    pub leaving: RwLock<Vec<leavers::Shown>>,
     /// Who changes the configuration.
     pub steward: mpsc::Sender<Wish>,
 }
@@ -113,6 +116,7 @@ impl View {
             certificates: certificates(&now.model, &self.stock()),
             workers: self.workers(),
             services: self.services(&now, kernel),
+            leaving: self.leaving(),
             vips: now.vips(kernel),
             l4_reasons: reasons(kernel),
         }
@@ -150,6 +154,25 @@ impl View {
                 })
             })
             .collect()
+    }
+
+    fn leaving(&self) -> Vec<status::Leaving> {
+        let leaving = self.leaving.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let shown = leaving.into_iter().map(|shown| {
+            let l7 = self.l7(shown.leaving.tenant);
+            status::Leaving {
+                service: shown.service,
+                address: shown.leaving.address,
+                slot: shown.leaving.tenant.slot().raw(),
+                state: "leaving".into(),
+                seconds: shown.since.elapsed().as_secs(),
+                requests: l7.active,
+                connections: l7.connections,
+                tunnels: l7.tunnels,
+                flows: shown.flows,
+            }
+        });
+        shown.collect()
     }
 
     fn services(&self, now: &InForce, kernel: Option<&Kernel>) -> Vec<status::Service> {

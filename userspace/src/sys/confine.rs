@@ -3,10 +3,9 @@
 //! Three steps, from the outside in. [`confine`] is done between fork and exec: another user, no
 //! capability in any set, nothing regained by exec. [`seal`] is done by the worker for itself after exec:
 //! no debugger, no core file (it would hold clients' bytes). [`forbid`] comes when the event loop stands: a
-//! list of system calls, with what they may be told; all others fail with EPERM, and the kernel
-//! logs their number where it audits (`type=1326` in `dmesg` or the audit log). They fail rather than
-//! end the worker: a call that a new C library makes and the list does not have is then a line in the
-//! log and not an outage.
+//! list of system calls, with what they may be told; all others fail with EPERM, and the worker says
+//! which ([`super::refused`]: most kernels keep no record). They fail rather than end the worker: a call
+//! that a new C library makes and the list does not have is then a line in the log and not an outage.
 //!
 //! io_uring does not ask seccomp. So a ring takes only the operations that the worker has
 //! ([`super::ring`]), and no other ring can be made.
@@ -22,9 +21,11 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Pid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::SeccompCmpArgLen::Dword;
-use seccompiler::{SeccompAction, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
+use seccompiler::{
+    SeccompAction, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
 
-use super::{Account, keep_over_exec};
+use super::{Account, keep_over_exec, refused};
 
 /// Makes the command run without privilege, on one CPU, deaf to the terminal's interrupt, with the
 /// given descriptors left open.
@@ -90,7 +91,7 @@ pub fn seal() -> io::Result<()> {
 /// What becomes of a call that is not on the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Otherwise {
-    /// It fails with EPERM and is logged.
+    /// It fails with EPERM and is told of on standard error, the first time.
     Fails,
     /// It ends the process, so that a test sees that the list is not whole.
     Kills,
@@ -102,15 +103,32 @@ pub enum Otherwise {
 /// If the kernel has no seccomp, or this kind of processor is unknown to the filter's compiler.
 pub fn forbid(otherwise: Otherwise) -> io::Result<()> {
     let denied = match otherwise {
-        Otherwise::Fails => SeccompAction::Errno(libc::EPERM as u32),
+        Otherwise::Fails => {
+            refused::tell()?;
+            SeccompAction::Trap
+        }
         Otherwise::Kills => SeccompAction::KillProcess,
     };
-    let arch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
-    let rules = rules().map_err(io::Error::other)?;
+    let arch: TargetArch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
+    let mut rules = rules().map_err(io::Error::other)?;
+    if otherwise == Otherwise::Fails {
+        rules.extend(DEAF.iter().chain(DEAF_HERE).map(|number| (*number, Vec::new())));
+    }
     let filter = SeccompFilter::new(rules, denied, SeccompAction::Allow, arch);
     let program: seccompiler::BpfProgram =
         filter.and_then(TryInto::try_into).map_err(io::Error::other)?;
+    if otherwise == Otherwise::Fails {
+        install(&deaf_calls(arch).map_err(io::Error::other)?)?;
+    }
     install(&program)
+}
+
+/// Makes processes and threads fail without a word. The C library blocks all signals while it makes one,
+/// and a trap that nobody can take ends the process.
+fn deaf_calls(arch: TargetArch) -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
+    let calls = DEAF.iter().chain(DEAF_HERE).map(|number| (*number, Vec::new())).collect();
+    let denied = SeccompAction::Errno(libc::EPERM as u32);
+    SeccompFilter::new(calls, SeccompAction::Allow, denied, arch)?.try_into()
 }
 
 fn install(program: &[seccompiler::sock_filter]) -> io::Result<()> {
@@ -124,12 +142,7 @@ fn install(program: &[seccompiler::sock_filter]) -> io::Result<()> {
     nix::sys::prctl::set_no_new_privs()?;
     // SAFETY: the kernel reads the program, which lives through the call and is as `struct sock_fprog`.
     let outcome = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_LOG,
-            &raw const program,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
     };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -209,6 +222,14 @@ const FREE_HERE: &[libc::c_long] =
     &[libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_readlink, libc::SYS_arch_prctl];
 #[cfg(not(target_arch = "x86_64"))]
 const FREE_HERE: &[libc::c_long] = &[];
+
+/// Calls that make processes and threads: see [`deaf_calls`].
+const DEAF: &[libc::c_long] =
+    &[libc::SYS_clone, libc::SYS_clone3, libc::SYS_execve, libc::SYS_execveat];
+#[cfg(target_arch = "x86_64")]
+const DEAF_HERE: &[libc::c_long] = &[libc::SYS_fork, libc::SYS_vfork];
+#[cfg(not(target_arch = "x86_64"))]
+const DEAF_HERE: &[libc::c_long] = &[];
 
 /// `PR_SET_VMA`: allocators name their memory with it.
 const PR_SET_VMA: u64 = 0x5356_4d41;

@@ -78,7 +78,7 @@ impl Resolver<'_> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Model, load};
+    use crate::config::{Model, Overrides, Source};
 
     /// A directory of the test's own, with these files.
     fn load_with(files: &[(&str, &str)], pages: &str) -> Result<Model, String> {
@@ -99,7 +99,8 @@ mod tests {
         let file = directory.join("steerage.toml");
         std::fs::write(&file, text).unwrap();
         let shown = format!("{}/", directory.display());
-        let loaded = load(&file).map_err(|error| error.to_string().replace(&shown, ""));
+        let source = Source { path: file, overrides: Overrides::default() };
+        let loaded = source.load().map_err(|error| error.to_string().replace(&shown, ""));
         std::fs::remove_dir_all(&directory).unwrap();
         loaded
     }

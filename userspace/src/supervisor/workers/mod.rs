@@ -12,9 +12,12 @@ mod process;
 mod pulse;
 mod wear;
 
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
@@ -202,13 +205,28 @@ async fn end(
     event: std::io::Result<Event>,
 ) -> std::io::Result<String> {
     Ok(match event? {
-        Event::Ended(status) => status.to_string(),
+        Event::Ended(status) => told(status),
         Event::Hung(silent) => {
             let status = process.kill(post).await?;
             format!("hung: nothing was heard of it for {:.1} s ({status})", silent.as_secs_f64())
         }
         Event::Useless | Event::Serves | Event::Worn(_) => process.kill(post).await?.to_string(),
     })
+}
+
+/// How a process ended, with what only a worker's end can mean.
+fn told(status: ExitStatus) -> String {
+    let why = match status.signal().map(Signal::from_named_raw) {
+        Some(Some(Signal::SYS)) => {
+            "; it was ended for a system call that a filter on this host forbids: the container's or the \
+             service manager's, as its own filter only refuses"
+        }
+        Some(Some(Signal::KILL)) => {
+            "; somebody killed it, or the kernel did for want of memory: `dmesg` tells"
+        }
+        _ => "",
+    };
+    format!("{status}{why}")
 }
 
 /// Starts a successor beside a worker, and has the worker finish when the successor serves. Gives the one
