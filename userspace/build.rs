@@ -20,9 +20,10 @@ const BENCH: &str = "bench";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    for variable in ["STEERAGE_EBPF_OBJECT", "STEERAGE_EBPF_TOOLCHAIN"] {
+    for variable in ["STEERAGE_EBPF_OBJECT", "STEERAGE_EBPF_TOOLCHAIN", "STEERAGE_BUILD"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
+    describe();
     let out = PathBuf::from(variable("OUT_DIR"));
     let objects = match env::var_os("STEERAGE_EBPF_OBJECT") {
         Some(path) => prebuilt(Path::new(&path)),
@@ -36,6 +37,17 @@ fn main() {
     }
     // For the build script of the benchmark (`DEP_STEERAGE_EBPF_BENCH_OBJECT`).
     println!("cargo:bench_object={}", objects.bench.display());
+}
+
+/// What `steerage --version` says of the build.
+fn describe() {
+    let build = env::var("STEERAGE_BUILD")
+        .unwrap_or_else(|_| format!("{}, a developer's build", variable("CARGO_PKG_VERSION")));
+    let compiler = Command::new(variable("RUSTC")).arg("--version").output();
+    let compiler = compiler.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    println!("cargo:rustc-env=STEERAGE_BUILD={build}");
+    println!("cargo:rustc-env=STEERAGE_COMPILER={}", compiler.unwrap_or_default());
+    println!("cargo:rustc-env=STEERAGE_TARGET={}", variable("TARGET"));
 }
 
 struct Objects {

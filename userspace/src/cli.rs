@@ -6,13 +6,23 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::config::{Overrides, Source, overrides};
 use crate::kernel::decap::Hook;
 
+/// Version and build, and what must be the same for two daemons to follow one another.
+const LONG_VERSION: &str = concat!(
+    env!("STEERAGE_BUILD"),
+    "\nbuilt by ",
+    env!("STEERAGE_COMPILER"),
+    " for ",
+    env!("STEERAGE_TARGET"),
+);
+
 /// An L4 and L7 load balancer: XDP and HTTP on one health truth.
 #[derive(Debug, Parser)]
-#[command(name = "steerage", version, about)]
+#[command(name = "steerage", version, long_version = LONG_VERSION, about)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -115,6 +125,18 @@ pub enum Command {
         /// Which configuration.
         #[command(flatten)]
         config: Config,
+    },
+    /// Print a shell's completions.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Write manual pages and completions, as packages install them.
+    #[command(hide = true)]
+    Generate {
+        /// What becomes `/usr/share`.
+        #[arg(long)]
+        into: PathBuf,
     },
     /// What the supervisor starts workers with.
     #[command(hide = true)]

@@ -5,6 +5,7 @@ mod capture;
 mod configuration;
 mod decap;
 mod flows;
+mod generate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -87,6 +88,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             println!("{}: detached", instance.display());
             Ok(())
         }
+        Command::Completions { shell } => {
+            generate::completions(shell, &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Generate { into } => generate::all(&into),
         Command::Worker(numbers) => {
             let inheritance = inherit::take(&inherit::Numbers {
                 setup: numbers.setup,

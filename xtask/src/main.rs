@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod dist;
 mod run;
 mod setup;
 mod shell;
@@ -50,6 +51,8 @@ enum Command {
     Test(check::Options),
     /// CPU and throughput beside nginx, haproxy and no proxy at all (as root).
     Bench(bench::Options),
+    /// The packages that operators install: .deb, archive, bill of materials.
+    Dist(dist::Options),
     /// The backend of the demo.
     #[command(hide = true)]
     Backend {
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Check(options) => check::command(&options),
         Command::Test(options) => test::command(&options),
         Command::Bench(options) => bench::command(&options),
+        Command::Dist(options) => dist::command(&options),
         Command::Backend { name, listen } => run::backend(&name, listen),
     };
     match outcome {

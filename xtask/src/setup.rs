@@ -37,6 +37,8 @@ pub enum Purpose {
     Test,
     /// Build and measure it.
     Bench,
+    /// Build and package it.
+    Dist,
 }
 
 /// One thing that is needed.
@@ -66,12 +68,12 @@ enum Remedy {
     },
 }
 
-use Purpose::{Bench, Build, Check, Demo, Test};
+use Purpose::{Bench, Build, Check, Demo, Dist, Test};
 
 const REQUIREMENTS: &[Requirement] = &[
     Requirement {
         what: "a Rust compiler with its library's source (for eBPF)",
-        purposes: &[Build, Demo, Check, Test, Bench],
+        purposes: &[Build, Demo, Check, Test, Bench, Dist],
         found: Found::By(|| compiler().is_some()),
         remedy: Remedy::Steps {
             packages: &["rustc-web", "cargo-web", "rust-web-src"],
@@ -81,7 +83,7 @@ const REQUIREMENTS: &[Requirement] = &[
     },
     Requirement {
         what: "bpf-linker (of the same LLVM as that compiler)",
-        purposes: &[Build, Demo, Check, Test, Bench],
+        purposes: &[Build, Demo, Check, Test, Bench, Dist],
         found: Found::By(has_linker),
         remedy: Remedy::Steps {
             packages: &["llvm-22-dev", "libzstd-dev", "zlib1g-dev"],
@@ -99,6 +101,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("tcpdump", "tcpdump", &[Test]),
     program("tshark", "tshark", &[Test]),
     program("nsenter", "util-linux", &[Demo, Test, Bench]),
+    program("dpkg-shlibdeps", "dpkg-dev", &[Test, Dist]),
     program("taskset", "util-linux", &[Bench]),
     program("wrk", "wrk", &[Bench]),
     program("h2load", "nghttp2-client", &[Test, Bench]),
