@@ -163,7 +163,7 @@ fn a_backend_that_dies_costs_its_own_connections_alone() {
 
 #[test]
 fn connections_outlive_reloads_and_upgrades_until_the_drain_ends() {
-    let global = "drain = \"4s\"\n";
+    let global = "drain = \"10s\"\n";
     let mut stand = Stand::start(&Choices { global, ..choices("") }).unwrap();
     let mut kept = stand.connect(tcp()).unwrap();
     let first = kept.get("/").unwrap().text();
@@ -171,7 +171,7 @@ fn connections_outlive_reloads_and_upgrades_until_the_drain_ends() {
     let text = Choices { global, ..choices("limits = { connections_per_address = 1000 }") };
     stand.reconfigure(&text.config(&stand.scratch)).unwrap();
     assert_eq!(kept.get("/").unwrap().text(), first);
-    let length = 512 << 20;
+    let length = 128 << 20;
     let mut download = stand.connect(tcp()).unwrap();
     download.send(format!("GET /bytes/{length} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
     stand.daemon.upgrade(None).unwrap();

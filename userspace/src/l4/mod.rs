@@ -27,9 +27,10 @@ use std::rc::Rc;
 
 use ipnet::IpNet;
 
+use self::client_hello::{Alert, ClientHello};
 use self::names::Names;
 use self::proxy_protocol::{Addresses, Header, Notes, Version};
-use crate::config::model::{Listener, StreamTimeouts};
+use crate::config::model::{self, Listener, StreamTimeouts};
 use crate::l7::{self, Door};
 use crate::net::{Progress, Stream};
 
@@ -110,6 +111,23 @@ impl Entry {
     fn is_plain(&self) -> bool {
         self.accept_from.is_none() && self.streams.is_none()
     }
+}
+
+/// The route of a client that asks for `name` and speaks these protocols.
+///
+/// # Errors
+/// What to tell a client that none takes.
+pub(crate) fn route_of(
+    streams: &model::Streams,
+    name: &str,
+    protocols: &[&str],
+) -> Result<usize, Alert> {
+    if !streams.is_tls {
+        return Ok(0);
+    }
+    let alpn = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let server_name = (!name.is_empty()).then(|| name.to_ascii_lowercase());
+    Names::new(&streams.routes).find(&ClientHello { server_name, alpn })
 }
 
 /// Serves a client until one side ends the connection.

@@ -12,7 +12,11 @@ use http::{Method, Uri};
 use super::rewrite::Parts;
 use super::route::{End, Entry, Mismatch, Plan, Query, Table, is_of_host};
 use crate::config::Model;
-use crate::config::model::{Action, Host, HostHeader, Listener, Path, Route};
+use crate::config::model::{Action, Host, HostHeader, Listener, Path, Route, StreamEnd, Streams};
+use crate::l4;
+
+/// What a client speaks that is not asked.
+const BROWSER_PROTOCOLS: &[&str] = &["h2", "http/1.1"];
 
 /// A request to be explained.
 #[derive(Clone, Debug)]
@@ -132,6 +136,9 @@ fn at_listener(
 ) -> std::fmt::Result {
     let bind: Vec<String> = listener.bind.iter().map(ToString::to_string).collect();
     writeln!(text, "listener {:?} ({}):", listener.name, bind.join(", "))?;
+    if let Some(streams) = &listener.streams {
+        return passed_on(text, model, file, subject, streams);
+    }
     let table = Table::new(&listener.routes);
     let query = Query {
         host: subject.host(),
@@ -151,6 +158,28 @@ fn at_listener(
         }
     }
     writeln!(text, "  no route matches: 404 no_route")
+}
+
+/// What becomes of the connection that would bring the request.
+fn passed_on(
+    text: &mut String,
+    model: &Model,
+    file: &str,
+    subject: &Subject,
+    streams: &Streams,
+) -> std::fmt::Result {
+    let host = subject.url.host().unwrap_or_default();
+    match l4::route_of(streams, host, BROWSER_PROTOCOLS) {
+        Ok(route) => {
+            let route = &streams.routes[route];
+            let StreamEnd::Service(service) = route.end;
+            let service = &model.services[service];
+            let (name, backends) = (&service.name, service.backends.len());
+            writeln!(text, "  {file}:{}: taken, by the connection alone", route.line)?;
+            writeln!(text, "  to service {name:?}, {backends} backends, as it is")
+        }
+        Err(alert) => writeln!(text, "  no route takes {host:?}: alert {alert:?}"),
+    }
 }
 
 fn outcome(
@@ -275,6 +304,13 @@ protocol = "http"
 [[listener.route]]
 path = "/only"
 service = "api"
+[[listener]]
+name = "names"
+bind = ["127.0.0.1:8443"]
+protocol = "tls"
+[[listener.route]]
+sni = "*.example.com"
+service = "api"
 [[service]]
 name = "api"
 [[service.backend]]
@@ -328,13 +364,27 @@ name = "rest"
     }
 
     #[test]
+    fn a_connection_that_is_passed_on_goes_by_its_host() {
+        assert_eq!(
+            explained("https://API.example.com:8443/any", "GET", &[], None),
+            "listener \"names\" (127.0.0.1:8443):\n  f.toml:39: taken, by the connection alone\n  \
+             to service \"api\", 1 backends, as it is\n"
+        );
+        let nobody = explained("https://example.org:8443/", "GET", &[], None);
+        assert!(
+            nobody.ends_with("no route takes \"example.org\": alert UnrecognizedName\n"),
+            "{nobody}"
+        );
+    }
+
+    #[test]
     fn listeners_are_those_of_the_port_or_the_one_asked_for() {
         let inner = explained("http://a:81/x", "GET", &[], None);
         assert!(inner.ends_with("  no route matches: 404 no_route\n"), "{inner}");
         assert!(!inner.contains("web"));
         let all = explained("https://a/only", "GET", &[], None);
         assert!(all.starts_with("no listener is bound to port 443; what each would do:\n"));
-        assert_eq!(all.matches("listener \"").count(), 2);
+        assert_eq!(all.matches("listener \"").count(), 3);
     }
 
     #[test]

@@ -8,6 +8,9 @@ use super::{Replies, Resolver};
 use crate::config::model::{Listener, Protocol};
 use crate::config::schema::{self, L4Fallback};
 
+/// A tcp listener with all its defaults.
+const PLAIN: &str = "name = ''\nbind = []\nprotocol = 'tcp'\n";
+
 impl Resolver<'_> {
     /// The listener that takes the place of a vip where there is no eBPF; `None` if that is an error then.
     pub(super) fn fallback(
@@ -42,12 +45,8 @@ impl Resolver<'_> {
         if !services.contains_key(vip.service.get_ref()) {
             return None;
         }
-        let text = toml::toml! {
-            bind = []
-            protocol = "tcp"
-            name = ""
-        };
-        let mut listener: schema::Listener = text.try_into().ok()?;
+        let mut listener: schema::Listener =
+            toml::from_str(PLAIN).expect("a listener with nothing but defaults is one");
         let at = |of: std::ops::Range<usize>, text: String| Spanned::new(of, text);
         listener.name = at(vip.name.span(), name);
         listener.bind = vec![Spanned::new(vip.address.span(), address)];
