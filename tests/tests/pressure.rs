@@ -95,6 +95,50 @@ fn an_address_has_its_number_of_connections_over_all_workers_whoever_dies() {
     }
 }
 
+#[test]
+fn what_workers_have_that_a_dead_daemon_left_counts_until_they_end() {
+    const LIMIT: usize = 5;
+    let choices = Choices { global: "drain = \"60s\"", ..Choices::default() };
+    let mut stand = Stand::start(&choices).unwrap();
+    let limited = std::fs::read_to_string(&stand.config).unwrap().replace(
+        "protocol = \"http\"\n",
+        &format!("protocol = \"http\"\nlimits = {{ connections_per_address = {LIMIT} }}\n"),
+    );
+    stand.reconfigure(&limited).unwrap();
+    let mut busy: Vec<Connection> = (0..3).map(|_| stand.connect(l7()).unwrap()).collect();
+    let upload =
+        b"POST /hash HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    for connection in &mut busy {
+        connection.send(upload).unwrap();
+    }
+    wait::for_condition("the uploads to be under way", PATIENCE, || {
+        let backends = stand.daemon.status().unwrap()["services"][0]["backends"].clone();
+        let active =
+            backends.as_array().unwrap().iter().map(|b| b["l7"]["active"].as_u64().unwrap());
+        active.sum::<u64>() == 3
+    })
+    .unwrap();
+    let orphans = stand.daemon.workers().unwrap();
+    stand.daemon.leave_pins();
+    stand.daemon.process().kill().unwrap();
+    let successor = stand.successor().unwrap();
+    // New connections come to the new workers alone once the orphans drain.
+    wait::for_condition("the orphans to drain", PATIENCE, || {
+        successor.workers().unwrap().iter().all(|worker| !orphans.contains(worker))
+    })
+    .unwrap();
+    let mut open = fill(&stand);
+    assert_eq!(open.len(), LIMIT - busy.len());
+    for orphan in &orphans {
+        signal(*orphan, Signal::KILL);
+    }
+    wait::for_condition("their places to be free", PATIENCE, || {
+        open.extend(fill(&stand));
+        open.len() == LIMIT
+    })
+    .unwrap();
+}
+
 /// Sets how many files a worker may have open, as its own user: root alone may not here.
 fn limit_files(worker: u32, files: usize) {
     let nobody = steerage::sys::account("nobody").unwrap().unwrap();

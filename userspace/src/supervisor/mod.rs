@@ -353,6 +353,7 @@ async fn supervise(
 ) -> Result<End, Error> {
     let Supervised { view, posts, steward, doors, former, mut is_followed } = supervised;
     let count = posts.len();
+    let lines = posts.first().map(|post| post.lines.clone());
     let (phase, is_phase) = watch::channel(Phase::Running);
     let (ready, mut is_ready) = mpsc::channel(count.max(1));
     let mut interrupts = Signals::new().map_err(Error::system("cannot listen for signals"))?;
@@ -382,6 +383,7 @@ async fn supervise(
     let mut servers = servers::start(&view, doors)?;
     servers.spawn(systemd::pat_the_watchdog());
     servers.spawn(certificates::keep(view.clone()));
+    servers.extend(lines.map(workers::sweep));
     systemd::keep(&view.in_force().model, &steward.handouts.borrow().listening, None);
     let steward = servers.spawn(steward.run(asked));
     view.region.control().supervisor_epoch.store(view.supervisor_epoch, Ordering::Release);

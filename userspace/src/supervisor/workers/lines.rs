@@ -41,6 +41,17 @@ impl Lines {
         Some(line)
     }
 
+    /// Clears what dead workers of former daemons left: nobody waited for their ends.
+    pub fn sweep(&self) {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        for line in &*spare {
+            let pid = self.region.worker(*line).pid.load(Ordering::Relaxed);
+            if pid != 0 && !is_used(&self.region, *line) {
+                clear(&self.region, *line);
+            }
+        }
+    }
+
     /// Takes the line of a worker that is no more back.
     pub fn give_back(&self, line: usize) {
         clear(&self.region, line);
@@ -110,6 +121,24 @@ mod tests {
         assert_eq!(lines.claim(), Some(one));
         region.worker(1).pid.store(0, Ordering::Relaxed);
         assert_eq!(lines.claim(), Some(1));
+    }
+
+    #[test]
+    fn what_dead_strangers_left_is_swept_away() {
+        let region = Arc::new(Region::in_memory(3).unwrap());
+        let client = region.client(1, [192, 0, 2, 1].into());
+        for (line, pid) in [(1, std::process::id()), (2, std::process::id())] {
+            region.worker(line).pid.store(pid, Ordering::Relaxed);
+            region.admit_client(line, client, 2).unwrap();
+        }
+        let (given, lines) = Lines::share_out(region.clone(), 1);
+        assert_eq!(given, [0]);
+        lines.sweep();
+        assert!(region.admit_client(0, client, 2).is_err(), "both live");
+        region.worker(2).pid.store(u32::MAX, Ordering::Relaxed);
+        lines.sweep();
+        assert_eq!(region.worker(2).pid.load(Ordering::Relaxed), 0);
+        assert!(region.admit_client(0, client, 2).is_ok());
     }
 
     #[test]

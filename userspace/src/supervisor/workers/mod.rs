@@ -55,6 +55,18 @@ pub enum Phase {
     Killing,
 }
 
+/// Between two looks for dead workers of former daemons.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Clears what workers of former daemons leave as they end, for ever.
+pub async fn sweep(lines: Arc<Lines>) {
+    let mut looks = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        looks.tick().await;
+        lines.sweep();
+    }
+}
+
 /// One worker's place, kept for its successors.
 #[derive(Debug)]
 pub struct Post {
