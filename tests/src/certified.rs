@@ -9,6 +9,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, date_time_ymd,
 };
+use steerage_lab::client::{Curl, curl};
 use steerage_lab::command;
 use steerage_lab::scratch::Scratch;
 use steerage_lab::topology::BALANCER;
@@ -37,13 +38,16 @@ impl Authority {
     /// # Errors
     /// If the file can't be written.
     pub fn new() -> Result<Self> {
+        let scratch = Scratch::new(PREFIX)?;
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "Steerage tests");
+        // No two authorities have one name.
+        let name = scratch.path().display().to_string();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-        let scratch = Scratch::new(PREFIX)?;
         scratch.write("ca.pem", &issuer.pem())?;
+        scratch.write("ca.key", &issuer.key().serialize_pem())?;
         Ok(Self { issuer, scratch })
     }
 
@@ -135,6 +139,34 @@ pub fn stand(more: String) -> Result<Stand> {
     Stand::start(&Choices { more, ..Choices::default() })
 }
 
+/// Runs curl against the listener of TLS, which it finds by the name `host`.
+///
+/// # Errors
+/// If it can't be run.
+pub fn ask(
+    stand: &Stand,
+    authority: &Authority,
+    host: &str,
+    path: &str,
+    more: &[&str],
+) -> Result<Curl> {
+    let url = format!("https://{host}:{PORT}{path}");
+    let (place, ca) = (format!("{host}:{PORT}:{}", tls().ip()), authority.ca());
+    let known = ["--resolve", &place, "--cacert", &ca];
+    curl(&stand.topology.client, &[&known[..], more, &[&url]].concat())
+}
+
+/// How often handshakes of all workers ended so.
+///
+/// # Errors
+/// If the daemon does not answer.
+pub fn handshakes(stand: &Stand, end: &str) -> Result<u64> {
+    let status = stand.daemon.status()?;
+    let workers = status["workers"].as_array().context("workers in the status")?;
+    let ends = workers.iter().filter_map(|worker| worker["handshakes"].as_array());
+    Ok(ends.flatten().filter(|of| of["name"] == end).filter_map(|of| of["count"].as_u64()).sum())
+}
+
 /// What `openssl s_client` shows of a connection from the client's host.
 ///
 /// # Errors
@@ -150,14 +182,7 @@ pub fn s_client(stand: &Stand, arguments: &[&str]) -> Result<String> {
     ))
 }
 
-/// Arguments with which curl finds `host` at the listener of TLS, and trusts the authority.
-#[must_use]
-pub fn resolve(authority: &Authority, host: &str) -> Vec<String> {
-    let place = format!("{host}:{PORT}:{}", tls().ip());
-    vec!["--resolve".into(), place, "--cacert".into(), authority.ca()]
-}
-
-/// Whether a path is read by its owner alone.
+/// Lets a file's owner alone read it.
 ///
 /// # Errors
 /// If there is no such file.
