@@ -103,6 +103,20 @@ classes! {
     NoTunnel = 25, 502, "no_tunnel", "the backend takes no tunnels";
     /// The backend took nothing of the request's body for too long.
     StallTimeout = 26, 504, "stall_timeout", "the backend stopped taking the request";
+    /// The TLS handshake with the backend failed, for another reason than those below.
+    TlsHandshake = 27, 502, "tls_handshake", "no secure connection to the backend";
+    /// The time of the backend's certificate is over, or has not come.
+    TlsCertificateTime = 28, 502, "tls_certificate_expired", "the backend's certificate is not valid now";
+    /// The backend's certificate is for another name.
+    TlsCertificateName = 29, 502, "tls_certificate_name", "the backend's certificate is for another name";
+    /// Nobody who is trusted signed the backend's certificate.
+    TlsCertificateIssuer = 30, 502, "tls_certificate_issuer", "the backend's certificate is of an unknown issuer";
+    /// The backend refused the connection by an alert.
+    TlsAlert = 31, 502, "tls_alert", "the backend refused the secure connection";
+    /// The backend's answer was none of TLS.
+    NoTls = 32, 502, "no_tls", "the backend speaks no TLS";
+    /// The backend did not agree to HTTP/2, which it has to.
+    NoHttp2 = 33, 502, "no_http2", "the backend speaks no HTTP/2";
 }
 
 const _: () = assert!(ErrorClass::ALL.len() <= CLASSES_MAX);

@@ -19,4 +19,5 @@ pub mod service;
 pub mod stats;
 pub mod supervisor;
 pub mod sys;
+pub mod tls;
 pub mod worker;

@@ -7,6 +7,7 @@ mod guard;
 mod probe;
 mod quic;
 mod route;
+mod upstream_tls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,9 +28,10 @@ pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
 pub use discover::Discover;
 pub use forwarding::{Forwarding, Traceparent};
 pub use guard::{Guard, Net, Offenders, Rate, SynFlood};
-pub use probe::{Expect, Probe, ProbeKind, Tls};
+pub use probe::{Expect, Probe, ProbeKind};
 pub use quic::{Quic, ServerIds};
 pub use route::{Route, ValueMatch};
+pub use upstream_tls::UpstreamTls;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -347,6 +349,7 @@ pub struct Service {
     pub queue: Queue,
     #[serde(default)]
     pub upstream: Upstream,
+    pub upstream_tls: Option<Spanned<UpstreamTls>>,
     #[serde(default)]
     pub pool: Pool,
     #[serde(default)]

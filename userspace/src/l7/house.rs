@@ -21,6 +21,7 @@ use super::Proxy;
 use crate::net;
 use crate::region::{Region, WorkerLine};
 use crate::service::Placed;
+use crate::tls::upstream::Keyring;
 
 /// All that a worker's clients meet.
 #[derive(Debug)]
@@ -104,18 +105,24 @@ impl Door {
 impl House {
     /// The house of worker `worker` of `workers`.
     #[must_use]
-    pub fn new(placed: Placed, worker: usize, workers: usize, region: Rc<Region>) -> Self {
+    pub fn new(
+        placed: Placed,
+        ring: &Keyring,
+        worker: usize,
+        workers: usize,
+        region: Rc<Region>,
+    ) -> Self {
         let latest = Rc::new(Latest::default());
-        let proxy = Rc::new(Proxy::new(placed, worker, workers, region, latest.clone()));
+        let proxy = Rc::new(Proxy::new(placed, ring, worker, workers, region, latest.clone()));
         let house = Self { proxy: RefCell::new(proxy.clone()), doors: RefCell::default(), latest };
         house.open(&proxy);
         house
     }
 
     /// Puts another configuration in force. Doors of listeners that it has not begin to drain.
-    pub fn take(&self, placed: Placed) {
+    pub fn take(&self, placed: Placed, ring: &Keyring) {
         let former = self.proxy();
-        let proxy = Rc::new(former.succeed(placed));
+        let proxy = Rc::new(former.succeed(placed, ring));
         self.proxy.replace(proxy.clone());
         let has_closed = self.open(&proxy);
         former.retire(&proxy);

@@ -64,9 +64,12 @@ use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay;
 
-use crate::config::model::{Http2, ListenerTimeouts, Model, Offenders, table_address};
+use crate::config::model::{
+    Http2, ListenerTimeouts, Model, Offenders, UpstreamProtocol, table_address,
+};
 use crate::region::{Region, WorkerLine, add};
 use crate::service::{Placed, Random, Service};
+use crate::tls::upstream::Dialer;
 
 use affinity::Affinity;
 pub use body::Body;
@@ -126,8 +129,11 @@ struct Target {
     service: Service,
     /// By index of the backend.
     pools: Vec<Rc<Pool>>,
-    /// The same if the backends are spoken to by HTTP/2.
+    /// The same if the backends are, or may be, spoken to by HTTP/2.
     multiplexes: Option<Vec<Rc<Multiplex>>>,
+    /// The same if connections to them are secret.
+    dialers: Option<Vec<Rc<Dialer>>>,
+    protocol: UpstreamProtocol,
     replay: replay::Policy,
     budget: Budget,
     queue: Rc<Queue>,

@@ -79,6 +79,7 @@ use crate::kernel::{self, Kernel, Settler};
 use crate::log;
 use crate::service::Placed;
 use crate::sys::{self, Account};
+use crate::tls::upstream::Keyring;
 use crate::worker::Plan;
 
 pub use error::Error;
@@ -151,6 +152,7 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     runtime.block_on(discovery::ask_first(&asked, &mut answers));
     let model = discovery::with_found(&asked, &answers);
     let worker_lines = 2 * front.workers;
+    let ring = Arc::new(Keyring::fill(&model, &Keyring::default())?);
     let memory = former.as_mut().and_then(|former| former.memory(worker_lines));
     let plane = Plane::open(&model, worker_lines, memory)?;
     let (region, kernel) = (plane.region.clone(), plane.kernel.as_deref());
@@ -166,9 +168,10 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     drop(publication);
     let addresses = front.listening.addresses(model.listeners.len());
     let has_flow_tables = model.has_l4();
-    let mut in_force = InForce { model, published, addresses, links: BTreeMap::new() };
-    let prober = Prober::start(region.clone(), targets(in_force.subscribers()))
-        .map_err(Error::system("cannot start the prober's thread"))?;
+    let mut in_force = InForce { model, published, addresses, links: BTreeMap::new(), ring };
+    let prober =
+        Prober::start(region.clone(), targets(in_force.subscribers()), in_force.ring.clone())
+            .map_err(Error::system("cannot start the prober's thread"))?;
     let families = families(&in_force.model);
     in_force.links = attach(&interfaces, |link| forwarding.contains(link), &families, kernel)?;
 
@@ -246,7 +249,7 @@ fn first_handout(in_force: &InForce, listening: Listening) -> Result<Handout, Er
         tenants: in_force.published.tenants.clone(),
         lines: in_force.published.lines.clone(),
     };
-    let plan = Plan { placed, sockets: listening.sockets() };
+    let plan = Plan { placed, ring: Keyring::clone(&in_force.ring), sockets: listening.sockets() };
     Handout::new(1, plan, listening)
         .map_err(Error::system("cannot write the configuration down for the workers"))
 }
@@ -381,7 +384,7 @@ async fn supervise(
             Ok(succession) = &mut is_followed => {
                 // What the two would do twice; answers that operators wait for are on their way.
                 servers.abort_all();
-                drop(view.prober.update(Vec::new()));
+                drop(view.prober.update(Vec::new(), Arc::default()));
                 succession.go();
                 finish(&phase, &mut workers, &mut interrupts).await;
                 return Ok(End::Followed);

@@ -19,6 +19,7 @@ use crate::l7::House;
 use crate::net;
 use crate::region::Region;
 use crate::service::Placed;
+use crate::tls::upstream::Keyring;
 
 /// What cutting off what has not drained may take; the supervisor kills a worker that is a second late.
 const CUT_OFF: Duration = Duration::from_millis(500);
@@ -28,6 +29,8 @@ const CUT_OFF: Duration = Duration::from_millis(500);
 pub struct Plan {
     /// What it says, and where everything sits.
     pub placed: Placed,
+    /// Keys that it names the files of, and that are in no model.
+    pub ring: Keyring,
     /// The listening sockets that are to be open. Each worker has its own of each number.
     pub sockets: Vec<Socket>,
 }
@@ -83,7 +86,7 @@ impl Serving {
         listeners: Vec<TcpListener>,
     ) -> anyhow::Result<Self> {
         let permits = Permits::new(plan.placed.model.global.max_connections / workers.max(1));
-        let house = Rc::new(House::new(plan.placed, worker, workers, region));
+        let house = Rc::new(House::new(plan.placed, &plan.ring, worker, workers, region));
         let mut serving = Self { house, workers, permits, acceptors: BTreeMap::new() };
         serving.listen(&plan.sockets, listeners)?;
         Ok(serving)
@@ -98,7 +101,7 @@ impl Serving {
     pub(super) fn take(&mut self, plan: Plan, listeners: Vec<TcpListener>) -> anyhow::Result<()> {
         crate::log::set_level(plan.placed.model.global.log.level);
         self.permits.limit(plan.placed.model.global.max_connections / self.workers.max(1));
-        self.house.take(plan.placed);
+        self.house.take(plan.placed, &plan.ring);
         self.listen(&plan.sockets, listeners)
     }
 

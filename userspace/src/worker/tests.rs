@@ -14,6 +14,7 @@ mod reload;
 mod replay;
 mod requests;
 mod routing;
+mod secure;
 mod streaming;
 mod tunnels;
 mod upstream;

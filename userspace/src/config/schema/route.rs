@@ -35,7 +35,7 @@ pub struct Route {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteTimeouts {
-    pub connect: Span,
+    pub connect: Option<Span>,
     pub first_byte: Span,
     pub stall: Span,
     pub tunnel: Span,
@@ -45,7 +45,7 @@ pub struct RouteTimeouts {
 impl Default for RouteTimeouts {
     fn default() -> Self {
         Self {
-            connect: Span::seconds(3),
+            connect: None,
             first_byte: Span::seconds(60),
             stall: Span::seconds(60),
             tunnel: Span::seconds(3600),

@@ -1,0 +1,5 @@
+//! TLS: what lies between the configuration and a handshake.
+//!
+//! - [`upstream`]: to backends.
+
+pub mod upstream;
