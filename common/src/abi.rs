@@ -249,6 +249,8 @@ pub enum FailureClass {
     GatewayStatus = 5,
     /// Within a body the backend took, or sent, nothing for too long.
     Stall = 6,
+    /// The TLS handshake failed, or an alert ended a connection that was made just now.
+    Tls = 7,
 }
 
 /// Room for failure classes in a [`Cell`].
@@ -256,7 +258,7 @@ pub const FAILURES_MAX: usize = 8;
 
 impl FailureClass {
     /// All classes, in index order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Connect,
         Self::ConnectTimeout,
         Self::Reset,
@@ -264,6 +266,7 @@ impl FailureClass {
         Self::Protocol,
         Self::GatewayStatus,
         Self::Stall,
+        Self::Tls,
     ];
 
     /// The class's name in metrics, logs and replies.
@@ -277,6 +280,37 @@ impl FailureClass {
             Self::Protocol => "protocol",
             Self::GatewayStatus => "gateway_status",
             Self::Stall => "stall_timeout",
+            Self::Tls => "tls_handshake",
+        }
+    }
+}
+
+/// How a TLS handshake with a backend went: index into [`Cell::handshakes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Handshake {
+    /// With certificates.
+    Full = 0,
+    /// By a former session.
+    Resumed = 1,
+    /// It gave no connection.
+    Failed = 2,
+}
+
+/// The kinds of handshakes in a [`Cell`].
+pub const HANDSHAKES: usize = 3;
+
+impl Handshake {
+    /// All kinds, in index order.
+    pub const ALL: [Self; HANDSHAKES] = [Self::Full, Self::Resumed, Self::Failed];
+
+    /// The kind's name in status and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Resumed => "resumed",
+            Self::Failed => "failed",
         }
     }
 }
@@ -324,8 +358,10 @@ pub struct Cell {
     pub tunnels: u32,
     /// Outcomes of the latest requests, by time: see the worker's window.
     pub window: [u64; WINDOW_BUCKETS],
+    /// TLS handshakes by [`Handshake`].
+    pub handshakes: [u64; HANDSHAKES],
     /// Zero.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 2],
 }
 
 /// `SERVICES[service]`: what all workers share about one service.

@@ -105,6 +105,20 @@ classes! {
     StallTimeout = 26, 504, "stall_timeout", "the backend stopped taking the request";
     /// The host is one that another certificate is for than the connection's.
     Misdirected = 27, 421, "misdirected", "this connection is for another host";
+    /// The TLS handshake with the backend failed, for another reason than those below.
+    TlsHandshake = 28, 502, "tls_handshake", "no secure connection to the backend";
+    /// The time of the backend's certificate is over, or has not come.
+    TlsCertificateTime = 29, 502, "tls_certificate_expired", "the backend's certificate is not valid now";
+    /// The backend's certificate is for another name.
+    TlsCertificateName = 30, 502, "tls_certificate_name", "the backend's certificate is for another name";
+    /// Nobody who is trusted signed the backend's certificate.
+    TlsCertificateIssuer = 31, 502, "tls_certificate_issuer", "the backend's certificate is of an unknown issuer";
+    /// The backend refused the connection by an alert.
+    TlsAlert = 32, 502, "tls_alert", "the backend refused the secure connection";
+    /// The backend's answer was none of TLS.
+    NoTls = 33, 502, "no_tls", "the backend speaks no TLS";
+    /// The backend did not agree to HTTP/2, which it has to.
+    NoHttp2 = 34, 502, "no_http2", "the backend speaks no HTTP/2";
 }
 
 const _: () = assert!(ErrorClass::ALL.len() <= CLASSES_MAX);

@@ -11,7 +11,7 @@
 //! The rules, by precedence: nothing is replayed for a client that has gone or to which a byte of a
 //! response has passed. What certainly reached nobody is always replayed: the connection could not be
 //! made ([`Rule::Connect`]), nothing was written ([`Rule::Unwritten`]), the peer said so
-//! ([`Rule::StreamRefused`]: RFC 9113, 8.7), or the kernel proves it ([`Rule::StaleProven`]). What may
+//! ([`Rule::StreamRefused`], [`Rule::GoneAway`]: RFC 9113, 8.7), or the kernel proves it ([`Rule::StaleProven`]). What may
 //! have been received is replayed only if executing it twice does no harm (RFC 9110, 9.2.2) and the
 //! budget allows the extra work. In any case the whole body must still be at hand.
 
@@ -48,6 +48,8 @@ pub enum Stage {
     Unwritten,
     /// The peer said that it did not and will not process the request.
     Refused,
+    /// The same, because it ends the connection (GOAWAY): no sign that it has too much to do.
+    GoneAway,
     /// Bytes of the request went out, no byte of a response came, and the connection ended.
     Lost(End),
     /// Bytes of a response came.
@@ -98,7 +100,7 @@ pub enum Rule {
     Connect = 0,
     /// R2: nothing had been written.
     Unwritten = 1,
-    /// R3: the peer refused the stream, or went away before it.
+    /// R3: the peer refused the stream.
     StreamRefused = 2,
     /// R4: a kept connection ended by FIN, and its peer had received nothing.
     StaleProven = 3,
@@ -106,6 +108,8 @@ pub enum Rule {
     Idempotent = 4,
     /// R6: a fresh connection was lost, and the request is idempotent.
     FreshLost = 5,
+    /// R3: the peer ended the connection before the stream.
+    GoneAway = 6,
 }
 
 /// Why a request is not sent again: index into [`crate::abi::Cell::refusals`].
@@ -134,13 +138,14 @@ pub enum Refusal {
 
 impl Rule {
     /// All rules, in index order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Connect,
         Self::Unwritten,
         Self::StreamRefused,
         Self::StaleProven,
         Self::Idempotent,
         Self::FreshLost,
+        Self::GoneAway,
     ];
 
     /// The rule's name in metrics and logs.
@@ -153,16 +158,18 @@ impl Rule {
             Self::StaleProven => "stale_proven",
             Self::Idempotent => "idempotent",
             Self::FreshLost => "fresh_lost",
+            Self::GoneAway => "gone_away",
         }
     }
 
     /// Whether the replay should go to another backend, if there is one.
     #[must_use]
     pub const fn wants_another_backend(self) -> bool {
-        matches!(self, Self::Connect | Self::StreamRefused | Self::FreshLost)
+        matches!(self, Self::Connect | Self::StreamRefused | Self::GoneAway | Self::FreshLost)
     }
 
-    /// Whether the former attempt may have been executed, so that the replay is extra work.
+    /// Whether the former attempt may have been executed, or was too much, so that the replay is extra
+    /// work.
     #[must_use]
     pub const fn takes_budget(self) -> bool {
         matches!(self, Self::StreamRefused | Self::Idempotent | Self::FreshLost)
@@ -241,6 +248,7 @@ fn rule(evidence: &Evidence, policy: &Policy) -> Result<Rule, Refusal> {
         Stage::Unconnected => return Ok(Rule::Connect),
         Stage::Unwritten => return Ok(Rule::Unwritten),
         Stage::Refused => return Ok(Rule::StreamRefused),
+        Stage::GoneAway => return Ok(Rule::GoneAway),
         Stage::Answered => return Err(Refusal::Answered),
         Stage::Lost(end) => end,
     };
@@ -320,6 +328,13 @@ mod tests {
                 Ok(Rule::Unwritten),
             ),
             ("R3", post(Stage::Refused), POLICY, Ok(Rule::StreamRefused)),
+            ("R3: GOAWAY", post(Stage::GoneAway), POLICY, Ok(Rule::GoneAway)),
+            (
+                "R3: GOAWAY is no extra work",
+                Evidence { is_in_budget: false, ..post(Stage::GoneAway) },
+                POLICY,
+                Ok(Rule::GoneAway),
+            ),
             (
                 "R3 takes budget",
                 Evidence { is_in_budget: false, ..post(Stage::Refused) },

@@ -13,19 +13,28 @@ const LONG: usize = 200_000;
 #[test]
 fn posts_lost_on_a_stale_connection_are_sent_again_by_proof_and_never_run_twice() {
     let plan = Plan { requests: 1500, clients: 32, body_bytes: SHORT, seed: 1 };
-    assert_all_proven(&run(Io::Auto, plan));
+    assert_all_proven(&run(Kind::Steerage(Io::Auto), plan));
 }
 
 #[test]
 fn so_they_are_by_epoll() {
     let plan = Plan { requests: 600, clients: 32, body_bytes: SHORT, seed: 2 };
-    assert_all_proven(&run(Io::Epoll, plan));
+    assert_all_proven(&run(Kind::Steerage(Io::Epoll), plan));
+}
+
+/// A FIN is the same proof under TLS, with `close_notify` before it or without.
+#[test]
+fn so_they_are_over_tls() {
+    let plan = Plan { requests: 1000, clients: 32, body_bytes: SHORT, seed: 4 };
+    assert_all_proven(&run(Kind::SteerageTls(Io::Auto), plan));
+    let plan = Plan { requests: 600, clients: 32, body_bytes: SHORT, seed: 5 };
+    assert_all_proven(&run(Kind::SteerageTls(Io::Epoll), plan));
 }
 
 #[test]
 fn posts_too_long_to_be_held_may_be_lost_but_never_run_twice() {
     let plan = Plan { requests: 300, clients: 16, body_bytes: LONG, seed: 3 };
-    let outcome = run(Io::Auto, plan);
+    let outcome = run(Kind::Steerage(Io::Auto), plan);
     assert_eq!(outcome.count("replays.stale_proven"), 0, "{outcome:#?}");
 }
 
@@ -36,8 +45,8 @@ fn assert_all_proven(outcome: &Outcome) {
 }
 
 /// Runs the race and looks at what holds for every request.
-fn run(io: Io, plan: Plan) -> Outcome {
-    let outcome = race::run(Kind::Steerage(io), plan).unwrap();
+fn run(kind: Kind, plan: Plan) -> Outcome {
+    let outcome = race::run(kind, plan).unwrap();
     assert_eq!(outcome.doubled, 0, "{outcome:#?}");
     assert_eq!(outcome.executed_yet_failed, outcome.closed_on_executed, "{outcome:#?}");
     assert_eq!(outcome.not_executed, 0, "{outcome:#?}");

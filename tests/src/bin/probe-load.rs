@@ -6,6 +6,7 @@
 //! thread alone (`/proc/self/task/TID/schedstat`), the kernel's work for its sockets included; over
 //! loopback that has in it most of what the kernel does for the other end as well.
 
+use std::borrow::Cow;
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -132,9 +133,12 @@ fn measure(options: &Options, kind: Kind) -> Result<Figures> {
     let tenants: Vec<Tenant> = subscribers.iter().map(|(_, tenant, _)| *tenant).collect();
     let group = Arc::new(Group::without_rules("api", &tenants, 0));
     let all = subscribers.into_iter().map(|(backend, tenant, policy)| {
-        (Some(&check), Subscriber { group: Arc::clone(&group), backend, tenant, policy })
+        (
+            Some(Cow::Borrowed(&check)),
+            Subscriber { group: Arc::clone(&group), backend, tenant, policy },
+        )
     });
-    let prober = Prober::start(Arc::clone(&region), targets(all))?;
+    let prober = Prober::start(Arc::clone(&region), targets(all), Arc::default())?;
     let up = addresses.len() - (0..).zip(&addresses).filter(|(n, _)| !is_up(&region, *n)).count();
     ensure!(
         up == addresses.len(),

@@ -26,7 +26,7 @@ struct Arguments {
     /// Seed of the backend's and the clients' choices.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Only this one: steerage, steerage-epoll, haproxy, nginx, haproxy-retry, nginx-retry.
+    /// Only this one: steerage, steerage-epoll, steerage-tls, haproxy, nginx, haproxy-retry, nginx-retry.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Also write rows of `case`, `impl`, `value`, `unit` to this file.

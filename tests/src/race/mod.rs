@@ -20,6 +20,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::PrivateKeyDer;
 use serde_json::Value;
 use steerage::service::Random;
 use steerage_lab::scratch::Scratch;
@@ -122,8 +126,16 @@ pub fn run(kind: Kind, plan: Plan) -> Result<Outcome> {
     let topology = Topology::build_apart(PREFIX, 1, DELAY)?;
     let closes = Arc::new(Closes::default());
     let (counted, seed) = (Arc::clone(&closes), plan.seed);
-    let script =
-        move |talk: &mut Talk, number| serve(talk, &Random::new(seed ^ (number << 32)), &counted);
+    let tls = match kind {
+        Kind::SteerageTls(_) => Some(certified()?),
+        _ => None,
+    };
+    let script = move |talk: &mut Talk, number| {
+        if let Some(config) = &tls {
+            talk.secure(config.clone())?;
+        }
+        serve(talk, &Random::new(seed ^ (number << 32)), &counted)
+    };
     let backend = Scripted::start(&topology.backends[0], topology::backend_socket(1), script)?;
     let proxy = Proxy::start(kind, &topology, &scratch, backend.address())?;
     let heard = topology.client.enter(|| post_all(plan, proxy.address()))??;
@@ -152,16 +164,36 @@ fn serve(talk: &mut Talk, random: &Random, closes: &Closes) -> std::io::Result<(
         }
         let pause = Duration::from_millis(1 + random.below(PAUSE_MS_MAX) as u64);
         let count = if is_at_once {
-            talk.close()?;
+            end(talk, random)?;
             &closes.at_once
         } else if talk.wait(pause)? == Waited::Nothing {
-            if talk.close()? { &closes.on_request } else { &closes.idle }
+            if end(talk, random)? { &closes.on_request } else { &closes.idle }
         } else {
             continue;
         };
         count.fetch_add(1, Ordering::SeqCst);
         return Ok(());
     }
+}
+
+/// Ends the connection; tells whether bytes had arrived by then. Over TLS in one of two ways: servers
+/// differ in whether they say `close_notify`.
+fn end(talk: &mut Talk, random: &Random) -> std::io::Result<bool> {
+    if random.below(2) == 0 {
+        talk.say_goodbye()?;
+    }
+    talk.close()
+}
+
+/// A server with a certificate that it has signed itself.
+fn certified() -> Result<Arc<ServerConfig>> {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["backend.test".into()])?;
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).map_err(anyhow::Error::msg)?;
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)?;
+    Ok(Arc::new(config))
 }
 
 /// What was heard of each request, by its id.

@@ -19,6 +19,8 @@ use crate::stand::l7;
 pub enum Kind {
     /// This daemon, with `global.io`.
     Steerage(Io),
+    /// The same, with a backend that speaks TLS.
+    SteerageTls(Io),
     /// Debian's HAProxy.
     Haproxy(Retry),
     /// Debian's nginx.
@@ -52,8 +54,9 @@ pub(super) enum Proxy {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Steerage(Io::Auto),
+        Self::SteerageTls(Io::Auto),
         Self::Steerage(Io::Epoll),
         Self::Haproxy(Retry::Default),
         Self::Nginx(Retry::Default),
@@ -67,6 +70,8 @@ impl Kind {
         match self {
             Self::Steerage(Io::Auto) => "steerage",
             Self::Steerage(Io::Epoll) => "steerage-epoll",
+            Self::SteerageTls(Io::Auto) => "steerage-tls",
+            Self::SteerageTls(Io::Epoll) => "steerage-tls-epoll",
             Self::Haproxy(Retry::Default) => "haproxy",
             Self::Nginx(Retry::Default) => "nginx",
             Self::Haproxy(Retry::Always) => "haproxy-retry",
@@ -92,8 +97,14 @@ impl Proxy {
             Ok(Self::Other(process))
         };
         match kind {
-            Kind::Steerage(io) => {
-                let config = scratch.write("steerage.toml", &steerage(scratch, io, backend))?;
+            Kind::Steerage(io) | Kind::SteerageTls(io) => {
+                let tls = match kind {
+                    // The other end is not what is put to the test.
+                    Kind::SteerageTls(_) => "upstream_tls = { verify = false }",
+                    _ => "",
+                };
+                let text = steerage(scratch, io, tls, backend);
+                let config = scratch.write("steerage.toml", &text)?;
                 let log = scratch.join("proxy.log");
                 let daemon = Daemon::serving(host, &daemon::binary()?, &config, &log)?;
                 daemon.wait_available(1)?;
@@ -123,7 +134,7 @@ impl Proxy {
     }
 }
 
-fn steerage(scratch: &Scratch, io: Io, backend: SocketAddr) -> String {
+fn steerage(scratch: &Scratch, io: Io, tls: &str, backend: SocketAddr) -> String {
     let (global, bind) = (daemon::global(scratch), l7());
     let io = match io {
         Io::Auto => "auto",
@@ -133,7 +144,7 @@ fn steerage(scratch: &Scratch, io: Io, backend: SocketAddr) -> String {
         "{global}workers = 2\nio = \"{io}\"\n\
          [[listener]]\nname = \"web\"\nbind = [\"{bind}\"]\nprotocol = \"http\"\n\
          [[listener.route]]\nservice = \"app\"\n\
-         [[service]]\nname = \"app\"\n\
+         [[service]]\nname = \"app\"\n{tls}\n\
          [[service.backend]]\naddress = \"{backend}\"\n"
     )
 }

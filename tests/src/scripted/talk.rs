@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, recv, sockopt};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use steerage_lab::http::{self, BLOCK, Framing, Head};
 
 use super::Ledger;
@@ -13,9 +14,57 @@ use super::Ledger;
 /// A connection; dropping it closes it.
 #[derive(Debug)]
 pub struct Talk {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Wire>,
     ledger: Arc<Ledger>,
 }
+
+/// What a connection is made of.
+#[derive(Debug)]
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ServerConnection, TcpStream>>),
+}
+
+impl Wire {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => &tls.sock,
+        }
+    }
+}
+
+impl io::Read for Wire {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.read(space),
+            Self::Tls(tls) => tls.read(space),
+        }
+    }
+}
+
+impl io::Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.write(bytes),
+            Self::Tls(tls) => tls.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.flush(),
+            Self::Tls(tls) => tls.flush(),
+        }
+    }
+}
+
+/// A record that nobody has sealed.
+const FORGED: [u8; 37] = {
+    let mut record = [7; 37];
+    [record[0], record[1], record[2], record[3], record[4]] = [23, 3, 3, 0, 32];
+    record
+};
 
 /// A request that was read whole.
 #[derive(Clone, Debug)]
@@ -48,7 +97,50 @@ pub enum Waited {
 impl Talk {
     pub(super) fn new(stream: TcpStream, ledger: Arc<Ledger>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::with_capacity(BLOCK, stream), ledger })
+        Ok(Self { stream: BufReader::with_capacity(BLOCK, Wire::Plain(stream)), ledger })
+    }
+
+    /// Goes on over TLS, as its server.
+    ///
+    /// # Errors
+    /// If the handshake fails.
+    pub fn secure(&mut self, config: Arc<ServerConfig>) -> io::Result<()> {
+        let mut tcp = self.stream.get_ref().tcp().try_clone()?;
+        let mut session = ServerConnection::new(config).map_err(io::Error::other)?;
+        while session.is_handshaking() {
+            session.complete_io(&mut tcp)?;
+        }
+        let wire = Wire::Tls(Box::new(StreamOwned::new(session, tcp)));
+        self.stream = BufReader::with_capacity(BLOCK, wire);
+        Ok(())
+    }
+
+    /// Says `close_notify`, over TLS; to be followed by [`close`](Self::close).
+    ///
+    /// # Errors
+    /// If the connection was broken already.
+    pub fn say_goodbye(&mut self) -> io::Result<()> {
+        if let Wire::Tls(tls) = self.stream.get_mut() {
+            tls.conn.send_close_notify();
+            tls.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Sends a fatal alert, over TLS: by feeding this end what nobody has sealed.
+    ///
+    /// # Errors
+    /// If the connection was broken already.
+    pub fn send_alert(&mut self) -> io::Result<()> {
+        let Wire::Tls(tls) = self.stream.get_mut() else { return Ok(()) };
+        tls.conn.read_tls(&mut &FORGED[..])?;
+        if tls.conn.process_new_packets().is_ok() {
+            return Err(io::Error::other("the forged record was taken"));
+        }
+        while tls.conn.wants_write() {
+            tls.conn.write_tls(&mut tls.sock)?;
+        }
+        Ok(())
     }
 
     /// Reads a head; `None` if the peer has ended the connection.
@@ -75,14 +167,14 @@ impl Talk {
     /// # Errors
     /// If the connection breaks.
     pub fn wait(&mut self, within: Duration) -> io::Result<Waited> {
-        self.stream.get_ref().set_read_timeout(Some(within))?;
+        self.stream.get_ref().tcp().set_read_timeout(Some(within))?;
         let waited = match self.stream.fill_buf() {
             Ok([]) => Waited::End,
             Ok(_) => Waited::Request,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Waited::Nothing,
             Err(error) => return Err(error),
         };
-        self.stream.get_ref().set_read_timeout(None)?;
+        self.stream.get_ref().tcp().set_read_timeout(None)?;
         Ok(waited)
     }
 
@@ -96,7 +188,9 @@ impl Talk {
     /// # Errors
     /// If the connection breaks.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.get_mut().write_all(bytes)
+        let wire = self.stream.get_mut();
+        wire.write_all(bytes)?;
+        wire.flush()
     }
 
     /// Sends bytes one by one, with a pause after each.
@@ -133,7 +227,7 @@ impl Talk {
     /// # Errors
     /// If the connection was broken already.
     pub fn close(&mut self) -> io::Result<bool> {
-        let stream = self.stream.get_ref();
+        let stream = self.stream.get_ref().tcp();
         stream.shutdown(Shutdown::Both)?;
         let (bytes, _) = recv(stream, &mut [0; 1][..], RecvFlags::DONTWAIT | RecvFlags::PEEK)?;
         Ok(bytes > 0)
@@ -144,6 +238,6 @@ impl Talk {
     /// # Errors
     /// If the connection was broken already.
     pub fn end_by_reset(&self) -> io::Result<()> {
-        Ok(sockopt::set_socket_linger(self.stream.get_ref(), Some(Duration::ZERO))?)
+        Ok(sockopt::set_socket_linger(self.stream.get_ref().tcp(), Some(Duration::ZERO))?)
     }
 }

@@ -11,7 +11,9 @@ mod quic;
 mod route;
 mod streams;
 mod tls;
+mod upstream_tls;
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,13 +32,13 @@ pub use discover::{Discover, Records};
 pub use forwarding::{Forwarding, RequestId, Via};
 pub use guard::{Guard, Offenders, Prefix, Rate, SynFlood};
 pub use probe::{
-    Authorities, Check, CheckKind, GrpcCheck, HttpCheck, PROBE_BODY_MAX, Probe, ProbeMethod,
-    TlsCheck, Trust,
+    Authorities, Check, CheckKind, GrpcCheck, HttpCheck, PROBE_BODY_MAX, Probe, ProbeMethod, Trust,
 };
 pub use quic::{NoServerId, Quic, ServerId};
 pub use route::{HeaderMatch, Host, Path, Route, RouteTimeouts, ValueMatch};
 pub use streams::{StreamEnd, StreamRoute, StreamTimeouts, Streams};
 pub use tls::{CertificateFiles, ClientAuth, ClientAuthMode, ListenerTls, SniMismatch, TlsVersion};
+pub use upstream_tls::{ClientCertificate, UpstreamTls};
 
 /// A whole configuration without contradictions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -407,6 +409,8 @@ pub struct Service {
     pub queue_timeout: Duration,
     /// How backends are spoken to.
     pub upstream: Upstream,
+    /// How TLS is spoken to them; `None` for plain connections.
+    pub upstream_tls: Option<UpstreamTls>,
     /// Idle connections to backends.
     pub pool: Pool,
     /// What happens when the backend had closed a kept connection.
@@ -438,6 +442,16 @@ impl Service {
 }
 
 impl Service {
+    /// How one of its backends is checked: by the name that it has.
+    #[must_use]
+    pub fn check_of(&self, backend: &Backend) -> Option<Cow<'_, Check>> {
+        let check = &self.probe.as_ref()?.check;
+        Some(match &backend.host {
+            Some(host) if check.is_nameless() => Cow::Owned(check.named(host)),
+            _ => Cow::Borrowed(check),
+        })
+    }
+
     /// What the replay decision may do.
     #[must_use]
     pub fn replay_policy(&self) -> replay::Policy {
@@ -572,8 +586,10 @@ pub struct Upstream {
 pub enum UpstreamProtocol {
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2 with prior knowledge.
+    /// HTTP/2; without TLS, with prior knowledge.
     Http2,
+    /// What TLS agrees on (ALPN).
+    Auto,
 }
 
 /// Idle connections to one backend, per worker.
@@ -590,10 +606,12 @@ pub struct Pool {
 }
 
 /// One address of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     /// Address and port.
     pub address: SocketAddr,
+    /// The name by which DNS knows it; `None` for one that the configuration names by its address.
+    pub host: Option<String>,
     /// 0 to 256; 0 takes no new work.
     pub weight: u16,
     /// Backends of a tier serve while no lower one has any.

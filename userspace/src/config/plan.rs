@@ -16,9 +16,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::model::{
-    Action, Global, Host, Listener, Log, Model, Path, Rewrite, Route, Service, Streams, Vip,
+    Action, Global, Host, Listener, Log, Model, Path, Rewrite, Route, Service, Streams, Trust,
+    UpstreamTls, Vip,
 };
 use super::template;
 
@@ -261,8 +263,7 @@ fn services(before: &[Service], after: &[Service], changes: &mut Vec<Change>) {
     for pair in matched(before, after, |service| service.name.clone()) {
         match pair {
             (Some(old), Some(new)) => {
-                let strip = |service: &Service| Service { backends: Vec::new(), ..service.clone() };
-                changes.extend(fields(&name(old), &value(&strip(old)), &value(&strip(new))));
+                changes.extend(fields(&name(old), &service_value(old), &service_value(new)));
                 for pair in matched(&old.backends, &new.backends, |backend| backend.address) {
                     let what = |address| format!("{}: backend {address}", name(old));
                     match pair {
@@ -284,6 +285,46 @@ fn services(before: &[Service], after: &[Service], changes: &mut Vec<Change>) {
             (None, None) => {}
         }
     }
+}
+
+/// A service without its backends, and what it says of TLS as the file has it.
+fn service_value(service: &Service) -> Value {
+    let mut all = value(&Service { backends: Vec::new(), ..service.clone() });
+    if let (Some(tls), Some(place)) = (&service.upstream_tls, all.get_mut("upstream_tls")) {
+        *place = tls_value(tls);
+    }
+    let probe = service.probe.as_ref().and_then(|probe| probe.check.kind.tls());
+    let kind = all.pointer_mut("/probe/check/kind").and_then(Value::as_object_mut);
+    let place = kind.and_then(|kind| kind.values_mut().next()).and_then(|kind| kind.get_mut("tls"));
+    if let (Some(tls), Some(place)) = (probe, place) {
+        *place = tls_value(tls);
+    }
+    all
+}
+
+/// Of certificates, how many there are and which: not their bytes.
+fn tls_value(tls: &UpstreamTls) -> Value {
+    let ca = match &tls.trust {
+        Trust::System | Trust::Anybody => Value::Null,
+        Trust::Authorities(ca) => file(&ca.file, &ca.certificates).into(),
+    };
+    let client = tls.client.as_ref();
+    serde_json::json!({
+        "ca": ca,
+        "sni": tls.name,
+        "verify": tls.trust != Trust::Anybody,
+        "cert": client.map(|client| file(&client.cert, &client.chain)),
+        "key": client.map(|client| client.key.display().to_string()),
+        "min_version": tls.min_version,
+    })
+}
+
+/// A file of certificates, and what tells its content from another.
+fn file(path: &std::path::Path, certificates: &[Vec<u8>]) -> String {
+    let mut hash = Sha256::new();
+    certificates.iter().for_each(|certificate| hash.update(certificate));
+    let digest: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{} ({}, sha256 {digest})", path.display(), certificates.len())
 }
 
 const fn added(what: String, to: String) -> Change {

@@ -11,8 +11,9 @@ mod quic;
 mod route;
 mod streams;
 mod tls;
+mod upstream_tls;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::Path;
@@ -39,8 +40,13 @@ pub fn resolve(
     directory: &Path,
     mut file: schema::File,
 ) -> Result<Model, Vec<Problem>> {
-    let mut resolver =
-        Resolver { text, directory, problems: Vec::new(), server_ids: quic::Written::new() };
+    let mut resolver = Resolver {
+        text,
+        directory,
+        problems: Vec::new(),
+        server_ids: quic::Written::new(),
+        secure: HashSet::new(),
+    };
     let services = resolver.services(file.service);
     let names: HashMap<String, usize> =
         services.iter().enumerate().map(|(i, service)| (service.name.clone(), i)).collect();
@@ -85,6 +91,8 @@ struct Resolver<'a> {
     directory: &'a Path,
     problems: Vec<Problem>,
     server_ids: quic::Written,
+    /// Names of the services whose backends speak TLS.
+    secure: HashSet<String>,
 }
 
 impl Resolver<'_> {
@@ -258,10 +266,17 @@ impl Resolver<'_> {
         if !(0.01..=1.0).contains(ratio.get_ref()) {
             self.problem(ratio.span(), "ratio: must be from 0.01 to 1");
         }
+        let upstream_tls =
+            service.upstream_tls.map(|tls| self.upstream_tls(tls.into_inner(), None));
+        if upstream_tls.is_some() {
+            self.secure.insert(service.name.get_ref().clone());
+        }
         let hash_key = self.hash_key(service.hash_key);
         let sticky_cookie = service.sticky.map(|sticky| self.cookie(sticky));
         model::Service {
-            probe: service.probe.map(|probe| self.probe(probe, &service.upstream)),
+            probe: service
+                .probe
+                .map(|probe| self.probe(probe, &service.upstream, upstream_tls.as_ref())),
             discover: service.discover.map(|discover| self.discover(discover)),
             backends: self.backends(service.name.get_ref(), service.backend),
             name: service.name.into_inner(),
@@ -281,7 +296,8 @@ impl Resolver<'_> {
             slow_start: service.slow_start.0,
             panic_percent: service.panic_percent.into_inner(),
             queue_timeout: service.queue.timeout.0,
-            upstream: self.upstream(service.upstream),
+            upstream: self.upstream(service.upstream, upstream_tls.is_some()),
+            upstream_tls,
             pool: Pool {
                 max_idle: service.pool.max_idle,
                 idle: service.pool.idle.0,
@@ -379,6 +395,7 @@ impl Resolver<'_> {
             }
             resolved.push(model::Backend {
                 address,
+                host: None,
                 server_ids: self.server_ids(backend.server_id.as_ref()),
                 max_connections: self.limit("max_connections", backend.max_connections),
                 max_requests: self.limit("max_requests", backend.max_requests),
@@ -489,7 +506,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn upstream(&mut self, upstream: schema::Upstream) -> Upstream {
+    fn upstream(&mut self, upstream: schema::Upstream, is_tls: bool) -> Upstream {
         let streams = upstream.streams;
         if !(1..=10_000).contains(streams.get_ref()) {
             self.problem(streams.span(), "streams: must be from 1 to 10000");
@@ -505,6 +522,7 @@ impl Resolver<'_> {
         Upstream {
             protocol: match upstream.protocol {
                 schema::UpstreamProtocol::Http2 => UpstreamProtocol::Http2,
+                schema::UpstreamProtocol::Auto if is_tls => UpstreamProtocol::Auto,
                 // Only TLS lets the two ends agree (ALPN); without it, HTTP/1.1 is what all speak.
                 schema::UpstreamProtocol::Http1 | schema::UpstreamProtocol::Auto => {
                     UpstreamProtocol::Http1

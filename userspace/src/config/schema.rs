@@ -9,6 +9,7 @@ mod quic;
 mod route;
 mod streams;
 mod tls;
+mod upstream_tls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,11 +31,12 @@ pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
 pub use discover::Discover;
 pub use forwarding::{Forwarding, Traceparent};
 pub use guard::{Guard, Net, Offenders, Rate, SynFlood};
-pub use probe::{Expect, Probe, ProbeKind, Tls};
+pub use probe::{Expect, Probe, ProbeKind};
 pub use quic::{Quic, ServerIds};
 pub use route::{Route, RouteTimeouts, ValueMatch};
 pub use streams::ProxyProtocol;
 pub use tls::{Certificate, ClientAuth, ListenerTls};
+pub use upstream_tls::UpstreamTls;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -378,6 +380,7 @@ pub struct Service {
     pub queue: Queue,
     #[serde(default)]
     pub upstream: Upstream,
+    pub upstream_tls: Option<Spanned<UpstreamTls>>,
     #[serde(default)]
     pub pool: Pool,
     #[serde(default)]

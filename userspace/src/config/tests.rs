@@ -359,7 +359,7 @@ fn what_a_probe_cannot_ask_is_said_with_its_line() {
             "40: ca: nothing is verified by it; remove it, or verify",
         ),
         ("kind = 'https', tls = { sni = 'a b' }", "41: \"a b\" is no name that a certificate can"),
-        ("kind = 'https', tls = { key = 'a' }", "35: unknown field `key`, expected one of `ca`,"),
+        ("kind = 'https', tls = { key = 'a' }", "41: key: needs its certificate; add cert ="),
         ("kind = 'http', method = 'POST'", "35: method: unknown variant `POST`, expected `GET` or"),
         ("kind = 'http', path = 'health'", "33: path: must be a path such as \"/health\""),
         ("kind = 'http', host = 'a b'", "33: host: must be a host name"),

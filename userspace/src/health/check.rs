@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use crate::config::model::{Check, CheckKind};
 use crate::l4::proxy_protocol::Header;
 use crate::tls::alert::cause_of;
+use crate::tls::upstream::{self, Keyring};
 
 /// What the prober calls itself.
 const USER_AGENT: &str = concat!("steerage/", env!("CARGO_PKG_VERSION"), " probe");
@@ -36,7 +37,7 @@ pub enum Failure {
     Timeout(Duration),
     /// TLS has something against it.
     #[error("tls: {0}")]
-    Tls(tls::Failure),
+    Tls(upstream::Failure),
     /// The answer was not HTTP, or broke off.
     #[error("http: {0}")]
     Http(hyper::Error),
@@ -54,7 +55,7 @@ pub enum Failure {
 impl From<hyper::Error> for Failure {
     fn from(error: hyper::Error) -> Self {
         match cause_of(&error) {
-            Some(cause) => Self::Tls(tls::Failure::from_cause(cause)),
+            Some(cause) => Self::Tls(upstream::Failure::from_cause(cause)),
             None => Self::Http(error),
         }
     }
@@ -64,7 +65,7 @@ impl From<grpc::Failure> for Failure {
     fn from(failure: grpc::Failure) -> Self {
         let grpc::Failure::Connection(error) = &failure else { return Self::Grpc(failure) };
         match error.get_io().and_then(|error| cause_of(error)) {
-            Some(cause) => Self::Tls(tls::Failure::from_cause(cause)),
+            Some(cause) => Self::Tls(upstream::Failure::from_cause(cause)),
             None => Self::Grpc(failure),
         }
     }
@@ -75,17 +76,18 @@ impl From<grpc::Failure> for Failure {
 pub struct Prepared {
     /// What is asked.
     pub check: Arc<Check>,
-    tls: Option<tls::Client>,
+    /// `Err` if no client can be made of the configured files.
+    tls: Option<Result<tls::Client, rustls::Error>>,
 }
 
 impl Prepared {
     /// Makes ready to ask.
-    pub fn new(check: Arc<Check>) -> Self {
-        let protocol: &[u8] = match check.kind {
-            CheckKind::Grpc(_) => b"h2",
-            CheckKind::Http(_) | CheckKind::Tcp => b"http/1.1",
+    pub fn new(check: Arc<Check>, ring: &Keyring) -> Self {
+        let protocol = match check.kind {
+            CheckKind::Grpc(_) => upstream::HTTP2,
+            CheckKind::Http(_) | CheckKind::Tcp => upstream::HTTP1,
         };
-        let tls = check.kind.tls().map(|check| tls::Client::new(check, protocol));
+        let tls = check.kind.tls().map(|tls| tls::Client::new(tls, ring, protocol));
         Self { check, tls }
     }
 
@@ -105,7 +107,8 @@ impl Prepared {
         }
         match &self.tls {
             None => self.exchange(stream, target).await,
-            Some(tls) => {
+            Some(Err(error)) => Err(Failure::Tls(upstream::Failure::Other(error.clone()))),
+            Some(Ok(tls)) => {
                 let stream = tls.handshake(stream, target).await.map_err(Failure::Tls)?;
                 self.exchange(stream, target).await
             }
@@ -131,7 +134,7 @@ mod tests {
     use super::*;
 
     async fn ask(target: SocketAddr, check: &Check) -> Result<(), Failure> {
-        Prepared::new(Arc::new(check.clone())).ask(target).await
+        Prepared::new(Arc::new(check.clone()), &Keyring::default()).ask(target).await
     }
 
     fn tcp(timeout: Duration) -> Check {

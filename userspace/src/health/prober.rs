@@ -23,6 +23,7 @@ use super::ticker::{Ticked, tick};
 use super::watch::{Common, Watch, tell};
 use crate::config::model::Check;
 use crate::region::Region;
+use crate::tls::upstream::Keyring;
 
 /// Checks that run at the same time.
 const CHECKS_MAX: usize = 256;
@@ -47,6 +48,7 @@ pub struct Prober {
 /// check.
 struct Order {
     targets: Vec<Target>,
+    ring: Arc<Keyring>,
     ready: mpsc::Sender<()>,
 }
 
@@ -72,7 +74,11 @@ impl Prober {
     ///
     /// # Errors
     /// If the thread can't be made.
-    pub fn start(region: Arc<Region>, targets: Vec<Target>) -> std::io::Result<Self> {
+    pub fn start(
+        region: Arc<Region>,
+        targets: Vec<Target>,
+        ring: Arc<Keyring>,
+    ) -> std::io::Result<Self> {
         let lag = Arc::new(Histogram::default());
         let records = Arc::default();
         let (orders, ordered) = unbounded_channel();
@@ -86,20 +92,20 @@ impl Prober {
             runtime.block_on(round.run(ordered));
         })?;
         let prober = Self { records, lag, orders: Some(orders), thread: Some(thread) };
-        prober.update(targets).wait();
+        prober.update(targets, ring).wait();
         Ok(prober)
     }
 
     /// Asks these targets from now on. Those that were asked before go on as they were; a backend that
-    /// comes to one of them hears at once what its last check said.
+    /// comes to one of them hears at once what its last check said. `ring` is for those that are new.
     #[must_use]
-    pub fn update(&self, targets: Vec<Target>) -> FirstRound {
+    pub fn update(&self, targets: Vec<Target>, ring: Arc<Keyring>) -> FirstRound {
         let checks = targets.iter().filter_map(|target| target.check.as_ref());
         let longest = checks.map(|check| check.timeout).max().unwrap_or_default();
         let (ready, is_over) = mpsc::channel();
         if let Some(orders) = &self.orders {
             // The thread ends with the channel, or by a panic that is seen at the join.
-            let _ = orders.send(Order { targets, ready });
+            let _ = orders.send(Order { targets, ring, ready });
         }
         FirstRound { is_over, patience: longest + FIRST_ROUND_MORE }
     }
@@ -172,7 +178,7 @@ impl Round {
         }
     }
 
-    fn turn_to(&mut self, Order { targets, ready }: Order) {
+    fn turn_to(&mut self, Order { targets, ring, ready }: Order) {
         let mut former = std::mem::take(&mut self.watched);
         let words: HashMap<_, _> = self.ticked.drain(..).map(Ticked::last).collect();
         let mut records = Records::new();
@@ -184,7 +190,7 @@ impl Round {
                         watched.pass_to(subscribers.clone(), &self.common.region);
                         watched
                     }
-                    None => self.watch(&key, subscribers.clone(), ready.clone()),
+                    None => self.watch(&key, &ring, subscribers.clone(), ready.clone()),
                 };
                 let of_check = records.entry(key.0.clone()).or_default();
                 of_check.insert(address, watched.record.clone());
@@ -207,13 +213,14 @@ impl Round {
     fn watch(
         &mut self,
         (check, address): &(Arc<Check>, SocketAddr),
+        ring: &Keyring,
         subscribers: Vec<Subscriber>,
         ready: mpsc::Sender<()>,
     ) -> Watched {
         let subscribers = Arc::new(Mutex::new(subscribers));
         let (wake, record) = (Arc::new(Notify::new()), Arc::new(Record::default()));
         let made = self.prepared.entry(check.clone());
-        let prepared = made.or_insert_with(|| Arc::new(Prepared::new(check.clone()))).clone();
+        let prepared = made.or_insert_with(|| Arc::new(Prepared::new(check.clone(), ring))).clone();
         let watch = Watch {
             address: *address,
             prepared,

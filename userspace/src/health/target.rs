@@ -1,6 +1,7 @@
 //! Who is asked, and who wants to know.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -36,17 +37,25 @@ pub struct Target {
 /// Gathers the backends of all services: one target for each (address, check).
 #[must_use]
 pub fn targets<'a>(
-    backends: impl IntoIterator<Item = (Option<&'a Check>, Subscriber)>,
+    backends: impl IntoIterator<Item = (Option<Cow<'a, Check>>, Subscriber)>,
 ) -> Vec<Target> {
     let mut targets: Vec<Target> = Vec::new();
-    let mut checks: HashMap<&Check, Arc<Check>> = HashMap::new();
-    let mut index: HashMap<(SocketAddr, Option<&Check>), usize> = HashMap::new();
+    let mut checks: HashSet<Arc<Check>> = HashSet::new();
+    let mut index: HashMap<(SocketAddr, Option<Arc<Check>>), usize> = HashMap::new();
     for (check, subscriber) in backends {
-        let address = check.map_or(subscriber.backend, |check| check.target(subscriber.backend));
-        let at = *index.entry((address, check)).or_insert_with(|| {
-            let shared =
-                |check| checks.entry(check).or_insert_with(|| check.clone().into()).clone();
-            targets.push(Target { address, check: check.map(shared), subscribers: Vec::new() });
+        let check = check.map(|check| match checks.get(check.as_ref()) {
+            Some(known) => known.clone(),
+            None => {
+                let shared = Arc::new(check.into_owned());
+                checks.insert(shared.clone());
+                shared
+            }
+        });
+        let backend = subscriber.backend;
+        let address = check.as_ref().map_or(backend, |check| check.target(backend));
+        let at = *index.entry((address, check)).or_insert_with_key(|(address, check)| {
+            let (address, check) = (*address, check.clone());
+            targets.push(Target { address, check, subscribers: Vec::new() });
             targets.len() - 1
         });
         targets[at].subscribers.push(subscriber);
@@ -90,9 +99,9 @@ pub(super) mod tests {
         let backend: SocketAddr = "127.0.0.1:9".parse().unwrap();
         let (one, other) = (check(Duration::from_secs(1)), check(Duration::from_secs(2)));
         let gathered = targets([
-            (Some(&one), subscriber(0, backend)),
-            (Some(&one), subscriber(1, backend)),
-            (Some(&other), subscriber(2, backend)),
+            (Some(Cow::Borrowed(&one)), subscriber(0, backend)),
+            (Some(Cow::Borrowed(&one)), subscriber(1, backend)),
+            (Some(Cow::Borrowed(&other)), subscriber(2, backend)),
             (None, subscriber(3, backend)),
         ]);
         assert_eq!(gathered.iter().map(|t| t.subscribers.len()).collect::<Vec<_>>(), [2, 1, 1]);
@@ -104,8 +113,8 @@ pub(super) mod tests {
         let aside = Check { address, port: Some(8081), ..check(Duration::from_secs(1)) };
         let backends = ["127.0.0.1:9", "127.0.0.1:10"].map(|text| text.parse().unwrap());
         let gathered = targets([
-            (Some(&aside), subscriber(0, backends[0])),
-            (Some(&aside), subscriber(1, backends[1])),
+            (Some(Cow::Borrowed(&aside)), subscriber(0, backends[0])),
+            (Some(Cow::Borrowed(&aside)), subscriber(1, backends[1])),
         ]);
         assert_eq!(gathered.len(), 1);
         assert_eq!(gathered[0].address, "127.0.0.2:8081".parse().unwrap());

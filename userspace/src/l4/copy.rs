@@ -360,7 +360,12 @@ impl Side {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self {
-            Self::Connection(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Connection(stream) => match ready!(Pin::new(stream).poll_read(cx, buffer)) {
+                // Of TLS, a FIN without `close_notify`: an end to pass on as it came, not a reset that
+                // would take from the other side what it has not read yet.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                read => Poll::Ready(read),
+            },
             Self::Stream(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }

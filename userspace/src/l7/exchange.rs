@@ -235,7 +235,10 @@ impl Exchange<'_> {
             self.next = if rule.wants_another_backend() {
                 self.tried.push(pick.backend);
                 // A backend that is going away may be back behind the same address.
-                if rule == Rule::StreamRefused { Next::Rather(pick.backend) } else { Next::Any }
+                match rule {
+                    Rule::StreamRefused | Rule::GoneAway => Next::Rather(pick.backend),
+                    _ => Next::Any,
+                }
             } else {
                 Next::Again(pick.backend)
             };

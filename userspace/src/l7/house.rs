@@ -24,6 +24,7 @@ use crate::net;
 use crate::region::{Region, WorkerLine};
 use crate::service::Placed;
 use crate::tls::Shelf;
+use crate::tls::upstream::Keyring;
 
 /// All that a worker's clients meet.
 #[derive(Debug)]
@@ -138,22 +139,23 @@ impl House {
     pub fn new(
         placed: Placed,
         certificates: Shelf,
+        keyring: &Keyring,
         worker: usize,
         workers: usize,
         region: Rc<Region>,
     ) -> Self {
         let latest = Rc::new(Latest::default());
         let first = Proxy::nothing(&placed.model, worker, workers, region, latest.clone());
-        let proxy = Rc::new(first.succeed(placed, certificates));
+        let proxy = Rc::new(first.succeed(placed, certificates, keyring));
         let house = Self { proxy: RefCell::new(proxy.clone()), doors: RefCell::default(), latest };
         house.open(&proxy);
         house
     }
 
     /// Puts another configuration in force. Doors of listeners that it has not begin to drain.
-    pub fn take(&self, placed: Placed, certificates: Shelf) {
+    pub fn take(&self, placed: Placed, certificates: Shelf, keyring: &Keyring) {
         let former = self.proxy();
-        let proxy = Rc::new(former.succeed(placed, certificates));
+        let proxy = Rc::new(former.succeed(placed, certificates, keyring));
         self.proxy.replace(proxy.clone());
         let has_closed = self.open(&proxy);
         former.retire(&proxy);

@@ -69,13 +69,16 @@ use steerage_common::error::ErrorClass;
 use steerage_common::handshake::Handshake;
 use steerage_common::replay;
 
-use crate::config::model::{Http2, ListenerTimeouts, Model, Offenders, table_address};
+use crate::config::model::{
+    Http2, ListenerTimeouts, Model, Offenders, UpstreamProtocol, table_address,
+};
 use crate::l4::Entry;
 use crate::l4::proxy_protocol::Version;
 use crate::region::{Region, WorkerLine, add};
 use crate::service::{Placed, Random, Service};
 use crate::tls::rate::Buckets;
 use crate::tls::ticket::KeyRing;
+use crate::tls::upstream::Dialer;
 use crate::tls::{Shelf, Terminator};
 
 use affinity::Affinity;
@@ -151,8 +154,11 @@ pub(crate) struct Target {
     pub(crate) service: Service,
     /// By index of the backend.
     pub(crate) pools: Vec<Rc<Pool>>,
-    /// The same if the backends are spoken to by HTTP/2.
+    /// The same if the backends are, or may be, spoken to by HTTP/2.
     multiplexes: Option<Vec<Rc<Multiplex>>>,
+    /// The same if connections to them are secret.
+    dialers: Option<Vec<Rc<Dialer>>>,
+    protocol: UpstreamProtocol,
     /// How backends are told who the client is.
     pub(crate) proxy_protocol: Option<Version>,
     pub(crate) replay: replay::Policy,

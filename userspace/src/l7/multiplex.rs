@@ -33,10 +33,12 @@ use tokio::sync::Notify;
 
 use super::pool::{Meter, ms};
 use super::upload::RequestBody;
-use crate::config::model;
+use crate::config::model::{self, UpstreamProtocol};
 use crate::net::{self, Progress, Stream};
 use crate::region::add;
 use crate::service::Random;
+use crate::tls::alert;
+use crate::tls::upstream::Agreed;
 
 /// What a backend may send on one stream before the client takes it. All streams together may have that:
 /// clients that read slowly must not take the window of the others.
@@ -67,6 +69,8 @@ pub(super) struct Multiplex {
     /// How many connections there may be.
     connections_max: Cell<usize>,
     crowd: Rc<Crowd>,
+    /// What the backend agreed to last, where that is up to it.
+    agreed: Cell<Option<Agreed>>,
 }
 
 /// The connections that there are, and who waits because there may be no more.
@@ -309,7 +313,24 @@ impl Multiplex {
             flight: RefCell::default(),
             connections_max: Cell::new(usize::MAX),
             crowd: Rc::default(),
+            agreed: Cell::new(None),
         }
+    }
+
+    /// Notes what the backend agreed to.
+    pub(super) fn note(&self, agreed: Agreed) {
+        self.agreed.set(Some(agreed));
+    }
+
+    /// Whether the backend, when it was asked last, chose HTTP/1.1.
+    pub(super) fn is_declined(&self) -> bool {
+        self.agreed.get() == Some(Agreed::Http1)
+    }
+
+    /// Whether the backend speaks HTTP/2 for certain.
+    pub(super) fn is_spoken(&self) -> bool {
+        let is_up_to_it = self.upstream.get().protocol == UpstreamProtocol::Auto;
+        !is_up_to_it || self.agreed.get() == Some(Agreed::Http2)
     }
 
     /// Heeds other limits from now on; connections that are open keep theirs.
@@ -453,9 +474,23 @@ impl Drop for Leave<'_> {
     }
 }
 
+/// What TLS has to say of an error.
+pub(super) fn tls_cause(error: &hyper::Error) -> Option<&rustls::Error> {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = source {
+        // What h2 has inside it does not give as its source.
+        if let Some(io) = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io) {
+            return alert::cause_of(io);
+        }
+        source = cause.source();
+    }
+    alert::cause_of(error)
+}
+
 /// Why there is no connection.
 fn class_of(error: &hyper::Error) -> FailureClass {
     match Loss::of(error) {
+        _ if tls_cause(error).is_some() => FailureClass::Tls,
         Loss::Protocol => FailureClass::Protocol,
         _ => FailureClass::Connect,
     }

@@ -48,7 +48,7 @@ pub(crate) struct Pool {
     idle: RefCell<Vec<Idle>>,
     /// The most connections that were in use lately.
     in_use_lately: Cell<usize>,
-    /// Whether its backend is gone from the configuration: nothing is kept then.
+    /// Whether the configuration has its backend no more, or reaches it otherwise: nothing is kept then.
     is_retired: Cell<bool>,
 }
 
@@ -210,8 +210,8 @@ impl Pool {
 
     /// Closes what is idle, and whatever comes back.
     pub(super) fn retire(&self) {
-        self.is_retired.set(true);
         self.sweep(false);
+        self.is_retired.set(true);
     }
 
     fn cell(&self) -> &region::Cell {
@@ -368,7 +368,10 @@ impl Pool {
 
     /// Publishes how many connections are idle.
     fn show(&self, idle: usize) {
-        self.cell().idle.store(idle as u32, Ordering::Relaxed);
+        // The backend may have another pool, whose figure it is then.
+        if !self.is_retired.get() {
+            self.cell().idle.store(idle as u32, Ordering::Relaxed);
+        }
     }
 
     /// Makes a fresh HTTP connection of a stream to the backend.

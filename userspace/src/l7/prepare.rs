@@ -18,6 +18,7 @@ use super::route::{Destination, End, Plan, Query, Table};
 use super::upgrade::Wish;
 use super::upload::{Outgoing, Upload};
 use super::{Front, Proxy, forward, host, version};
+use crate::config::model::UpstreamProtocol;
 use crate::tls::{Session, Terminator, identity};
 
 /// What Steerage answers itself.
@@ -82,7 +83,8 @@ pub(super) fn prepare(
     // Of HTTP/1 the connection watches the pace.
     let least = (version == Version::HTTP_2).then(|| client.least());
     let upload = Upload::new(body, plan.max_body, least);
-    let is_over_http2 = proxy.targets[destination.service].multiplexes.is_some();
+    // Where it is up to the backend, tunnels go over HTTP/1.1, which all speak.
+    let is_over_http2 = proxy.targets[destination.service].protocol == UpstreamProtocol::Http2;
     let wish = match wish {
         Some(wish) if is_over_http2 => wish.over_http2(&mut head, upload.is_some())?,
         wish => wish.inspect(|wish| wish.ask(&mut head.headers)),

@@ -11,6 +11,7 @@ use steerage_common::error::ErrorClass;
 
 use super::body::Body;
 use crate::config::model::{ErrorPage, Listener};
+use crate::tls::upstream::Failure;
 
 /// Names the class, for machines.
 const X_STEERAGE_ERROR: HeaderName = HeaderName::from_static("x-steerage-error");
@@ -24,6 +25,20 @@ pub(crate) const fn of_failure(class: FailureClass) -> ErrorClass {
         FailureClass::FirstByteTimeout => ErrorClass::FirstByteTimeout,
         FailureClass::Protocol | FailureClass::GatewayStatus => ErrorClass::Protocol,
         FailureClass::Stall => ErrorClass::StallTimeout,
+        FailureClass::Tls => ErrorClass::TlsHandshake,
+    }
+}
+
+/// The class of a request whose last attempt failed at TLS.
+pub(super) const fn of_handshake(failure: &Failure) -> ErrorClass {
+    match failure {
+        Failure::Expired(_) | Failure::NotValidYet => ErrorClass::TlsCertificateTime,
+        Failure::Name(_) => ErrorClass::TlsCertificateName,
+        Failure::Issuer => ErrorClass::TlsCertificateIssuer,
+        Failure::Alert(_) => ErrorClass::TlsAlert,
+        Failure::NoTls => ErrorClass::NoTls,
+        Failure::NoHttp2 => ErrorClass::NoHttp2,
+        Failure::Closed | Failure::Other(_) | Failure::Io(_) => ErrorClass::TlsHandshake,
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::HeaderName;
+use steerage_common::slot::Slot;
 
 use super::affinity::Affinity;
 use super::budget::Budget;
@@ -23,6 +24,7 @@ use crate::service::identity::listener_identity;
 use crate::service::{Placed, Random, Service};
 use crate::tls::ticket::KeyRing;
 use crate::tls::{Shelf, Terminator};
+use crate::tls::upstream::{Dialer, Identity, Keyring};
 
 impl Proxy {
     /// What comes before the first configuration, with what of it never changes.
@@ -57,8 +59,8 @@ impl Proxy {
     }
 
     /// The next configuration's; what is the same in both is shared.
-    pub(super) fn succeed(&self, placed: Placed, certificates: Shelf) -> Self {
-        let targets = self.next_targets(&placed);
+    pub(super) fn succeed(&self, placed: Placed, certificates: Shelf, keyring: &Keyring) -> Self {
+        let targets = self.next_targets(&placed, keyring);
         let fronts = self.next_fronts(&placed.model, &certificates);
         let identity_headers = identity_headers(&fronts);
         Self {
@@ -152,7 +154,7 @@ impl Proxy {
         }
     }
 
-    fn next_targets(&self, placed: &Placed) -> Vec<Rc<Target>> {
+    fn next_targets(&self, placed: &Placed, ring: &Keyring) -> Vec<Rc<Target>> {
         let before = &self.placed;
         let is_same = |former: usize, at: usize| {
             before.model.services[former] == placed.model.services[at]
@@ -166,7 +168,8 @@ impl Proxy {
                 Some(former) if is_same(former, at) => self.targets[former].clone(),
                 former => {
                     let former = former.map(|former| &*self.targets[former]);
-                    Rc::new(self.next_target(former, model, &placed.tenants[at], placed.lines[at]))
+                    let seats = (&placed.tenants[at][..], placed.lines[at]);
+                    Rc::new(self.next_target(former, model, seats, ring))
                 }
             }
         };
@@ -182,8 +185,8 @@ impl Proxy {
         &self,
         former: Option<&Target>,
         model: &model::Service,
-        tenants: &[Tenant],
-        line: u16,
+        (tenants, line): (&[Tenant], u16),
+        ring: &Keyring,
     ) -> Target {
         let (worker, region, random) = (self.worker, &self.region, &self.random);
         let seed = random.next();
@@ -191,42 +194,31 @@ impl Proxy {
             Some(former) => former.service.succeed(model, tenants, line, seed),
             None => Service::new(model, tenants, line, worker, region.clone(), seed),
         };
+        let identity = model.upstream_tls.as_ref().map(|tls| {
+            // The supervisor has made the same of the same before it handed them out.
+            Identity::new(tls, model.upstream.protocol, ring).expect("the keyring fits its model")
+        });
         let known = former.map(Target::connections).unwrap_or_default();
-        let pool = |tenant: &Tenant| match known.get(tenant) {
-            Some((pool, _)) => {
-                pool.limit(model.pool);
-                pool.clone()
+        let mut links = Vec::with_capacity(tenants.len());
+        for (at, (tenant, backend)) in tenants.iter().zip(&model.backends).enumerate() {
+            let known = known.get(tenant);
+            let link = self.link(known, model, identity.as_ref(), (backend, tenant.slot()));
+            if let Some(multiplex) = &link.multiplex {
+                service.note_multiplexed(at, multiplex.is_spoken());
             }
-            None => {
-                let slot = tenant.slot();
-                Rc::new(Pool::new(model.pool, region.clone(), worker, slot, random.next()))
-            }
-        };
-        let pools: Vec<Rc<Pool>> = tenants.iter().map(pool).collect();
-        let multiplex = |((tenant, pool), backend): ((&Tenant, &Rc<Pool>), &model::Backend)| {
-            let multiplex = match known.get(tenant) {
-                Some((_, Some(multiplex))) => {
-                    multiplex.limit(model.upstream, model.pool);
-                    multiplex.clone()
-                }
-                _ => {
-                    let seed = random.next();
-                    Rc::new(Multiplex::new(model.upstream, model.pool, pool.meter(), seed))
-                }
-            };
-            // A connection is kept for the next request, so each worker has its share of them.
-            let share = |most: u32| (most as usize / region.cell_workers()).max(1);
-            multiplex.limit_connections(backend.max_connections.map_or(usize::MAX, share));
-            multiplex
-        };
-        let is_http2 = model.upstream.protocol == UpstreamProtocol::Http2;
+            links.push(link);
+        }
+        let of = |link: &Link| (link.multiplex.clone(), link.dialer.clone());
+        let (multiplexes, dialers): (Vec<_>, Vec<_>) = links.iter().map(of).unzip();
         let half = |half: usize| region.control().hash_key[half].load(Ordering::Relaxed);
         Target {
             service,
-            multiplexes: is_http2
-                .then(|| tenants.iter().zip(&pools).zip(&model.backends).map(multiplex).collect()),
-            pools,
+            multiplexes: (model.upstream.protocol != UpstreamProtocol::Http1)
+                .then(|| multiplexes.into_iter().flatten().collect()),
+            dialers: identity.is_some().then(|| dialers.into_iter().flatten().collect()),
+            protocol: model.upstream.protocol,
             proxy_protocol: model.upstream.proxy_protocol,
+            pools: links.into_iter().map(|link| link.pool).collect(),
             replay: model.replay_policy(),
             budget: Budget::new(model.retry.budget_percent.into()),
             queue: former.map(|former| former.queue.clone()).unwrap_or_default(),
@@ -239,6 +231,54 @@ impl Proxy {
             server_errors: model.ejection.server_errors,
             is_retired: Cell::new(false),
         }
+    }
+
+    /// The connections to a backend. Those that are `known` go on if they are made as those to come: of
+    /// TLS each belongs to who it was made as.
+    fn link(
+        &self,
+        known: Option<&Link>,
+        model: &model::Service,
+        identity: Option<&Rc<Identity>>,
+        (backend, slot): (&model::Backend, Slot),
+    ) -> Link {
+        let (region, random) = (&self.region, &self.random);
+        let former = known.and_then(|known| known.dialer.as_ref());
+        let dialer = identity.map(|identity| identity.dialer(backend, former));
+        let is_same = match (former, &dialer) {
+            (None, None) => true,
+            (Some(former), Some(dialer)) => Rc::ptr_eq(former, dialer),
+            _ => false,
+        };
+        let known = known.filter(|_| is_same);
+        let pool = match known {
+            Some(Link { pool, .. }) => {
+                pool.limit(model.pool);
+                pool.clone()
+            }
+            None => {
+                let seed = random.next();
+                Rc::new(Pool::new(model.pool, region.clone(), self.worker, slot, seed))
+            }
+        };
+        let multiplex = || {
+            let multiplex = match known.and_then(|known| known.multiplex.as_ref()) {
+                Some(multiplex) => {
+                    multiplex.limit(model.upstream, model.pool);
+                    multiplex.clone()
+                }
+                None => {
+                    let seed = random.next();
+                    Rc::new(Multiplex::new(model.upstream, model.pool, pool.meter(), seed))
+                }
+            };
+            // A connection is kept for the next request, so each worker has its share of them.
+            let share = |most: u32| (most as usize / region.cell_workers()).max(1);
+            multiplex.limit_connections(backend.max_connections.map_or(usize::MAX, share));
+            multiplex
+        };
+        let multiplex = (model.upstream.protocol != UpstreamProtocol::Http1).then(multiplex);
+        Link { pool, multiplex, dialer }
     }
 
     /// Ends what this configuration has and `next` has not.
@@ -273,13 +313,21 @@ fn identity_headers(fronts: &[Rc<Front>]) -> Vec<HeaderName> {
     names
 }
 
+/// What leads to one backend.
+struct Link {
+    pool: Rc<Pool>,
+    multiplex: Option<Rc<Multiplex>>,
+    dialer: Option<Rc<Dialer>>,
+}
+
 impl Target {
     /// The connections to each backend.
-    fn connections(&self) -> HashMap<Tenant, (Rc<Pool>, Option<Rc<Multiplex>>)> {
+    fn connections(&self) -> HashMap<Tenant, Link> {
         let backends = self.service.backends().iter().enumerate();
-        let of = |at: usize| {
-            let multiplex = self.multiplexes.as_ref().map(|multiplexes| multiplexes[at].clone());
-            (self.pools[at].clone(), multiplex)
+        let of = |at: usize| Link {
+            pool: self.pools[at].clone(),
+            multiplex: self.multiplexes.as_ref().map(|multiplexes| multiplexes[at].clone()),
+            dialer: self.dialers.as_ref().map(|dialers| dialers[at].clone()),
         };
         backends.map(|(at, backend)| (backend.tenant, of(at))).collect()
     }
@@ -287,12 +335,16 @@ impl Target {
     /// Lets go of idle connections that `successor` has no use for.
     fn leave(&self, successor: Option<&Self>) {
         let kept = successor.map(Self::connections).unwrap_or_default();
-        for (tenant, (pool, multiplex)) in self.connections() {
+        for (tenant, Link { pool, multiplex, .. }) in self.connections() {
             let keeps = kept.get(&tenant);
-            if keeps.is_none() {
+            if keeps.is_none_or(|keeps| !Rc::ptr_eq(&keeps.pool, &pool)) {
                 pool.retire();
             }
-            if let Some(multiplex) = multiplex.filter(|_| keeps.is_none_or(|(_, m)| m.is_none())) {
+            let is_kept = |multiplex: &Rc<Multiplex>| {
+                let kept = keeps.and_then(|keeps| keeps.multiplex.as_ref());
+                kept.is_some_and(|kept| Rc::ptr_eq(kept, multiplex))
+            };
+            if let Some(multiplex) = multiplex.filter(|multiplex| !is_kept(multiplex)) {
                 multiplex.retire();
             }
         }

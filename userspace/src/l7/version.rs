@@ -29,15 +29,15 @@ pub(super) fn from_http2(target: &Uri, headers: &mut HeaderMap) -> Result<(), Er
     Ok(())
 }
 
-/// Makes an HTTP/1 request one of HTTP/2: its `Host` is the authority; without one, `address` is. The
+/// Makes an HTTP/1 request one of HTTP/2 for a connection of `scheme`: its `Host` is the authority; without one, `address` is. The
 /// target of `CONNECT` is an authority already.
-pub(super) fn to_http2<B>(request: &mut Request<B>, address: SocketAddr) {
+pub(super) fn to_http2<B>(request: &mut Request<B>, scheme: Scheme, address: SocketAddr) {
     let host = request.headers_mut().remove(HOST);
     let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let authority = authority.or_else(|| address.to_string().parse().ok());
     if request.method() != Method::CONNECT {
         let mut target = std::mem::take(request.uri_mut()).into_parts();
-        target.scheme = Some(Scheme::HTTP);
+        target.scheme = Some(scheme);
         target.authority = authority;
         // Whole: it has a scheme, an authority, and the path that it had.
         *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
@@ -79,7 +79,7 @@ mod tests {
         let address = SocketAddr::from(([10, 0, 0, 1], 80));
         let ask = |target: &'static str, host: &'static str| {
             let mut request = Request::get(target).header("host", host).body(()).unwrap();
-            to_http2(&mut request, address);
+            to_http2(&mut request, Scheme::HTTP, address);
             assert!(!request.headers().contains_key(HOST));
             assert_eq!(request.version(), Version::HTTP_2);
             request.into_parts().0.uri.to_string()
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(ask("/", "[::1]"), "http://[::1]/");
         assert_eq!(ask("/", ""), "http://10.0.0.1:80/");
         let mut all = Request::options("*").header("host", "a.org").body(()).unwrap();
-        to_http2(&mut all, address);
+        to_http2(&mut all, Scheme::HTTPS, address);
         assert_eq!((all.uri().path(), all.uri().host()), ("*", Some("a.org")));
     }
 

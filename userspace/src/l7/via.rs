@@ -13,12 +13,13 @@ use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay::{End, Stage as Reached};
 
-use super::multiplex::{Lane, Loss};
+use super::multiplex::{Lane, Loss, tls_cause};
 use super::pool::{Connection, Pool};
 use super::tunnel::Far;
 use super::upgrade::Wish;
 use super::upload::RequestBody;
 use crate::net::Progress;
+use crate::tls::upstream::Failure;
 
 /// The carrier of one request.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(super) struct Lost {
     pub(super) class: FailureClass,
     /// Whether it is the backend's fault.
     pub(super) is_fault: bool,
+    /// What TLS has to say of it.
+    pub(super) tls: Option<Failure>,
 }
 
 /// Where a connection of its own stood before the request.
@@ -122,7 +125,8 @@ impl Via {
             Self::Connection(connection) => lost_connection(connection, mark, error.error(), pool),
             Self::Lane(lane) => {
                 let is_unsent = error.take_message().is_some();
-                lost_lane(lane, (!is_unsent).then(|| Loss::of(error.error())))
+                let tls = tls_failure(error.error());
+                lost_lane(lane, (!is_unsent).then(|| Loss::of(error.error())), tls)
             }
         }
     }
@@ -193,29 +197,44 @@ fn lost_connection(
     let stage = mark.reached(&connection.progress);
     let is_reused = connection.is_reused();
     let is_malformed = error.is_parse() || connection.watch.is_malformed();
-    let class = if is_malformed { FailureClass::Protocol } else { FailureClass::Reset };
+    let tls = tls_failure(error);
+    let class = class_of(is_malformed, tls.as_ref());
     let is_fault = !is_reused || stage == Reached::Answered;
     if !is_fault {
         connection.is_stale();
         pool.evict_older(connection);
     }
-    Lost { stage, is_reused, class, is_fault }
+    Lost { stage, is_reused, class, is_fault, tls }
 }
 
 /// `None` if the request was not sent at all.
-fn lost_lane(lane: &Lane, loss: Option<Loss>) -> Lost {
+fn lost_lane(lane: &Lane, loss: Option<Loss>, tls: Option<Failure>) -> Lost {
     lane.lost(loss);
     let (stage, is_fault) = match loss {
         None => (Reached::Unwritten, false),
-        Some(Loss::Refused | Loss::GoneAway) => (Reached::Refused, false),
+        Some(Loss::Refused) => (Reached::Refused, false),
+        Some(Loss::GoneAway) => (Reached::GoneAway, false),
         // Of a connection that worked until now nothing is known but its end.
         Some(Loss::Connection) => (Reached::Lost(End::Reset), !lane.is_reused()),
         Some(Loss::Reset | Loss::Protocol) => (Reached::Lost(End::Reset), true),
     };
-    let is_protocol = loss == Some(Loss::Protocol);
-    let class = if is_protocol { FailureClass::Protocol } else { FailureClass::Reset };
+    let class = class_of(loss == Some(Loss::Protocol), tls.as_ref());
     // A stream that the backend ended by itself is no stale connection.
-    Lost { stage, is_reused: lane.is_reused() && !is_fault, class, is_fault }
+    Lost { stage, is_reused: lane.is_reused() && !is_fault, class, is_fault, tls }
+}
+
+/// What TLS has to say of an error. That the other end was not there to say its `close_notify` is said of
+/// plain connections too.
+fn tls_failure(error: &hyper::Error) -> Option<Failure> {
+    tls_cause(error).map(Failure::from_cause)
+}
+
+fn class_of(is_malformed: bool, tls: Option<&Failure>) -> FailureClass {
+    match tls {
+        _ if is_malformed => FailureClass::Protocol,
+        Some(_) => FailureClass::Tls,
+        None => FailureClass::Reset,
+    }
 }
 
 impl Mark {

@@ -9,10 +9,11 @@
 //!   written as TCP has it. `close_notify` ends a stream as a FIN does.
 //! - A FIN without `close_notify` is an error for who reads ([`io::ErrorKind::UnexpectedEof`]): whether
 //!   something was cut off is for the protocol above to say (RFC 8446, 6.1).
+//! - What came before an alert is read before the alert is an error.
 //! - A stream that is dropped says `close_notify`, behind all that was written; one that was
 //!   [withdrawn](Progress::withdraw) does not.
 
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice, Read as _, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -46,7 +47,11 @@ enum Layer {
 
 /// Says `close_notify` when it is dropped.
 #[derive(Debug)]
-struct Tls(TlsStream<Tcp>);
+struct Tls {
+    inner: TlsStream<Tcp>,
+    /// What ended it, while there is something to read that came before.
+    error: Option<io::Error>,
+}
 
 /// A handshake that failed, and the connection: the other end may still have to read why.
 #[derive(Debug)]
@@ -93,13 +98,13 @@ impl Stream {
 
     fn tls(tls: TlsStream<Tcp>) -> Self {
         tls.get_ref().0.is_carrier();
-        Self { layer: Layer::Tls(Box::new(Tls(tls))) }
+        Self { layer: Layer::Tls(Box::new(Tls { inner: tls, error: None })) }
     }
 
     pub(super) fn tcp(&self) -> &Tcp {
         match &self.layer {
             Layer::Plain(tcp) => tcp,
-            Layer::Tls(tls) => tls.0.get_ref().0,
+            Layer::Tls(tls) => tls.inner.get_ref().0,
         }
     }
 
@@ -194,7 +199,7 @@ impl Stream {
     pub fn session(&self) -> Option<&CommonState> {
         match &self.layer {
             Layer::Plain(_) => None,
-            Layer::Tls(tls) => Some(tls.0.get_ref().1),
+            Layer::Tls(tls) => Some(tls.inner.get_ref().1),
         }
     }
 
@@ -202,7 +207,7 @@ impl Stream {
     #[must_use]
     pub fn server_session(&self) -> Option<&ServerConnection> {
         match &self.layer {
-            Layer::Tls(tls) => match &tls.0 {
+            Layer::Tls(tls) => match &tls.inner {
                 TlsStream::Server(tls) => Some(tls.get_ref().1),
                 TlsStream::Client(_) => None,
             },
@@ -227,7 +232,7 @@ impl Write for Appended<'_> {
 
 impl Drop for Tls {
     fn drop(&mut self) {
-        match &mut self.0 {
+        match &mut self.inner {
             TlsStream::Client(tls) => {
                 let (tcp, session) = tls.get_mut();
                 close(tcp, session);
@@ -263,23 +268,50 @@ fn cause_of(error: &io::Error) -> Cause {
     }
 }
 
-/// Reads what TLS carries, and has the stream's progress know of it.
-fn poll_carried(
-    tls: &mut TlsStream<Tcp>,
-    cx: &mut Context<'_>,
-    buffer: &mut ReadBuf<'_>,
-) -> Poll<io::Result<()>> {
-    let before = buffer.filled().len();
-    let read = ready!(Pin::new(&mut *tls).poll_read(cx, buffer));
-    let tcp = tls.get_ref().0;
-    let came = buffer.filled().len() - before;
-    tcp.carried(came);
-    match &read {
-        Ok(()) if came == 0 && buffer.remaining() != 0 => tcp.ended(Cause::CloseNotify),
-        Ok(()) => {}
-        Err(error) => tcp.ended(cause_of(error)),
+impl Tls {
+    /// Reads what TLS carries, and has the stream's progress know of it.
+    fn poll_carried(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(error) = self.error.take() {
+            self.inner.get_ref().0.ended(cause_of(&error));
+            return Poll::Ready(Err(error));
+        }
+        let before = buffer.filled().len();
+        let mut read = ready!(Pin::new(&mut self.inner).poll_read(cx, buffer));
+        if let Err(error) = &mut read
+            && error.kind() == io::ErrorKind::InvalidData
+        {
+            // What came before the alert, or before what is none of TLS, was meant to come.
+            self.take_rest(buffer);
+            if buffer.filled().len() != before {
+                self.error = Some(std::mem::replace(error, io::ErrorKind::Other.into()));
+                read = Ok(());
+            }
+        }
+        let tcp = self.inner.get_ref().0;
+        let came = buffer.filled().len() - before;
+        tcp.carried(came);
+        match &read {
+            Ok(()) if came == 0 && buffer.remaining() != 0 => tcp.ended(Cause::CloseNotify),
+            Ok(()) => {}
+            Err(error) => tcp.ended(cause_of(error)),
+        }
+        Poll::Ready(read)
     }
-    Poll::Ready(read)
+
+    /// Reads what is open already.
+    fn take_rest(&mut self, buffer: &mut ReadBuf<'_>) {
+        let space = buffer.initialize_unfilled();
+        // An error here is the one that is known, or says that there is nothing.
+        let count = match &mut self.inner {
+            TlsStream::Client(tls) => tls.get_mut().1.reader().read(space),
+            TlsStream::Server(tls) => tls.get_mut().1.reader().read(space),
+        };
+        buffer.advance(count.unwrap_or(0));
+    }
 }
 
 impl AsyncRead for Stream {
@@ -290,7 +322,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match &mut self.get_mut().layer {
             Layer::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
-            Layer::Tls(tls) => poll_carried(&mut tls.0, cx, buffer),
+            Layer::Tls(tls) => tls.poll_carried(cx, buffer),
         }
     }
 }
@@ -303,7 +335,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().layer {
             Layer::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
-            Layer::Tls(tls) => Pin::new(&mut tls.0).poll_write(cx, bytes),
+            Layer::Tls(tls) => Pin::new(&mut tls.inner).poll_write(cx, bytes),
         }
     }
 
@@ -314,7 +346,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().layer {
             Layer::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
-            Layer::Tls(tls) => Pin::new(&mut tls.0).poll_write_vectored(cx, slices),
+            Layer::Tls(tls) => Pin::new(&mut tls.inner).poll_write_vectored(cx, slices),
         }
     }
 
@@ -325,14 +357,14 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().layer {
             Layer::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Layer::Tls(tls) => Pin::new(&mut tls.0).poll_flush(cx),
+            Layer::Tls(tls) => Pin::new(&mut tls.inner).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().layer {
             Layer::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Layer::Tls(tls) => Pin::new(&mut tls.0).poll_shutdown(cx),
+            Layer::Tls(tls) => Pin::new(&mut tls.inner).poll_shutdown(cx),
         }
     }
 }

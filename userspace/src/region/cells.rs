@@ -105,7 +105,8 @@ pub struct Cell {
     pub connections: AtomicU32,
     pub tunnels: AtomicU32,
     pub window: [AtomicU64; abi::WINDOW_BUCKETS],
-    reserved: [AtomicU64; 5],
+    pub handshakes: [AtomicU64; abi::HANDSHAKES],
+    reserved: [AtomicU64; 2],
 }
 
 impl Cell {
@@ -117,13 +118,14 @@ impl Cell {
 
     /// Makes all counters and gauges zero.
     pub(super) fn clear(&self) {
-        let lists: [&[AtomicU64]; 6] = [
+        let lists: [&[AtomicU64]; 7] = [
             &self.responses,
             &self.failures,
             &self.ends,
             &self.replays,
             &self.refusals,
             &self.window,
+            &self.handshakes,
         ];
         let singles = [
             &self.connections_created,
@@ -183,5 +185,5 @@ same_layout! {
         busy_since_us, full, pending, reserved, errors, ends, stream_ends, handshakes;
     ServiceLine: position, identity, panicking, ejection, slow_start_ticks, reserved;
     Cell: responses, failures, ends, replays, refusals, connections_created, connections_reused,
-        request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, connections, tunnels, window, reserved;
+        request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, connections, tunnels, window, handshakes, reserved;
 }

@@ -67,7 +67,9 @@ pub struct Backend {
     /// It serves while no lower tier has any backend.
     pub tier: u8,
     /// Requests in flight that it may have, of all workers.
-    pub limit: Option<u32>,
+    pub requests_max: Option<u32>,
+    /// Connections that it may have, of all workers.
+    pub connections_max: Option<u32>,
     /// Its hold on a slot of the shared region.
     pub tenant: Tenant,
     /// What it is, on every host.
@@ -92,6 +94,8 @@ pub struct Service {
     /// Whether a backend warms up.
     is_warming: Cell<bool>,
     has_limits: bool,
+    /// Parallel to `backends`: whether requests share connections there.
+    is_multiplexed: Vec<Cell<bool>>,
     /// This worker's requests in flight; those of the service's former configurations too.
     in_flight: Rc<Cell<u32>>,
     /// Parallel to `backends`, for `peak_ewma`.
@@ -171,7 +175,8 @@ impl Service {
                 address: backend.address,
                 weight: backend.weight,
                 tier: backend.tier,
-                limit: limit(model, backend),
+                requests_max: backend.max_requests,
+                connections_max: backend.max_connections,
                 tenant: *tenant,
                 identity: identity::backend_identity(&model.name, backend.address),
             })
@@ -189,7 +194,13 @@ impl Service {
             region,
             trial: Cell::new(None),
             is_warming: Cell::new(false),
-            has_limits: backends.iter().any(|backend| backend.limit.is_some()),
+            has_limits: backends
+                .iter()
+                .any(|backend| backend.requests_max.or(backend.connections_max).is_some()),
+            is_multiplexed: backends
+                .iter()
+                .map(|_| Cell::new(model.upstream.protocol == UpstreamProtocol::Http2))
+                .collect(),
             in_flight: former.map(|former| former.in_flight.clone()).unwrap_or_default(),
             latencies: kept.latencies(),
             median_us: Cell::new(former.map_or(ewma::LEAST_US, |former| former.median_us.get())),
@@ -285,8 +296,21 @@ impl Service {
     /// Whether a backend that would be picked has as many requests as it may.
     #[must_use]
     pub fn is_full(&self, backend: usize) -> bool {
-        let limit = self.backends[backend].limit;
+        let limit = self.limit(backend);
         limit.is_some_and(|limit| self.active(backend) >= u64::from(limit))
+    }
+
+    /// Requests that a backend may have at a time. Over HTTP/1.1 each takes a connection; how many there
+    /// may be of HTTP/2 is for those to heed who make them.
+    fn limit(&self, backend: usize) -> Option<u32> {
+        let Backend { requests_max, connections_max, .. } = &self.backends[backend];
+        let connections_max = connections_max.filter(|_| !self.is_multiplexed[backend].get());
+        requests_max.iter().copied().chain(connections_max).min()
+    }
+
+    /// Notes whether a backend takes many requests on a connection.
+    pub fn note_multiplexed(&self, backend: usize, is_multiplexed: bool) {
+        self.is_multiplexed[backend].set(is_multiplexed);
     }
 
     /// Whether nobody can be picked only because those who could are full.
@@ -304,7 +328,7 @@ impl Service {
     pub fn begin(&self, backend: usize) -> bool {
         let active = self.active_here(backend);
         active.store(active.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        if let Some(limit) = self.backends[backend].limit {
+        if let Some(limit) = self.limit(backend) {
             // Of two workers that count at the same time at least one sees the other's: each counts
             // before it looks.
             fence(Ordering::SeqCst);
@@ -376,16 +400,6 @@ impl Service {
         let warmth = word.warmth(crate::clock::now_ticks(), self.policy.slow_start_ticks);
         self.random.below(256) < warmth as usize
     }
-}
-
-/// Requests that a backend may have at a time. Over HTTP/1.1 each takes a connection; how many there may
-/// be of HTTP/2 is for those to heed who make them.
-fn limit(service: &model::Service, backend: &model::Backend) -> Option<u32> {
-    let connections = match service.upstream.protocol {
-        UpstreamProtocol::Http1 => backend.max_connections,
-        UpstreamProtocol::Http2 => None,
-    };
-    connections.into_iter().chain(backend.max_requests).min()
 }
 
 #[cfg(test)]

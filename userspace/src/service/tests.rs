@@ -24,6 +24,7 @@ fn workers_with(
 ) -> Vec<Service> {
     let region = Rc::new(Region::in_memory(workers).unwrap());
     let backends = weights.iter().zip(1u16..).map(|(weight, port)| model::Backend {
+        host: None,
         address: SocketAddr::from(([127, 0, 0, 1], port)),
         weight: *weight,
         tier: 0,
@@ -32,6 +33,7 @@ fn workers_with(
         max_requests: None,
     });
     let mut model = model::Service {
+        upstream_tls: None,
         name: "web".into(),
         balance,
         hash_key: model::HashKey::Source,

@@ -168,7 +168,7 @@ fn backend_health(page: &mut Page, status: &Status) {
 
 fn backend_l7(page: &mut Page, status: &Status) {
     type Counts = fn(&Backend) -> &[Count];
-    let by_label: [(&str, &str, &str, Counts); 5] = [
+    let by_label: [(&str, &str, &str, Counts); 6] = [
         ("steerage_backend_responses_total", "class", "Responses by status class.", |b| {
             &b.l7.responses
         }),
@@ -184,6 +184,7 @@ fn backend_l7(page: &mut Page, status: &Status) {
         ("steerage_backend_replays_refused_total", "reason", "Requests not sent again.", |b| {
             &b.l7.refusals
         }),
+        ("steerage_backend_tls_handshakes_total", "kind", "TLS handshakes.", |b| &b.l7.handshakes),
     ];
     for (name, label, help, counts) in by_label {
         page.family(name, "counter", help);

@@ -230,6 +230,8 @@ pub struct L7 {
     pub replays: Vec<Count>,
     /// Requests not sent again after such an attempt, by reason.
     pub refusals: Vec<Count>,
+    /// TLS handshakes by how they went; those of probes are not among them.
+    pub handshakes: Vec<Count>,
     /// Request body bytes.
     pub request_body_bytes: u64,
     /// Response body bytes.

@@ -227,6 +227,7 @@ pub(crate) mod tests {
                 responses: vec![count("2xx", 12)],
                 failures: vec![count("connect", 1)],
                 ends: vec![count("idle", 2)],
+                handshakes: vec![count("resumed", 3)],
                 ..L7::default()
             },
             l4: L4 { in_packets: 7, out_packets: 5, flows: 2, ..L4::default() },

@@ -76,7 +76,7 @@ pub fn with_found(model: &Model, answers: &Answers) -> Model {
         };
         for backend in answers.get(&question).into_iter().flatten().filter(|found| suits(found)) {
             if service.backends.iter().all(|known| known.address != backend.address) {
-                service.backends.push(*backend);
+                service.backends.push(backend.clone());
             }
         }
     }
@@ -211,7 +211,8 @@ async fn ask(resolver: &TokioResolver, discover: &Discover) -> Result<Answer, Fa
     let mut backends = Vec::new();
     if discover.records != Records::Srv {
         for ip in addresses(resolver, &discover.name, discover.records, &mut ttl).await? {
-            backends.push(backend(SocketAddr::new(ip, discover.port), discover.weight, 0));
+            let address = SocketAddr::new(ip, discover.port);
+            backends.push(backend(&discover.name, address, discover.weight, 0));
         }
         return Ok(Answer { backends, ttl });
     }
@@ -235,7 +236,7 @@ async fn ask(resolver: &TokioResolver, discover: &Discover) -> Result<Answer, Fa
         let weight = scaled(service.weight, greatest);
         let target = service.target.to_utf8();
         for ip in addresses(resolver, &target, Records::Any, &mut ttl).await? {
-            backends.push(backend(SocketAddr::new(ip, service.port), weight, tier));
+            backends.push(backend(&target, SocketAddr::new(ip, service.port), weight, tier));
         }
     }
     Ok(Answer { backends, ttl })
@@ -283,9 +284,11 @@ fn scaled(weight: u16, greatest: u16) -> u16 {
     u16::try_from(scaled).unwrap_or(WEIGHT_MAX).max(1)
 }
 
-const fn backend(address: SocketAddr, weight: u16, tier: u8) -> Backend {
+fn backend(name: &str, address: SocketAddr, weight: u16, tier: u8) -> Backend {
     Backend {
         address,
+        // A name is the same with and without the root's dot; in certificates it has none.
+        host: Some(name.trim_end_matches('.').to_owned()),
         weight,
         tier,
         max_connections: None,
@@ -317,7 +320,7 @@ mod tests {
             [[service]]\nname = 'b'\ndiscover = { dns = 'a.test:80' }\n";
         let model = crate::config::parse(std::path::Path::new("test"), text).unwrap();
         let found = ["10.0.0.1:80", "10.0.0.2:80", "[2001:db8::1]:80"];
-        let found = found.map(|address| backend(address.parse().unwrap(), 1, 0));
+        let found = found.map(|address| backend("a.test", address.parse().unwrap(), 1, 0));
         let answers: Answers =
             questions(&model).map(|question| (question, found.to_vec())).collect();
         let both = with_found(&model, &answers);

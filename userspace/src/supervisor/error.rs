@@ -70,6 +70,9 @@ pub enum Error {
     /// The kernel half failed at something after it had been loaded.
     #[error(transparent)]
     Program(#[from] crate::kernel::Error),
+    /// A file of TLS to backends is not as it was looked at.
+    #[error(transparent)]
+    Keyring(#[from] crate::tls::upstream::Unreadable),
     /// The shared region could not be mapped.
     #[error("the shared region cannot be mapped: {0}")]
     Region(#[source] io::Error),

@@ -7,6 +7,7 @@
 //! A worker that still serves the former configuration may pick them, so they are told to drain only when
 //! every worker serves the new one, and freed after that.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -83,9 +84,10 @@ impl Leavers {
     }
 
     /// How they are probed.
-    pub fn subscribers(&self) -> impl Iterator<Item = (Option<&Check>, Subscriber)> {
+    pub fn subscribers(&self) -> impl Iterator<Item = (Option<Cow<'_, Check>>, Subscriber)> {
         let subscribers = self.0.iter().filter_map(|leaver| leaver.subscriber.as_ref());
-        subscribers.map(|(check, subscriber)| (check.as_ref(), subscriber.clone()))
+        subscribers
+            .map(|(check, subscriber)| (check.as_ref().map(Cow::Borrowed), subscriber.clone()))
     }
 
     /// Lets them take no new work.
@@ -165,15 +167,17 @@ impl InForce {
     /// How a backend is probed.
     fn subscriber(&self, leaving: Leaving) -> Option<(Option<Check>, Subscriber)> {
         let services = self.model.services.iter().zip(&self.published.tenants);
-        let (service, _) =
-            services.into_iter().find(|(_, tenants)| tenants.contains(&leaving.tenant))?;
+        let (service, backend) = services.into_iter().find_map(|(service, tenants)| {
+            let at = tenants.iter().position(|tenant| *tenant == leaving.tenant)?;
+            Some((service, service.backends.get(at)?))
+        })?;
         let subscriber = Subscriber {
             group: Arc::new(Group::aside(&service.name)),
             backend: leaving.address,
             tenant: leaving.tenant,
             policy: service.policy(),
         };
-        Some((service.probe.as_ref().map(|probe| probe.check.clone()), subscriber))
+        Some((service.check_of(backend).map(Cow::into_owned), subscriber))
     }
 }
 

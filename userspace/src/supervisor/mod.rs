@@ -80,6 +80,7 @@ use crate::log;
 use crate::service::Placed;
 use crate::sys::{self, Account};
 use crate::tls::shelf::{Occasion, Stock};
+use crate::tls::upstream::Keyring;
 use crate::worker::Plan;
 
 pub use error::Error;
@@ -155,6 +156,7 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     runtime.block_on(discovery::ask_first(&asked, &mut answers));
     let mut model = discovery::with_found(&asked, &answers);
     let worker_lines = 2 * front.workers;
+    let ring = Arc::new(Keyring::fill(&model, &Keyring::default())?);
     let memory = former.as_mut().and_then(|former| former.memory(worker_lines));
     let plane = Plane::open(&model, worker_lines, memory)?;
     let mut front = front;
@@ -178,9 +180,10 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     drop(publication);
     let addresses = front.listening.addresses(model.listeners.len());
     let has_flow_tables = model.has_l4();
-    let mut in_force = InForce { model, published, addresses, links: BTreeMap::new() };
-    let prober = Prober::start(region.clone(), targets(in_force.subscribers()))
-        .map_err(Error::system("cannot start the prober's thread"))?;
+    let mut in_force = InForce { model, published, addresses, links: BTreeMap::new(), ring };
+    let prober =
+        Prober::start(region.clone(), targets(in_force.subscribers()), in_force.ring.clone())
+            .map_err(Error::system("cannot start the prober's thread"))?;
     let families = families(&in_force.model);
     in_force.links = attach(&interfaces, |link| forwarding.contains(link), &families, kernel)?;
 
@@ -268,8 +271,12 @@ fn first_handout(
         tenants: in_force.published.tenants.clone(),
         lines: in_force.published.lines.clone(),
     };
-    let certificates = stock.shelf.clone();
-    let plan = Plan { placed, certificates, sockets: listening.sockets() };
+    let plan = Plan {
+        placed,
+        certificates: stock.shelf.clone(),
+        ring: Keyring::clone(&in_force.ring),
+        sockets: listening.sockets(),
+    };
     Handout::new(1, plan, listening)
         .map_err(Error::system("cannot write the configuration down for the workers"))
 }
@@ -407,7 +414,7 @@ async fn supervise(
             Ok(succession) = &mut is_followed => {
                 // What the two would do twice; answers that operators wait for are on their way.
                 servers.abort_all();
-                drop(view.prober.update(Vec::new()));
+                drop(view.prober.update(Vec::new(), Arc::default()));
                 succession.go();
                 finish(&phase, &mut workers, &mut interrupts).await;
                 return Ok(End::Followed);

@@ -14,6 +14,7 @@
 //!
 //! What holds for the life of the process stays as it is, and is told ([`plan::applicable`]).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -46,7 +47,14 @@ use crate::kernel::flows::{Flows, Remembered};
 use crate::region::{Group, Tenant};
 use crate::service::Placed;
 use crate::tls::shelf::{Occasion, Stock};
+use crate::tls::upstream::Keyring;
 use crate::worker::Plan;
+
+/// What workers are handed beside a configuration.
+struct Beside<'a> {
+    stock: &'a Stock,
+    ring: &'a Arc<Keyring>,
+}
 
 /// How long workers may take to serve another configuration before that is an error.
 const SERVED_WITHIN: Duration = Duration::from_secs(5);
@@ -292,6 +300,7 @@ impl Steward {
     ) -> Result<Duration, Error> {
         self.prepare_l4(&model)?;
         let metrics = prepare::next_metrics(&now.model, &model)?;
+        let ring = Arc::new(Keyring::fill(&model, &now.ring)?);
         let former = self.handouts.borrow().clone();
         let open = Some((&former.listening, &now.model));
         let listening = Listening::open(&model, self.seats.len(), open, Vec::new())?;
@@ -303,10 +312,11 @@ impl Steward {
         }
         let publication = Publication::begin(&model, &view.region, view.kernel.as_deref())?;
         let leavers = self.leavers.next(publication.leaving(), Some(now));
-        self.probe_fresh(now, &model, &publication.tenants).await;
+        self.probe_fresh(now, &model, &publication.tenants, &ring).await;
         let number = former.number + 1;
         drop(former);
-        let committed = self.commit(now, &model, stock, &publication, number, &listening);
+        let beside = Beside { stock, ring: &ring };
+        let committed = self.commit(now, &model, beside, &publication, number, &listening);
         let (published, links, handout) = match committed {
             Ok(committed) => committed,
             Err(error) => {
@@ -317,7 +327,7 @@ impl Steward {
         };
         let took = published.took;
         let addresses = listening.addresses(model.listeners.len());
-        let next = Arc::new(InForce { model, published, addresses, links });
+        let next = Arc::new(InForce { model, published, addresses, links, ring });
         *view.in_force.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
         crate::log::set_level(next.model.global.log.level);
         if let Some(metrics) = metrics {
@@ -344,7 +354,7 @@ impl Steward {
         &mut self,
         now: &InForce,
         model: &Model,
-        stock: &Stock,
+        beside: Beside<'_>,
         publication: &Publication<'_>,
         number: u64,
         listening: &Listening,
@@ -365,8 +375,9 @@ impl Steward {
             tenants: publication.tenants.clone(),
             lines: publication.lines().to_vec(),
         };
-        let certificates = stock.shelf.clone();
-        let plan = Plan { placed, certificates, sockets: listening.sockets() };
+        let certificates = beside.stock.shelf.clone();
+        let ring = Keyring::clone(beside.ring);
+        let plan = Plan { placed, certificates, ring, sockets: listening.sockets() };
         let handout = Handout::new(number, plan, listening.clone())
             .map_err(Error::system("cannot write the configuration down for the workers"))?;
         let published = publication.commit(&mut self.rings)?;
@@ -374,19 +385,26 @@ impl Steward {
     }
 
     /// Has backends that are new probed once, beside all that are probed already.
-    async fn probe_fresh(&self, now: &InForce, model: &Model, tenants: &[Vec<Tenant>]) {
+    async fn probe_fresh(
+        &self,
+        now: &InForce,
+        model: &Model,
+        tenants: &[Vec<Tenant>],
+        ring: &Arc<Keyring>,
+    ) {
         let known: HashSet<Tenant> = now.published.tenants.iter().flatten().copied().collect();
         let all = subscribers(model, tenants, None);
         let fresh = all.filter(|(_, subscriber)| !known.contains(&subscriber.tenant));
         let old = now.subscribers().chain(self.leavers.subscribers());
-        let round = self.view.prober.update(targets(old.chain(fresh)));
+        let round = self.view.prober.update(targets(old.chain(fresh)), ring.clone());
         // A panic there is the prober's, and seen at its own end.
         let _ = tokio::task::spawn_blocking(move || round.wait()).await;
     }
 
     fn probe(&self, of: &InForce, leavers: &Leavers) {
         // Those that are new to it are few, and nobody waits for them.
-        drop(self.view.prober.update(targets(of.subscribers().chain(leavers.subscribers()))));
+        let targets = targets(of.subscribers().chain(leavers.subscribers()));
+        drop(self.view.prober.update(targets, of.ring.clone()));
     }
 
     /// Waits until every worker serves this handout.
@@ -486,7 +504,7 @@ pub(super) fn log(outcome: &Result<Reloaded, Error>) {
 
 impl InForce {
     /// How all backends are probed.
-    pub(super) fn subscribers(&self) -> impl Iterator<Item = (Option<&Check>, Subscriber)> {
+    pub(super) fn subscribers(&self) -> impl Iterator<Item = (Option<Cow<'_, Check>>, Subscriber)> {
         subscribers(&self.model, &self.published.tenants, Some(&self.published.lines))
     }
 }
@@ -496,7 +514,7 @@ fn subscribers<'a>(
     model: &'a Model,
     tenants: &[Vec<Tenant>],
     lines: Option<&[u16]>,
-) -> impl Iterator<Item = (Option<&'a Check>, Subscriber)> + use<'a> {
+) -> impl Iterator<Item = (Option<Cow<'a, Check>>, Subscriber)> + use<'a> {
     let mut all = Vec::new();
     for (at, (service, tenants)) in model.services.iter().zip(tenants).enumerate() {
         let group = Arc::new(match lines {
@@ -505,9 +523,9 @@ fn subscribers<'a>(
         });
         let policy = service.policy();
         for (backend, tenant) in service.backends.iter().zip(tenants) {
+            let check = service.check_of(backend);
             let (group, backend, tenant) = (group.clone(), backend.address, *tenant);
-            let subscriber = Subscriber { group, backend, tenant, policy };
-            all.push((service.probe.as_ref().map(|probe| &probe.check), subscriber));
+            all.push((check, Subscriber { group, backend, tenant, policy }));
         }
     }
     all.into_iter()

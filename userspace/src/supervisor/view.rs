@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
-use steerage_common::abi::{FailureClass, Reason, Traffic};
+use steerage_common::abi::{FailureClass, Handshake, Reason, Traffic};
 use steerage_common::cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::handshake::{self, HANDSHAKES};
@@ -29,6 +29,7 @@ use crate::region::{Region, Tenant};
 use crate::stats::status::{self, Count, L4, L7, Status};
 use crate::tls::pair::Facts;
 use crate::tls::shelf::Stock;
+use crate::tls::upstream::Keyring;
 
 /// A configuration in force, and what was made of it.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub struct InForce {
     pub addresses: Vec<Vec<SocketAddr>>,
     /// The links that carry the program, with its mode.
     pub links: BTreeMap<String, String>,
+    /// Keys that it names the files of.
+    pub ring: Arc<Keyring>,
 }
 
 /// Everything that a snapshot is taken from, and that orders are given to.
@@ -204,8 +207,8 @@ impl View {
     ) -> status::Backend {
         let slot = tenant.slot();
         let word = self.region.word(slot);
-        let probe = service.probe.as_ref();
-        let report = probe.and_then(|probe| self.prober.report(backend.address, &probe.check));
+        let check = service.check_of(backend);
+        let report = check.and_then(|check| self.prober.report(backend.address, &check));
         status::Backend {
             address: backend.address,
             slot: slot.raw(),
@@ -235,17 +238,19 @@ impl View {
             ends: cause::Cause::ALL.iter().map(|cause| count(cause.name(), 0)).collect(),
             replays: Rule::ALL.map(|rule| count(rule.name(), 0)).into(),
             refusals: Refusal::ALL.map(|refusal| count(refusal.name(), 0)).into(),
+            handshakes: Handshake::ALL.map(|kind| count(kind.name(), 0)).into(),
             ..L7::default()
         };
         for line in 0..self.region.cell_workers() {
             let cell = self.region.cell(line, tenant.slot());
             let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-            let lists: [(&mut Vec<Count>, &[AtomicU64]); 5] = [
+            let lists: [(&mut Vec<Count>, &[AtomicU64]); 6] = [
                 (&mut l7.responses, &cell.responses),
                 (&mut l7.failures, &cell.failures),
                 (&mut l7.ends, &cell.ends),
                 (&mut l7.replays, &cell.replays),
                 (&mut l7.refusals, &cell.refusals),
+                (&mut l7.handshakes, &cell.handshakes),
             ];
             for (sums, counters) in lists {
                 for (sum, counter) in sums.iter_mut().zip(counters) {

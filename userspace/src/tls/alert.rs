@@ -76,3 +76,20 @@ fn sent(cause: &Error) -> AlertDescription {
         _ => AlertDescription::InternalError,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alerts_have_their_registered_names() {
+        for (name, expected) in [
+            ("HandshakeFailure", "handshake_failure"),
+            ("UnknownCA", "unknown_ca"),
+            ("UnknownPSKIdentity", "unknown_psk_identity"),
+            ("CloseNotify", "close_notify"),
+        ] {
+            assert_eq!(registered(name), expected);
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! TLS with clients: certificates, sessions, and who a client is.
+//! TLS with clients: certificates, sessions, and who a client is; and with backends ([`upstream`]).
 //!
 //! ```text
 //! supervisor:  files ─► pair (read, checked) ─► shelf ─► the plan of every worker
@@ -22,6 +22,7 @@ pub mod rate;
 pub mod shelf;
 pub mod terminator;
 pub mod ticket;
+pub mod upstream;
 
 pub use shelf::Shelf;
 pub use terminator::{Session, Terminator};

@@ -21,6 +21,7 @@ use crate::net;
 use crate::region::Region;
 use crate::service::Placed;
 use crate::tls::Shelf;
+use crate::tls::upstream::Keyring;
 
 /// What cutting off what has not drained may take; the supervisor kills a worker that is a second late.
 const CUT_OFF: Duration = Duration::from_millis(500);
@@ -33,6 +34,8 @@ pub struct Plan {
     /// The certificates that it names. They stand beside it, so that who is shown the configuration is not
     /// shown them.
     pub certificates: Shelf,
+    /// Keys that it names the files of, and that are in no model.
+    pub ring: Keyring,
     /// The listening sockets that are to be open. Each worker has its own of each number.
     pub sockets: Vec<Socket>,
 }
@@ -89,7 +92,9 @@ impl Serving {
         listeners: Vec<TcpListener>,
     ) -> anyhow::Result<Self> {
         let permits = Permits::new(plan.placed.model.global.max_connections / workers.max(1));
-        let house = Rc::new(House::new(plan.placed, plan.certificates, worker, workers, region));
+        let house =
+            House::new(plan.placed, plan.certificates, &plan.ring, worker, workers, region);
+        let house = Rc::new(house);
         let mut serving = Self { house, workers, permits, acceptors: BTreeMap::new() };
         serving.listen(&plan.sockets, listeners)?;
         Ok(serving)
@@ -104,7 +109,7 @@ impl Serving {
     pub(super) fn take(&mut self, plan: Plan, listeners: Vec<TcpListener>) -> anyhow::Result<()> {
         crate::log::set_level(plan.placed.model.global.log.level);
         self.permits.limit(plan.placed.model.global.max_connections / self.workers.max(1));
-        self.house.take(plan.placed, plan.certificates);
+        self.house.take(plan.placed, plan.certificates, &plan.ring);
         self.listen(&plan.sockets, listeners)
     }
 

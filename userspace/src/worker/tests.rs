@@ -17,6 +17,7 @@ mod reload;
 mod replay;
 mod requests;
 mod routing;
+mod secure;
 mod streaming;
 mod tunnels;
 mod upstream;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::UpstreamTls;
 use crate::l4::proxy_protocol::Version as ProxyVersion;
 
 /// Bytes of an answer's body that a probe reads at most.
@@ -49,6 +50,29 @@ impl Check {
     }
 }
 
+impl Check {
+    /// Whether the certificate that it is shown must be for the name that the backend itself has.
+    #[must_use]
+    pub fn is_nameless(&self) -> bool {
+        self.address.is_none() && self.kind.tls().is_some_and(|tls| tls.name.is_none())
+    }
+
+    /// The same of a backend that is known by `name`.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Self {
+        let mut check = self.clone();
+        let tls = match &mut check.kind {
+            CheckKind::Tcp => None,
+            CheckKind::Http(check) => check.tls.as_mut(),
+            CheckKind::Grpc(check) => check.tls.as_mut(),
+        };
+        if let Some(tls) = tls {
+            tls.name = Some(name.to_owned());
+        }
+        check
+    }
+}
+
 /// What a check asks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CheckKind {
@@ -63,23 +87,13 @@ pub enum CheckKind {
 impl CheckKind {
     /// How the connection is made secret; `None` for a plain one.
     #[must_use]
-    pub fn tls(&self) -> Option<&TlsCheck> {
+    pub fn tls(&self) -> Option<&UpstreamTls> {
         match self {
             Self::Tcp => None,
             Self::Http(check) => check.tls.as_ref(),
             Self::Grpc(check) => check.tls.as_ref(),
         }
     }
-}
-
-/// How a check makes its connection secret.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct TlsCheck {
-    /// Whose word for the backend's certificate is taken.
-    pub trust: Trust,
-    /// The name that the certificate must be for, and that is asked for by SNI; `None` for the address
-    /// that is asked.
-    pub name: Option<String>,
 }
 
 /// Whose word for a certificate is taken.
@@ -125,7 +139,7 @@ pub struct HttpCheck {
     /// What the first [`PROBE_BODY_MAX`] bytes of the body must hold.
     pub body: Option<String>,
     /// For HTTPS.
-    pub tls: Option<TlsCheck>,
+    pub tls: Option<UpstreamTls>,
 }
 
 /// The method of a check.
@@ -149,5 +163,5 @@ pub struct GrpcCheck {
     /// More metadata: names in lower case, and values.
     pub headers: Vec<(String, String)>,
     /// For gRPC over TLS.
-    pub tls: Option<TlsCheck>,
+    pub tls: Option<UpstreamTls>,
 }

@@ -86,7 +86,7 @@ pub enum ValueMatch {
 /// How long a backend may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteTimeouts {
-    /// To accept a connection.
+    /// To accept a connection; with TLS, to shake hands as well.
     pub connect: Duration,
     /// From the end of the connection's making to the response's first byte.
     pub first_byte: Duration,

@@ -59,7 +59,7 @@ pub enum ClientAuthMode {
 }
 
 /// A version of TLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TlsVersion {
     /// TLS 1.2.
     #[default]

@@ -6,15 +6,11 @@ use std::time::Duration;
 
 use http::uri::Authority;
 use http::{HeaderValue, Uri};
-use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
 use toml::Spanned;
 
 use super::Resolver;
 use crate::config::model::{
-    Authorities, Check, CheckKind, GrpcCheck, HttpCheck, PROBE_BODY_MAX, Probe, ProbeMethod,
-    TlsCheck, Trust,
+    Check, CheckKind, GrpcCheck, HttpCheck, PROBE_BODY_MAX, Probe, ProbeMethod, UpstreamTls,
 };
 use crate::config::schema::{self, ProbeKind};
 
@@ -26,6 +22,7 @@ impl Resolver<'_> {
         &mut self,
         probe: Spanned<schema::Probe>,
         upstream: &schema::Upstream,
+        service: Option<&UpstreamTls>,
     ) -> Probe {
         let span = probe.span();
         let mut probe = probe.into_inner();
@@ -60,7 +57,7 @@ impl Resolver<'_> {
             proxy_protocol: proxy_protocol.map(|version| *version.get_ref()),
             interval,
             timeout,
-            kind: self.check_kind(probe),
+            kind: self.check_kind(probe, service),
         };
         Probe { check, rise, fall }
     }
@@ -92,9 +89,9 @@ impl Resolver<'_> {
         }
     }
 
-    fn check_kind(&mut self, probe: schema::Probe) -> CheckKind {
+    fn check_kind(&mut self, probe: schema::Probe, service: Option<&UpstreamTls>) -> CheckKind {
         let tls = match probe.kind.is_tls() {
-            true => Some(self.probe_tls(probe.tls, probe.host.as_ref())),
+            true => Some(self.probe_tls(probe.tls, probe.host.as_ref(), service)),
             false => None,
         };
         match probe.kind {
@@ -121,62 +118,29 @@ impl Resolver<'_> {
         }
     }
 
+    /// Without a table of its own a probe speaks TLS as the service does; a `host` of its own is the name.
     fn probe_tls(
         &mut self,
-        tls: Option<Spanned<schema::Tls>>,
+        tls: Option<Spanned<schema::UpstreamTls>>,
         host: Option<&Spanned<String>>,
-    ) -> TlsCheck {
-        let schema::Tls { ca, sni, verify } = tls.map(Spanned::into_inner).unwrap_or_default();
-        let verifies = verify.is_none_or(Spanned::into_inner);
-        let trust = match ca {
-            Some(ca) if !verifies => {
-                self.problem(ca.span(), "ca: nothing is verified by it; remove it, or verify");
-                Trust::Anybody
+        service: Option<&UpstreamTls>,
+    ) -> UpstreamTls {
+        // A host that is none is said of `host`.
+        let name = host.and_then(|host| {
+            let authority = host.get_ref().parse::<Authority>().ok()?;
+            let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+            Some((name.to_owned(), host.span()))
+        });
+        match (tls, service) {
+            (None, Some(service)) => {
+                let name = service.name.clone().or(name.map(|(name, _)| name));
+                UpstreamTls { name, ..service.clone() }
             }
-            None if !verifies => Trust::Anybody,
-            None => Trust::System,
-            Some(ca) => match self.authorities(ca.get_ref()) {
-                Ok(authorities) => Trust::Authorities(authorities),
-                Err(message) => {
-                    self.problem(ca.span(), format!("ca: {message}"));
-                    Trust::System
-                }
-            },
-        };
-        let name = match (&sni, host) {
-            (Some(sni), _) => Some((sni.get_ref().clone(), sni.span())),
-            // A host that is none is said of `host`.
-            (None, Some(host)) => host.get_ref().parse::<Authority>().ok().map(|authority| {
-                let name = authority.host().trim_start_matches('[').trim_end_matches(']');
-                (name.to_owned(), host.span())
-            }),
-            (None, None) => None,
-        };
-        if let Some((name, span)) = &name
-            && ServerName::try_from(name.as_str()).is_err()
-        {
-            let message = format!("{name:?} is no name that a certificate can be for");
-            self.problem(span.clone(), message);
+            (tls, _) => {
+                let tls = tls.map(Spanned::into_inner).unwrap_or_default();
+                self.upstream_tls(tls, name)
+            }
         }
-        TlsCheck { trust, name: name.map(|(name, _)| name) }
-    }
-
-    pub(super) fn authorities(&self, file: &str) -> Result<Authorities, String> {
-        let path = self.directory.join(file);
-        let shown = path.display();
-        let read = CertificateDer::pem_file_iter(&path);
-        let read = read.and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let certificates = read.map_err(|error| format!("{shown} cannot be read: {error}"))?;
-        let mut roots = RootCertStore::empty();
-        for certificate in &certificates {
-            let added = roots.add(certificate.clone());
-            added.map_err(|error| format!("{shown} has a certificate that is none: {error}"))?;
-        }
-        if certificates.is_empty() {
-            return Err(format!("{shown} has no certificate"));
-        }
-        let certificates = certificates.into_iter().map(|certificate| certificate.to_vec());
-        Ok(Authorities { file: path, certificates: certificates.collect() })
     }
 
     fn probe_path(&mut self, path: Option<Spanned<String>>) -> String {

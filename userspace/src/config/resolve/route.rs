@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 use toml::Spanned;
@@ -13,6 +14,12 @@ use crate::config::{pattern, schema};
 
 /// How long a request's body may be where the file says nothing.
 const MAX_BODY: schema::SizeLimit = schema::SizeLimit::mebibytes(64);
+
+/// How long a connection's making may take where the file says nothing.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// The same with TLS, whose handshake is part of it.
+const CONNECT_SECURE: Duration = Duration::from_secs(5);
 
 impl Resolver<'_> {
     pub(super) fn route(
@@ -35,6 +42,9 @@ impl Resolver<'_> {
         let methods = route.method.into_iter().map(|method| self.method(method)).collect();
         let headers = self.header_matches(route.headers);
         let path = path?;
+        let named = route.service.as_ref().map(Spanned::get_ref);
+        let is_secure = named.is_some_and(|service| self.secure.contains(service));
+        let connect = if is_secure { CONNECT_SECURE } else { CONNECT };
         let service = route.service.map(|service| self.service_index(&service, services));
         if route.redirect.is_some() {
             self.check_unused([
@@ -64,7 +74,7 @@ impl Resolver<'_> {
             response_headers: self.header_rules("response_headers", response_headers),
             max_body: max_body.0,
             timeouts: RouteTimeouts {
-                connect: timeouts.connect.get_ref().0,
+                connect: timeouts.connect.map_or(connect, |span| span.get_ref().0),
                 first_byte: timeouts.first_byte.get_ref().0,
                 tunnel: timeouts.tunnel.get_ref().0,
                 stall: timeouts.stall.get_ref().0,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use toml::Spanned;
 
-use super::Span;
+use super::{Span, UpstreamTls};
 use crate::config::model::ProbeMethod;
 
 #[derive(Deserialize)]
@@ -20,7 +20,7 @@ pub struct Probe {
     pub headers: Option<Spanned<BTreeMap<Spanned<String>, Spanned<String>>>>,
     pub expect: Option<Spanned<Expect>>,
     pub service: Option<Spanned<String>>,
-    pub tls: Option<Spanned<Tls>>,
+    pub tls: Option<Spanned<UpstreamTls>>,
     pub address: Option<Spanned<IpAddr>>,
     pub port: Option<Spanned<u16>>,
     #[serde(default = "two_seconds")]
@@ -58,14 +58,6 @@ impl ProbeKind {
     pub fn is_tls(self) -> bool {
         matches!(self, Self::Https | Self::Grpcs)
     }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    pub ca: Option<Spanned<String>>,
-    pub sni: Option<Spanned<String>>,
-    pub verify: Option<Spanned<bool>>,
 }
 
 #[derive(Deserialize)]

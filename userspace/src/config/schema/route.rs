@@ -36,7 +36,7 @@ pub struct Route {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteTimeouts {
-    pub connect: Spanned<Span>,
+    pub connect: Option<Spanned<Span>>,
     pub first_byte: Spanned<Span>,
     pub stall: Spanned<Span>,
     pub tunnel: Spanned<Span>,
@@ -47,7 +47,7 @@ impl Default for RouteTimeouts {
     fn default() -> Self {
         let seconds = |seconds| Spanned::new(0..0, Span::seconds(seconds));
         Self {
-            connect: seconds(3),
+            connect: None,
             first_byte: seconds(60),
             stall: seconds(60),
             tunnel: seconds(3600),

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -99,8 +100,8 @@ fn a_backend_is_known_before_the_start_and_followed_after_it() {
     let check = check(Duration::from_millis(20));
     let subscribers = [subscriber(0, address), subscriber(1, address)];
     let tenants = subscribers.each_ref().map(|subscriber| assign(&region, subscriber));
-    let gathered = targets(subscribers.map(|subscriber| (Some(&check), subscriber)));
-    let prober = Prober::start(region.clone(), gathered).unwrap();
+    let gathered = targets(subscribers.map(|subscriber| (Some(Cow::Borrowed(&check)), subscriber)));
+    let prober = Prober::start(region.clone(), gathered, Arc::default()).unwrap();
     assert!(tenants.iter().all(|tenant| region.accepts_new(tenant.slot())));
     drop(listener);
     for tenant in tenants {
@@ -125,15 +126,15 @@ fn a_backend_that_comes_back_is_known_at_once_however_long_the_interval() {
     let server = Counting::start();
     let known = subscriber(3, server.address(1));
     let (tenant, policy) = (assign(&region, &known), known.policy);
-    let asked = || targets([(Some(&check(NEVER)), known.clone())]);
-    let prober = Prober::start(region.clone(), asked()).unwrap();
+    let asked = || targets([(Some(Cow::Owned(check(NEVER))), known.clone())]);
+    let prober = Prober::start(region.clone(), asked(), Arc::default()).unwrap();
     wait_for(&region, tenant, State::Up);
     region.apply(tenant, Event::Drain, &policy);
     // Taken, before the backend is wanted again: else it would hear of the check too soon.
-    prober.update(asked()).wait();
+    prober.update(asked(), Arc::default()).wait();
     region.apply(tenant, Event::Enable, &policy);
     assert_eq!(region.word(tenant.slot()).state(), State::Unknown);
-    prober.update(asked()).wait();
+    prober.update(asked(), Arc::default()).wait();
     wait_for(&region, tenant, State::Up);
     // A connection that is made need not be accepted yet.
     while server.count(1) == 0 {
@@ -151,7 +152,8 @@ fn ticks_end_an_ejection() {
     let (tenant, policy) = (assign(&region, &subscriber), subscriber.policy);
     eject(&region, tenant, &policy);
     assert!(!region.accepts_new(tenant.slot()));
-    let _prober = Prober::start(region.clone(), targets([(None, subscriber)])).unwrap();
+    let _prober =
+        Prober::start(region.clone(), targets([(None, subscriber)]), Arc::default()).unwrap();
     wait_for(&region, tenant, State::Probation);
 }
 
@@ -171,8 +173,10 @@ fn ten_services_that_share_a_hundred_addresses_send_a_hundred_checks() {
         }
     }
     let tenants: Vec<_> = subscribers.iter().map(|s| assign(&region, s)).collect();
-    let gathered = targets(subscribers.into_iter().map(|subscriber| (Some(&check), subscriber)));
-    let prober = Prober::start(region.clone(), gathered).unwrap();
+    let gathered = targets(
+        subscribers.into_iter().map(|subscriber| (Some(Cow::Borrowed(&check)), subscriber)),
+    );
+    let prober = Prober::start(region.clone(), gathered, Arc::default()).unwrap();
     assert!(tenants.iter().all(|tenant| region.accepts_new(tenant.slot())), "not all 1,000 are up");
     wait_until("a connection to each", || (1..=100).all(|host| server.count(host) > 0));
     drop(prober);
@@ -190,8 +194,8 @@ fn a_failed_request_makes_the_next_check_immediate_and_only_of_its_backend() {
     let subscribers = [1, 2].map(|host| subscriber(host.into(), server.address(host)));
     let policy = Policy { consecutive: 3, ..subscribers[0].policy };
     let [first, _] = subscribers.each_ref().map(|subscriber| assign(&region, subscriber));
-    let gathered = targets(subscribers.map(|subscriber| (Some(&check), subscriber)));
-    let prober = Prober::start(region.clone(), gathered).unwrap();
+    let gathered = targets(subscribers.map(|subscriber| (Some(Cow::Borrowed(&check)), subscriber)));
+    let prober = Prober::start(region.clone(), gathered, Arc::default()).unwrap();
     let reports = || [1, 2].map(|host| prober.report(server.address(host), &check).unwrap().ok);
     assert_eq!(reports(), [1, 1]);
     // As a worker does it: through the mapped word.
@@ -211,7 +215,12 @@ fn a_backend_that_died_is_down_soon_after_its_requests_fail_however_long_the_int
     let check = check(NEVER);
     let subscriber = subscriber(0, address);
     let (tenant, policy) = (assign(&region, &subscriber), subscriber.policy);
-    let _prober = Prober::start(region.clone(), targets([(Some(&check), subscriber)])).unwrap();
+    let _prober = Prober::start(
+        region.clone(),
+        targets([(Some(Cow::Borrowed(&check)), subscriber)]),
+        Arc::default(),
+    )
+    .unwrap();
     assert_eq!(region.word(tenant.slot()).state(), State::Up);
     drop(listener);
     region.apply(tenant, Event::RequestFailed { jitter: 128 }, &policy).unwrap();
@@ -226,7 +235,12 @@ fn a_backend_whose_ejection_is_over_is_asked_at_once_however_long_the_interval()
     let mut subscriber = subscriber(0, listener.local_addr().unwrap());
     subscriber.policy.ejection_ticks = 1;
     let (tenant, policy) = (assign(&region, &subscriber), subscriber.policy);
-    let _prober = Prober::start(region.clone(), targets([(Some(&check), subscriber)])).unwrap();
+    let _prober = Prober::start(
+        region.clone(),
+        targets([(Some(Cow::Borrowed(&check)), subscriber)]),
+        Arc::default(),
+    )
+    .unwrap();
     eject(&region, tenant, &policy);
     wait_for(&region, tenant, State::Up);
     assert_eq!(region.word(tenant.slot()).ejections(), 1);
@@ -250,8 +264,8 @@ fn a_service_without_any_worker_panics_too_and_calms_down() {
     let tenants = subscribers.each_ref().map(|subscriber| assign(&region, subscriber));
     let group = Arc::new(Group::new(&model.services[0], &tenants, LINE));
     subscribers.iter_mut().for_each(|subscriber| subscriber.group = group.clone());
-    let gathered = targets(subscribers.map(|subscriber| (Some(&check), subscriber)));
-    let _prober = Prober::start(region.clone(), gathered).unwrap();
+    let gathered = targets(subscribers.map(|subscriber| (Some(Cow::Borrowed(&check)), subscriber)));
+    let _prober = Prober::start(region.clone(), gathered, Arc::default()).unwrap();
     let panics = || region.service(LINE).panicking.load(Ordering::Acquire) == 1;
     assert!(!panics());
     let [gone, _stays] = listeners;

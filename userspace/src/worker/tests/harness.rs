@@ -20,6 +20,7 @@ use crate::net::pass;
 use crate::region::{Cell, Fds, Region, Tenant};
 use crate::service::Placed;
 use crate::tls::Shelf;
+use crate::tls::upstream::Keyring;
 
 /// How long a test waits for what must come, before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -100,6 +101,7 @@ impl Worker {
         for tenant in &tenants {
             region.apply(*tenant, Event::Assigned, &model.services[0].policy());
         }
+        let ring = Keyring::fill(&model, &Keyring::default()).unwrap();
         let setup = Setup {
             id: 0,
             seat: 0,
@@ -112,6 +114,7 @@ impl Worker {
                     lines: vec![0],
                 },
                 certificates: Shelf::default(),
+                ring,
                 sockets: vec![Socket { number: 0, listener: 0 }],
             },
             supervisor_epoch: 1,
@@ -166,7 +169,9 @@ impl Worker {
         let placed =
             Placed { model: model.clone(), tenants: vec![tenants.clone()], lines: vec![0] };
         let certificates = Shelf::default();
-        let plan = Plan { placed, certificates, sockets: vec![Socket { number: 0, listener: 0 }] };
+        let ring = Keyring::fill(&model, &Keyring::default()).unwrap();
+        let sockets = vec![Socket { number: 0, listener: 0 }];
+        let plan = Plan { placed, certificates, ring, sockets };
         let json = serde_json::to_vec(&plan).unwrap();
         let memory = crate::sys::sealed_memory("test-plan", &json).unwrap();
         let mut control = self.control.as_ref().unwrap();
@@ -244,7 +249,7 @@ impl Client {
 }
 
 /// Reads up to the empty line, in lower case; empty at the end of the connection.
-pub(super) fn read_head(stream: &mut TcpStream) -> String {
+pub(super) fn read_head(stream: &mut impl Read) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -261,7 +266,7 @@ pub(super) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// Reads the body that `head` announces; of a chunked one the trailers are put after it.
-pub(super) fn read_body(stream: &mut TcpStream, head: &str) -> Vec<u8> {
+pub(super) fn read_body(stream: &mut impl Read, head: &str) -> Vec<u8> {
     if let Some(length) = header(head, "content-length") {
         let mut body = vec![0; length.parse().unwrap()];
         stream.read_exact(&mut body).unwrap();
@@ -290,7 +295,7 @@ pub(super) fn read_body(stream: &mut TcpStream, head: &str) -> Vec<u8> {
     body
 }
 
-fn read_line(stream: &mut TcpStream) -> String {
+fn read_line(stream: &mut impl Read) -> String {
     let mut line = Vec::new();
     let mut byte = [0];
     while !line.ends_with(b"\r\n") {

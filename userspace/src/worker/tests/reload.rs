@@ -15,6 +15,7 @@ use crate::region::Tenant;
 
 fn named(address: SocketAddr) -> model::Backend {
     model::Backend {
+        host: None,
         address,
         weight: 1,
         tier: 0,

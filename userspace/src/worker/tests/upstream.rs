@@ -342,7 +342,7 @@ fn a_request_that_a_goaway_leaves_out_is_sent_again_on_a_fresh_connection() {
     client.send(POST);
     assert_eq!(client.response().status, 200);
     let cell = worker.cell(0);
-    assert_eq!(value(&cell.replays[Rule::StreamRefused as usize]), 1);
+    assert_eq!(value(&cell.replays[Rule::GoneAway as usize]), 1);
     assert_eq!(value(&cell.connections_created), 2);
 }
 
@@ -364,7 +364,7 @@ fn a_request_that_a_goaway_includes_is_waited_for_and_the_next_goes_elsewhere() 
     }
     let cell = worker.cell(0);
     assert_eq!(value(&cell.connections_created), 2);
-    assert_eq!(value(&cell.replays[Rule::StreamRefused as usize]), 0);
+    assert_eq!(value(&cell.replays[Rule::GoneAway as usize]), 0);
     eventually("the old one is closed", || gauge(&cell.connections) == 1);
 }
 

@@ -3,16 +3,19 @@ use std::time::Duration;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
 };
-use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::super::Prepared;
 use super::*;
-use crate::config::model::{Authorities, Check, CheckKind, GrpcCheck, HttpCheck, ProbeMethod};
+use crate::config::model::{
+    Authorities, Check, CheckKind, GrpcCheck, HttpCheck, ProbeMethod, TlsVersion, Trust,
+};
 
 fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
@@ -52,6 +55,11 @@ fn trusted(authority: &CertifiedIssuer<'static, KeyPair>) -> Trust {
     Trust::Authorities(Authorities { file: "ca.pem".into(), certificates })
 }
 
+fn secure(trust: Trust, name: Option<&str>) -> UpstreamTls {
+    let name = name.map(Into::into);
+    UpstreamTls { trust, name, min_version: TlsVersion::V1_2, client: None }
+}
+
 fn check(trust: Trust, name: Option<&str>) -> Check {
     let kind = CheckKind::Http(HttpCheck {
         method: ProbeMethod::Get,
@@ -60,7 +68,7 @@ fn check(trust: Trust, name: Option<&str>) -> Check {
         headers: Vec::new(),
         statuses: vec![200..=299],
         body: Some("well".into()),
-        tls: Some(TlsCheck { trust, name: name.map(Into::into) }),
+        tls: Some(secure(trust, name)),
     });
     let interval = Duration::from_secs(60);
     Check { kind, address: None, port: None, proxy_protocol: None, interval, timeout: interval }
@@ -89,7 +97,7 @@ async fn ask(
         let _ = stream.shutdown().await;
         name
     };
-    let prepared = Prepared::new(Arc::new(check));
+    let prepared = Prepared::new(Arc::new(check), &Keyring::default());
     let (outcome, name) = tokio::join!(prepared.ask(target), server);
     (outcome.map_err(|failure| failure.to_string()), name)
 }
@@ -186,7 +194,7 @@ async fn a_backend_without_tls_and_one_that_hangs_up_are_told_apart() {
             assert!(stream.read(&mut hello).await.unwrap() > 0);
             stream.write_all(answer).await.unwrap();
         };
-        let prepared = Prepared::new(Arc::new(check(trusted(&known), None)));
+        let prepared = Prepared::new(Arc::new(check(trusted(&known), None)), &Keyring::default());
         let (outcome, ()) = tokio::join!(prepared.ask(target), server);
         assert_eq!(outcome.unwrap_err().to_string(), format!("tls: {expected}"));
     }
@@ -213,22 +221,11 @@ async fn grpc_asks_over_tls_too() {
         sending.send_trailers(trailers).unwrap();
         while let Some(Ok(_)) = connection.accept().await {}
     };
-    let tls = Some(TlsCheck { trust: trusted(&known), name: Some("api.internal".into()) });
+    let tls = Some(secure(trusted(&known), Some("api.internal")));
     let kind =
         CheckKind::Grpc(GrpcCheck { service: String::new(), host: None, headers: Vec::new(), tls });
-    let prepared = Prepared::new(Arc::new(Check { kind, ..check(Trust::System, None) }));
+    let prepared =
+        Prepared::new(Arc::new(Check { kind, ..check(Trust::System, None) }), &Keyring::default());
     let (outcome, ()) = tokio::join!(prepared.ask(target), server);
     outcome.unwrap();
-}
-
-#[test]
-fn alerts_have_their_registered_names() {
-    for (name, expected) in [
-        ("HandshakeFailure", "handshake_failure"),
-        ("UnknownCA", "unknown_ca"),
-        ("UnknownPSKIdentity", "unknown_psk_identity"),
-        ("CloseNotify", "close_notify"),
-    ] {
-        assert_eq!(registered(name), expected);
-    }
 }
