@@ -276,7 +276,6 @@ impl Tls {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if let Some(error) = self.error.take() {
-            self.inner.get_ref().0.ended(cause_of(&error));
             return Poll::Ready(Err(error));
         }
         let before = buffer.filled().len();
@@ -287,6 +286,8 @@ impl Tls {
             // What came before the alert, or before what is none of TLS, was meant to come.
             self.take_rest(buffer);
             if buffer.filled().len() != before {
+                // Known from now on, whether anybody reads to the end or not.
+                self.inner.get_ref().0.ended(cause_of(error));
                 self.error = Some(std::mem::replace(error, io::ErrorKind::Other.into()));
                 read = Ok(());
             }

@@ -124,7 +124,7 @@ fn bytes_that_nobody_asked_for_are_poison_and_goodbyes_and_ends_are_none() {
         let worker = start(address, known.trusted());
         let mut client = worker.client();
         assert_eq!(client.get("/").text(), "fine");
-        eventually("it is closed for that", || closed(&worker, reason) == 1);
+        eventually(&format!("it is closed: {}", reason.name()), || closed(&worker, reason) == 1);
         assert_eq!(client.get("/").text(), "fine", "on a connection of its own");
         assert_eq!(value(&worker.cell(0).connections_reused), 0);
     }
