@@ -22,6 +22,9 @@ const PREFIX: &str = "STEERAGE_";
 /// Tables of the file; a variable that begins with none of them is not ours.
 const TABLES: [&str; 5] = ["global", "guard", "listener", "vip", "service"];
 
+/// What Kubernetes sets in every container beside a Service that is called `steerage`.
+const OF_KUBERNETES: [&str; 2] = ["service_host", "service_port"];
+
 /// Values that hold whatever the file says, the last of a key's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides(Vec<Override>);
@@ -70,9 +73,10 @@ impl Overrides {
     ) -> Result<Self, Error> {
         let is_ours = |name: &str| {
             let rest = name.strip_prefix(PREFIX).unwrap_or_default().to_ascii_lowercase();
-            TABLES
-                .iter()
-                .any(|table| rest.strip_prefix(table).is_some_and(|rest| rest.starts_with('_')))
+            let begins = |with: &str| {
+                rest.strip_prefix(with).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+            };
+            TABLES.into_iter().any(begins) && !OF_KUBERNETES.into_iter().any(begins)
         };
         let mut variables: Vec<(String, String)> =
             environment.into_iter().filter(|(name, _)| is_ours(name)).collect();
@@ -306,6 +310,8 @@ name = 'api-v2'
                 ("STEERAGE_SERVICE_API_POOL_MAX_IDLE", "3"),
                 ("STEERAGE_LISTENER_WEB_TIMEOUTS_HEADER_READ", "4s"),
                 ("STEERAGE_BIN", "/not/ours"),
+                ("STEERAGE_SERVICE_HOST", "10.96.0.7"),
+                ("STEERAGE_SERVICE_PORT_HTTP", "80"),
                 ("HOME", "/root"),
             ],
             &[
