@@ -9,6 +9,7 @@ use std::process::Command;
 use steerage_lab::command;
 use steerage_lab::daemon;
 use steerage_lab::scratch::Scratch;
+use steerage_tests::certified::Authority;
 use steerage_tests::stand::PREFIX;
 
 fn root() -> &'static Path {
@@ -40,6 +41,7 @@ fn the_examples_pass_check() {
 #[test]
 fn the_configurations_in_the_documents_pass_check() {
     let scratch = Scratch::new(PREFIX).unwrap();
+    write_certificates(&scratch);
     let mut checked = 0;
     for path in files("docs", "md").into_iter().chain([root().join("README.md")]) {
         let text = fs::read_to_string(&path).unwrap();
@@ -51,4 +53,20 @@ fn the_configurations_in_the_documents_pass_check() {
         }
     }
     assert!(checked >= 2, "only {checked} blocks were found");
+}
+
+/// The files of TLS that documents name.
+fn write_certificates(scratch: &Scratch) {
+    let authority = Authority::new().unwrap();
+    fs::create_dir(scratch.join("tls")).unwrap();
+    for file in ["api", "wild"] {
+        authority.sign(file, &[&format!("{file}.example.com")]).unwrap();
+        for kind in ["pem", "key"] {
+            let name = format!("{file}.{kind}");
+            fs::copy(authority.file(&name), scratch.join(&format!("tls/{name}"))).unwrap();
+        }
+    }
+    fs::copy(authority.ca(), scratch.join("tls/clients.pem")).unwrap();
+    // The head of a successful answer (RFC 6960, 4.2.1).
+    fs::write(scratch.join("tls/api.ocsp"), [0x30, 3, 0x0a, 1, 0]).unwrap();
 }

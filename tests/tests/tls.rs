@@ -11,7 +11,7 @@ use steerage_lab::{command, wait};
 use steerage_tests::certified::{
     Authority, ask, handshakes, listener, listener_at, make_private, s_client, stand, tls,
 };
-use steerage_tests::stand::l7;
+use steerage_tests::stand::{Choices, QUICK, Stand, l7};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -298,4 +298,42 @@ fn who_does_not_shake_hands_is_cut_off_and_counted_by_what_it_did() {
     assert!((1..=12).contains(&served), "{served}");
     assert!(count("rate_limited") >= 8);
     assert_eq!(stand.curl("/", &[]).unwrap().status, 200, "{}", l7());
+}
+
+#[test]
+fn cookies_and_redirects_are_those_of_https() {
+    let authority = authority(&[("site", &["site.test"])]);
+    let redirect = "\n[[listener.route]]\npath = \"/old\"\n\
+        redirect = { to = \"${scheme}://${authority}/new\" }\n";
+    let more = listener(&[authority.entry("site")], "forwarding = { forwarded = true }") + redirect;
+    let service = format!("sticky = {{ cookie = \"SRV\" }}\n{QUICK}").leak();
+    let stand = Stand::start(&Choices { more, service, ..Choices::default() }).unwrap();
+    let secure = ask(&stand, &authority, "site.test", "/", &["-i"]).unwrap().text.to_lowercase();
+    let cookie = |head: &str| {
+        head.lines().find(|line| line.starts_with("set-cookie: srv=")).unwrap().to_owned()
+    };
+    assert!(cookie(&secure).contains("; secure"), "{secure}");
+    let plain = stand.curl("/", &["-i"]).unwrap().text.to_lowercase();
+    assert!(!cookie(&plain).contains("; secure"), "{plain}");
+    let moved = ask(&stand, &authority, "site.test", "/old", &["-i"]).unwrap();
+    let head = moved.text.to_lowercase();
+    assert_eq!(moved.status, 307, "{head}");
+    assert!(head.contains("location: https://site.test:8443/new"), "{head}");
+    let head = ask(&stand, &authority, "site.test", "/head", &[]).unwrap().text.to_lowercase();
+    assert!(head.contains("proto=https") && head.contains("x-forwarded-proto: https"), "{head}");
+}
+
+#[test]
+fn h2load_over_tls_loses_no_stream() {
+    let authority = authority(&[("site", &["site.test"])]);
+    let stand = stand(listener(&[authority.entry("site")], "")).unwrap();
+    let before = stand.backend(1).requests() + stand.backend(2).requests();
+    let mut h2load = stand.topology.client.command("h2load");
+    h2load.args(["-n", "4000", "-c", "8", "-m", "32"]).arg(format!("https://{}/", tls()));
+    let output = command::finish(&mut h2load).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("4000 succeeded, 0 failed, 0 errored, 0 timeout"), "{text}");
+    assert!(text.contains("Application protocol: h2"), "{text}");
+    let after = stand.backend(1).requests() + stand.backend(2).requests();
+    assert_eq!(after - before, 4000);
 }

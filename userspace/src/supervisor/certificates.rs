@@ -144,3 +144,47 @@ impl Warned {
 pub fn now() -> i64 {
     ticket::now().as_secs().cast_signed()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::names::Names;
+
+    #[test]
+    fn operators_are_warned_once_at_each_mark_and_again_of_another_certificate() {
+        let files = CertificateFiles { cert: "a.pem".into(), key: "a.key".into(), ocsp: None };
+        let mut stock = Stock::default();
+        let mut facts = Facts {
+            names: Names::default(),
+            subject: String::new(),
+            issuer: String::new(),
+            serial: String::new(),
+            fingerprint: String::new(),
+            not_before: 0,
+            not_after: 100 * DAY_SECONDS,
+        };
+        stock.facts.insert(files.clone(), facts.clone());
+        let mut warned = Warned::default();
+        let mut days = |stock: &Stock, hours: i64| -> Vec<i64> {
+            let due = warned.due(stock, hours * 3600);
+            due.into_iter().map(|(_, left)| left.div_euclid(DAY_SECONDS)).collect()
+        };
+        for (hours, expected) in [
+            (60 * 24, &[][..]),
+            (70 * 24, &[30]),
+            (71 * 24, &[]),
+            (93 * 24, &[7]),
+            (98 * 24, &[]),
+            (99 * 24 + 1, &[0]),
+            (100 * 24, &[]),
+            (100 * 24 + 1, &[-1]),
+            (101 * 24, &[]),
+        ] {
+            assert_eq!(days(&stock, hours), expected, "at {hours} h");
+        }
+        facts.not_after = 110 * DAY_SECONDS;
+        stock.facts.insert(files, facts);
+        assert_eq!(days(&stock, 101 * 24), [9], "another one, which is soon over too");
+        assert_eq!(days(&stock, 104 * 24), [6]);
+    }
+}

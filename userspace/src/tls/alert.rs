@@ -92,4 +92,33 @@ mod tests {
             assert_eq!(registered(name), expected);
         }
     }
+
+    #[test]
+    fn ends_are_told_apart_by_what_broke_the_handshake() {
+        let of = |cause: Error| end_of(&io::Error::new(io::ErrorKind::InvalidData, cause)).name();
+        for (cause, name) in [
+            (Error::AlertReceived(AlertDescription::UnknownCA), "received_unknown_ca"),
+            (Error::InvalidMessage(InvalidMessage::InvalidContentType), "not_tls"),
+            (Error::InvalidMessage(InvalidMessage::InvalidCcs), "sent_decode_error"),
+            (Error::NoCertificatesPresented, "sent_certificate_required"),
+            (
+                Error::InvalidCertificate(rustls::CertificateError::Expired),
+                "sent_certificate_expired",
+            ),
+            (Error::NoApplicationProtocol, "sent_no_application_protocol"),
+            (
+                Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled),
+                "sent_protocol_version",
+            ),
+            (
+                Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),
+                "sent_handshake_failure",
+            ),
+        ] {
+            assert_eq!(of(cause), name);
+        }
+        let plain = |kind| end_of(&io::Error::from(kind));
+        assert_eq!(plain(io::ErrorKind::UnexpectedEof), Handshake::Closed);
+        assert_eq!(plain(io::ErrorKind::ConnectionReset), Handshake::Reset);
+    }
 }

@@ -23,6 +23,9 @@ fn given<T>(key: &Option<Spanned<T>>) -> Option<Range<usize>> {
     key.as_ref().map(Spanned::span)
 }
 
+/// How long a connection to a backend may take.
+const CONNECT: schema::Span = schema::Span::seconds(3);
+
 impl Resolver<'_> {
     /// Whose PROXY headers are taken; `None` for nobody's.
     pub(super) fn accept_from(
@@ -71,7 +74,7 @@ impl Resolver<'_> {
         };
         let fallback = RouteTimeouts::default();
         let timeouts = StreamTimeouts {
-            connect: or(timeouts.connect.take(), *fallback.connect.get_ref()),
+            connect: or(timeouts.connect.take(), CONNECT),
             tunnel: or(timeouts.tunnel.take(), *fallback.tunnel.get_ref()),
             half_closed: or(timeouts.half_closed.take(), *fallback.half_closed.get_ref()),
         };
@@ -142,7 +145,7 @@ impl Resolver<'_> {
             own.filter(|own| written(own).is_some()).map_or(else_, |own| own.get_ref().0)
         };
         let timeouts = StreamTimeouts {
-            connect: or(own.map(|own| &own.connect), timeouts.connect),
+            connect: or(own.and_then(|own| own.connect.as_ref()), timeouts.connect),
             tunnel: or(own.map(|own| &own.tunnel), timeouts.tunnel),
             half_closed: or(own.map(|own| &own.half_closed), timeouts.half_closed),
         };

@@ -142,3 +142,100 @@ impl Resolver<'_> {
 fn span<T>(value: &Option<Spanned<T>>) -> Option<Range<usize>> {
     value.as_ref().map(Spanned::span)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use crate::config::model::{ListenerTls, SniMismatch, TlsVersion};
+    use crate::config::parse;
+
+    /// The listener's TLS, or the problems; its keys begin on line 4.
+    fn resolve(protocol: &str, keys: &str) -> Result<Option<ListenerTls>, String> {
+        let text = format!(
+            "[[listener]]\nname = 'a'\nbind = ['127.0.0.1:1']\n{keys}\nprotocol = '{protocol}'\n\
+             [[listener.route]]\nservice = 's'\n[[service]]\nname = 's'\n"
+        );
+        let parsed = parse(Path::new("/etc/steerage/x.toml"), &text);
+        let mut model = parsed.map_err(|error| error.to_string())?;
+        Ok(model.listeners.remove(0).tls)
+    }
+
+    const ONE: &str = "certificates = [{ cert = 'tls/a.pem', key = '/keys/a.key' }]";
+
+    #[test]
+    fn paths_are_beside_the_file_and_every_key_has_a_default() {
+        let tls = resolve("https", ONE).unwrap().unwrap();
+        let files = &tls.certificates[0];
+        assert_eq!(files.cert, Path::new("/etc/steerage/tls/a.pem"));
+        assert_eq!((&*files.key, &files.ocsp), (Path::new("/keys/a.key"), &None));
+        assert_eq!(
+            (tls.min_version, tls.sni_mismatch),
+            (TlsVersion::V1_2, SniMismatch::Misdirected)
+        );
+        assert_eq!((tls.handshake_timeout, tls.handshake_rate), (Duration::from_secs(5), None));
+        assert!(tls.client_auth.is_none());
+        assert_eq!(resolve("http", "").unwrap(), None);
+        let keys = format!(
+            "{ONE}\ntls = {{ min_version = '1.3', handshake_timeout = '1s', sni_mismatch = 'allow', \
+             handshake_rate = {{ rate = 5 }} }}"
+        );
+        let tls = resolve("https", &keys).unwrap().unwrap();
+        assert_eq!((tls.min_version, tls.sni_mismatch), (TlsVersion::V1_3, SniMismatch::Allow));
+        let rate = tls.handshake_rate.unwrap();
+        assert_eq!((tls.handshake_timeout, rate.burst), (Duration::from_secs(1), 5));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        let twice = "certificates = [{ cert = 'a', key = 'b' }, { cert = 'a', key = 'c' }]";
+        for (protocol, keys, line, said) in [
+            ("https", "", 2, "listener \"a\" has no certificate to show; write certificates = ["),
+            ("https", "certificates = []", 4, "listener \"a\" has no certificate to show"),
+            ("https", twice, 4, "cert: \"a\" is there twice"),
+            ("http", ONE, 4, "certificates: for protocol = \"https\" alone; remove it"),
+            ("http", "tls = {}", 4, "tls: for protocol = \"https\" alone; remove it"),
+            (
+                "https",
+                &format!("{ONE}\ntls = {{ handshake_rate = {{ rate = 0 }} }}"),
+                5,
+                "handshake_rate: rate must be from 1",
+            ),
+            (
+                "https",
+                &format!("{ONE}\ntls = {{ min_version = '1.1' }}"),
+                5,
+                "min_version: unknown variant `1.1`",
+            ),
+            (
+                "https",
+                &format!("{ONE}\nclient_auth = {{ mode = 'optional', ca = 'none.pem' }}"),
+                5,
+                "ca: /etc/steerage/none.pem cannot be read",
+            ),
+            (
+                "https",
+                &format!(
+                    "{ONE}\nclient_auth = {{ mode = 'optional', ca = 'x', subject_header = 'Host' }}"
+                ),
+                5,
+                "subject_header: host says something else; take a name of its own",
+            ),
+            (
+                "https",
+                &format!(
+                    "{ONE}\nclient_auth = {{ mode = 'optional', ca = 'x', subject_header = 'X-A', \
+                     fingerprint_header = 'x-a' }}"
+                ),
+                5,
+                "fingerprint_header: is the header of the subject already",
+            ),
+        ] {
+            let message = resolve(protocol, keys).unwrap_err();
+            let place = format!("/etc/steerage/x.toml:{line}:");
+            let found = message.lines().find(|problem| problem.contains(said));
+            assert!(found.is_some_and(|problem| problem.starts_with(&place)), "{keys}: {message}");
+        }
+    }
+}
