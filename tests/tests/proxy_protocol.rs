@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use steerage_lab::client::{Curl, curl};
 use steerage_lab::topology::{BALANCER, CLIENT, backend_address};
 use steerage_lab::wait;
+use steerage_tests::certified::{self, Authority};
 use steerage_tests::peer;
 use steerage_tests::stand::{Choices, Stand, l7};
 
@@ -119,4 +120,32 @@ fn nginx_learns_who_asks_by_either_version() {
             assert_eq!(other.get("/").unwrap().text(), format!("{it} {port} 1\n"), "{version}");
         }
     }
+}
+
+#[test]
+fn a_backend_is_told_how_the_clients_tls_is() {
+    let authority = Authority::new().unwrap();
+    authority.sign("own", &["own.test"]).unwrap();
+    let at = SocketAddr::from((BALANCER, 8445));
+    let server = SocketAddr::from((backend_address(1), 8090));
+    let https = certified::listener_at("secure", at, &[authority.entry("own")], "");
+    let more = https.replace("service = \"app\"", "service = \"telling\"")
+        + &format!(
+            "[[service]]\nname = \"telling\"\nupstream = {{ proxy_protocol = \"v2\" }}\n\
+             [[service.backend]]\naddress = \"{server}\"\n"
+        );
+    let stand = Stand::start(&Choices { weights: vec![1], more, ..Choices::default() }).unwrap();
+    // HAProxy says what it was told.
+    let sections = format!(
+        "listen told\n mode http\n bind {server} accept-proxy\n http-request return status 200 \
+         content-type text/plain lf-string \"%[fc_pp_authority]\\n\"\n"
+    );
+    let host = &stand.topology.backends[0];
+    let _haproxy = peer::haproxy(host, &stand.scratch, &sections, server).unwrap();
+    let (to, url) = (format!("own.test:8445:{BALANCER}"), "https://own.test:8445/");
+    let ca = authority.ca();
+    let reply =
+        curl(&stand.topology.client, &["--resolve", &to, "--cacert", &ca, "--http2", url]).unwrap();
+    assert_eq!((reply.exit, reply.status), (0, 200), "{reply:?}");
+    assert_eq!(reply.text.trim(), "own.test");
 }

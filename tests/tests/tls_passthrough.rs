@@ -11,6 +11,7 @@ use steerage_lab::client::{Curl, curl};
 use steerage_lab::command;
 use steerage_lab::process::Process;
 use steerage_lab::topology::{BALANCER, backend_address};
+use steerage_tests::certified::{self, Authority};
 use steerage_tests::peer;
 use steerage_tests::stand::{Choices, Stand};
 
@@ -30,6 +31,11 @@ struct Passing {
 
 /// Two servers, each with a certificate of its own, behind one listener.
 fn start(keys: &str) -> Passing {
+    start_with(keys, "")
+}
+
+/// The same, with more listeners.
+fn start_with(keys: &str, listeners: &str) -> Passing {
     let service = |name: &str, number| {
         let address = server(number);
         format!("[[service]]\nname = \"{name}\"\n[[service.backend]]\naddress = \"{address}\"\n")
@@ -37,7 +43,7 @@ fn start(keys: &str) -> Passing {
     let more = format!(
         "[[listener]]\nname = \"names\"\nbind = [\"{}\"]\nprotocol = \"tls\"\n{keys}\n\
          [[listener.route]]\nsni = \"a.example.com\"\nservice = \"a\"\n\
-         [[listener.route]]\nsni = \"*.b.example.com\"\nalpn = [\"h2\"]\nservice = \"b\"\n{}{}",
+         [[listener.route]]\nsni = \"*.b.example.com\"\nalpn = [\"h2\"]\nservice = \"b\"\n{listeners}\n{}{}",
         tls(),
         service("a", 1),
         service("b", 2)
@@ -120,4 +126,30 @@ fn clients_that_nobody_takes_are_told_why() {
     let silent = passing.stand.connect(tls()).unwrap().into_stream().into_inner();
     silent.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     assert_eq!(std::io::Read::read(&mut &silent, &mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn some_names_end_here_and_others_go_on_by_one_port() {
+    let authority = Authority::new().unwrap();
+    authority.sign("own", &["own.example.com"]).unwrap();
+    let at = SocketAddr::from((BALANCER, 8444));
+    let https = certified::listener_at("ended", at, &[authority.entry("own")], "");
+    let route = "[[listener.route]]\nsni = \"own.example.com\"\nterminate = \"ended\"";
+    let passing = start_with(route, &https);
+    let ask = |host: &str, authority: &str, arguments: &[&str]| {
+        let to = format!("{host}:{}:{BALANCER}", tls().port());
+        let url = format!("https://{host}:8443/head");
+        let fixed = ["--resolve", &to, "--cacert", authority, &url];
+        curl(&passing.stand.topology.client, &[arguments, &fixed].concat()).unwrap()
+    };
+    for protocol in ["--http1.1", "--http2"] {
+        let ended = ask("own.example.com", &authority.ca(), &[protocol]);
+        assert_eq!((ended.exit, ended.status), (0, 200), "{ended:?}");
+        let head = ended.text.to_lowercase();
+        assert!(head.contains("x-forwarded-proto: https\n"), "{head}");
+        assert!(head.contains("x-forwarded-for: 10.80.0.2\n"), "{head}");
+        let passed = passing.ask("a.example.com", 1, &[protocol]);
+        assert_eq!((passed.exit, passed.status), (0, 200), "{passed:?}");
+        assert!(passed.text.starts_with("a.example.com TLSv1.3"), "{passed:?}");
+    }
 }

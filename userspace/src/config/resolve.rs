@@ -56,6 +56,7 @@ pub fn resolve(
     };
     let listeners = resolver.listeners(file.listener, &names, &replies);
     resolver.check_stream_services(&listeners, &services);
+    resolver.check_terminations(&listeners);
     let everywhere = file.global.l4_fallback;
     let vips = resolver.vips(file.vip, &names, &services, (everywhere, &listeners));
     let server_ids = std::mem::take(&mut resolver.server_ids);
@@ -415,10 +416,13 @@ impl Resolver<'_> {
         let mut names = Names::new("listener");
         let mut binds: HashMap<SocketAddr, String> = HashMap::new();
         let mut resolved = Vec::with_capacity(listeners.len());
+        let is_end = |route: &Spanned<schema::Route>| route.get_ref().terminate.clone();
+        let ends = listeners.iter().flat_map(|listener| listener.route.iter().filter_map(is_end));
+        let ends: Vec<String> = ends.map(Spanned::into_inner).collect();
         for mut listener in listeners {
             names.check(self, &listener.name);
             let name = listener.name.get_ref();
-            if listener.bind.is_empty() {
+            if listener.bind.is_empty() && !ends.contains(name) {
                 self.problem(listener.name.span(), format!("listener {name:?} binds no address"));
             }
             if listener.route.is_empty() && listener.protocol != schema::ListenerProtocol::Tcp {

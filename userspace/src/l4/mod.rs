@@ -7,6 +7,8 @@
 //! ```
 //!
 //! - [`serve`]: what becomes of a connection, by its listener.
+//! A route of a tls listener may also end here, at an https listener ([`l7::serve`]).
+//!
 //! - [`proxy_protocol`]: who the client is, told by a proxy before us or to a backend behind. Pure.
 //! - [`client_hello`]: which host a TLS client wants. Pure. `names`: which route has it.
 //! - `tcp`: the backend for a connection, with the balancing, health and limits that requests have.
@@ -26,11 +28,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use ipnet::IpNet;
+use rustls::{ProtocolVersion, ServerConnection};
 
 use self::client_hello::{Alert, ClientHello};
 use self::names::Names;
-use self::proxy_protocol::{Addresses, Header, Notes, Version};
-use crate::config::model::{self, Listener, StreamTimeouts};
+use self::proxy_protocol::{Addresses, Header, Kind, Notes, Tls, Version};
+use crate::config::model::{self, Listener, StreamEnd, StreamTimeouts};
 use crate::l7::{self, Door};
 use crate::net::{Progress, Stream};
 
@@ -49,10 +52,10 @@ struct Streams {
     routes: Vec<Route>,
 }
 
-/// A route's service.
-#[derive(Clone, Copy, Debug)]
+/// Where a route's connections end.
+#[derive(Clone, Debug)]
 struct Route {
-    service: usize,
+    end: StreamEnd,
     timeouts: StreamTimeouts,
 }
 
@@ -81,6 +84,36 @@ impl Caller {
         Self { address, destination: addresses.map(|addresses| addresses.destination), notes }
     }
 
+    /// Notes how the client's TLS is, which ends here; `subject` is that of its certificate.
+    pub(crate) fn note_tls(&mut self, session: &ServerConnection, subject: Option<&str>) {
+        let version = match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "",
+        };
+        // Named as IANA does.
+        let suite = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        let cipher = suite.unwrap_or_default().replacen("TLS13_", "TLS_", 1);
+        let common_name = |subject: &str| {
+            let name = subject.split(',').find_map(|part| part.strip_prefix("CN="))?;
+            // What is escaped is not the name itself.
+            (!name.contains('\\')).then(|| name.to_owned())
+        };
+        let tls = Tls {
+            version: version.into(),
+            cipher,
+            has_certificate: subject.is_some(),
+            common_name: subject.and_then(common_name),
+        };
+        self.notes.set(Kind::Tls, &tls.to_bytes());
+        if let Some(protocol) = session.alpn_protocol() {
+            self.notes.set(Kind::Alpn, protocol);
+        }
+        if let Some(name) = session.server_name() {
+            self.notes.set(Kind::Authority, name.as_bytes());
+        }
+    }
+
     /// The header that tells a backend of the client; `connection` is what the client came by.
     pub(crate) fn header(&self, connection: &Progress, version: Version) -> Vec<u8> {
         let destination = self.destination.or_else(|| connection.local_addr().ok());
@@ -92,16 +125,12 @@ impl Caller {
 
 impl Entry {
     pub(crate) fn new(listener: &Listener) -> Self {
-        use crate::config::model::StreamEnd;
         let streams = listener.streams.as_ref().map(|streams| Streams {
             names: streams.is_tls.then(|| Names::new(&streams.routes)),
             routes: streams
                 .routes
                 .iter()
-                .map(|route| {
-                    let StreamEnd::Service(service) = route.end;
-                    Route { service, timeouts: route.timeouts }
-                })
+                .map(|route| Route { end: route.end.clone(), timeouts: route.timeouts })
                 .collect(),
         });
         Self { accept_from: listener.accept_from.clone(), streams }

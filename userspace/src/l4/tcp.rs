@@ -20,7 +20,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::copy::{self, Account, Limits, Side};
 use super::{Caller, Route};
-use crate::config::model::StreamTimeouts;
+use crate::config::model::{StreamEnd, StreamTimeouts};
 use crate::l7::{Door, Hold, Meter, OpenTunnel, Place, Proxy, Target, of_failure};
 use crate::net::{self, Elapsed, Stream, clock};
 use crate::region::add;
@@ -36,10 +36,11 @@ pub(super) async fn serve(door: Rc<Door>, stream: Stream, caller: Caller, route:
     };
     let streams = proxy.front(front).entry.streams.as_ref();
     // A listener that has become another one meanwhile has other routes.
-    let Some(route) = streams.and_then(|streams| streams.routes.get(route)).copied() else {
+    let route = streams.and_then(|streams| streams.routes.get(route));
+    let Some(&Route { end: StreamEnd::Service(service), timeouts }) = route else {
         return refuse(&door, &stream, ErrorClass::NoRoute, Cause::NoRoute);
     };
-    let dialed = Dial::new(proxy, &route, &caller).run().await;
+    let dialed = Dial::new(proxy, service, timeouts, &caller).run().await;
     let (line, mut backend) = match dialed {
         Ok(dialed) => dialed,
         Err(class) => return refuse(&door, &stream, class, Cause::NotTaken),
@@ -49,7 +50,7 @@ pub(super) async fn serve(door: Rc<Door>, stream: Stream, caller: Caller, route:
         // Deferred: it leaves with the client's first bytes, or with the turn. An error comes again.
         let _ = backend.write_all(&header).await;
     }
-    let StreamTimeouts { tunnel, half_closed, .. } = route.timeouts;
+    let StreamTimeouts { tunnel, half_closed, .. } = timeouts;
     let limits = Limits { tunnel, half_closed };
     let mut connected = Connected { line, door };
     let (near, far) = (stream.progress(), backend.progress());
@@ -82,10 +83,9 @@ struct Dial {
 }
 
 impl Dial {
-    fn new(proxy: Rc<Proxy>, route: &Route, caller: &Caller) -> Self {
-        let target = proxy.target(route.service);
+    fn new(proxy: Rc<Proxy>, service: usize, timeouts: StreamTimeouts, caller: &Caller) -> Self {
+        let target = proxy.target(service);
         let hash = target.affinity.hash_of(caller.address.ip().to_canonical());
-        let timeouts = route.timeouts;
         Self { proxy, target, timeouts, hash, attempts: 0, tried: Vec::new(), place: None }
     }
 

@@ -12,7 +12,8 @@ use tokio::io::AsyncReadExt as _;
 use super::client_hello::{Alert, ClientHello, Malformed, Reader};
 use super::proxy_protocol::Kind;
 use super::{Caller, tcp};
-use crate::l7::{Door, part};
+use crate::config::model::StreamEnd;
+use crate::l7::{self, Door, part};
 use crate::net::{Elapsed, Stream, within};
 
 /// What is read at a time: a hello with a key for a post-quantum exchange, mostly.
@@ -50,7 +51,11 @@ pub(super) async fn serve(door: Rc<Door>, mut stream: Stream, mut caller: Caller
                 caller.notes.set(Kind::Authority, name.as_bytes());
             }
             stream.unread(Bytes::from(reader.into_bytes()));
-            tcp::serve(door, stream, caller, route).await;
+            match ending_at(&door, route) {
+                // What was read is read again, by the handshake.
+                Some(other) => l7::serve(other, stream, caller).await,
+                None => tcp::serve(door, stream, caller, route).await,
+            }
         }
         Err(alert) => {
             let name = hello.server_name.as_deref();
@@ -67,6 +72,15 @@ fn route(door: &Door, hello: &ClientHello) -> Result<usize, Alert> {
     let front = door.front();
     let names = front.entry.streams.as_ref().and_then(|streams| streams.names.as_ref());
     names.map_or(Err(Alert::InternalError), |names| names.find(hello))
+}
+
+/// The listener that a route ends at, if it is one.
+fn ending_at(door: &Door, route: usize) -> Option<Rc<Door>> {
+    let front = door.front();
+    match &front.entry.streams.as_ref()?.routes.get(route)?.end {
+        StreamEnd::Listener(name) => door.other(name),
+        StreamEnd::Service(_) => None,
+    }
 }
 
 async fn read(stream: &mut Stream, reader: &mut Reader) -> io::Result<Beginning> {

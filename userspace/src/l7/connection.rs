@@ -358,7 +358,7 @@ enum End {
 }
 
 /// Serves a client until one side ends the connection.
-pub async fn serve(door: Rc<Door>, stream: Stream, caller: Caller) {
+pub async fn serve(door: Rc<Door>, stream: Stream, mut caller: Caller) {
     let (proxy, front_index) = door.inside();
     let front = &proxy.fronts[front_index];
     let address = caller.address.ip().to_canonical();
@@ -375,6 +375,11 @@ pub async fn serve(door: Rc<Door>, stream: Stream, caller: Caller) {
     // Boxed: large beside what an idle connection needs.
     let Some((stream, session)) = Box::pin(handshake(&door, stream, address)).await else { return };
     let (proxy, front_index) = door.inside();
+    if let Some(connection) = stream.server_session().filter(|_| proxy.tells_of_tls()) {
+        let identity = session.as_ref().and_then(|session| session.identity.as_ref());
+        let subject = identity.and_then(|identity| identity.subject.to_str().ok());
+        caller.note_tls(connection, subject);
+    }
     let front = &proxy.fronts[front_index];
     let gate = Rc::new(Gate::new(front.limits));
     let client = Client::new(door.clone(), &proxy, front, caller, &stream, session, gate.clone());

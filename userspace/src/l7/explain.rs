@@ -172,11 +172,19 @@ fn passed_on(
     match l4::route_of(streams, host, BROWSER_PROTOCOLS) {
         Ok(route) => {
             let route = &streams.routes[route];
-            let StreamEnd::Service(service) = route.end;
-            let service = &model.services[service];
-            let (name, backends) = (&service.name, service.backends.len());
             writeln!(text, "  {file}:{}: taken, by the connection alone", route.line)?;
-            writeln!(text, "  to service {name:?}, {backends} backends, as it is")
+            match &route.end {
+                StreamEnd::Service(service) => {
+                    let service = &model.services[*service];
+                    let (name, backends) = (&service.name, service.backends.len());
+                    writeln!(text, "  to service {name:?}, {backends} backends, as it is")
+                }
+                StreamEnd::Listener(name) => {
+                    let ends_at = model.listeners.iter().find(|listener| listener.name == *name);
+                    // A listener that ends it speaks HTTP, so this ends too.
+                    ends_at.map_or(Ok(()), |at| at_listener(text, model, file, subject, at))
+                }
+            }
         }
         Err(alert) => writeln!(text, "  no route takes {host:?}: alert {alert:?}"),
     }

@@ -39,6 +39,8 @@ pub struct House {
 #[derive(Debug, Default)]
 pub(super) struct Latest {
     proxy: RefCell<Weak<Proxy>>,
+    /// By the listener's name.
+    doors: RefCell<HashMap<String, Weak<Door>>>,
     is_over: Cell<bool>,
     /// How many connections that wait for their next request are to end, and until when.
     wanted: Cell<(u32, u64)>,
@@ -74,6 +76,11 @@ impl Door {
     pub(crate) fn front(&self) -> Rc<Front> {
         let (proxy, front) = &*self.inside.borrow();
         proxy.front(*front).clone()
+    }
+
+    /// The door of another listener.
+    pub(crate) fn other(&self, name: &str) -> Option<Rc<Self>> {
+        self.inside.borrow().0.latest.doors.borrow().get(name)?.upgrade()
     }
 
     /// Whether connections end with the request that they are at.
@@ -182,6 +189,8 @@ impl House {
             };
             doors.insert(listener.name.clone(), door);
         }
+        let known = doors.iter().map(|(name, door)| (name.clone(), Rc::downgrade(door)));
+        self.latest.doors.replace(known.collect());
         for door in former.values() {
             door.is_draining.set(true);
         }

@@ -197,6 +197,11 @@ impl Proxy {
         }
     }
 
+    /// Whether backends are told how their clients' TLS is.
+    fn tells_of_tls(&self) -> bool {
+        self.targets.iter().any(|target| target.proxy_protocol == Some(Version::V2))
+    }
+
     /// A listener's rules.
     pub(crate) fn front(&self, index: usize) -> &Rc<Front> {
         &self.fronts[index]

@@ -35,6 +35,8 @@ pub struct StreamRoute {
 pub enum StreamEnd {
     /// At a backend of a service: its index in [`super::Model::services`].
     Service(usize),
+    /// Here: at the listener of this name, which speaks HTTP over TLS.
+    Listener(String),
 }
 
 /// How long a connection may take.

@@ -48,7 +48,11 @@ fn matcher(route: &StreamRoute) -> String {
 }
 
 fn end(model: &Model, route: &StreamRoute) -> String {
-    let StreamEnd::Service(service) = route.end;
-    let service = model.services.get(service);
-    format!("to service {}", service.map_or("", |service| &service.name))
+    match &route.end {
+        StreamEnd::Service(service) => {
+            let service = model.services.get(*service);
+            format!("to service {}", service.map_or("", |service| &service.name))
+        }
+        StreamEnd::Listener(name) => format!("to listener {name}"),
+    }
 }

@@ -35,6 +35,7 @@ impl Resolver<'_> {
             [
                 ("sni", route.sni.as_ref().map(Spanned::span), "its key is host"),
                 ("alpn", route.alpn.as_ref().map(Spanned::span), "remove it"),
+                ("terminate", route.terminate.as_ref().map(Spanned::span), "remove it"),
             ],
         );
         let host = route.host.and_then(|host| self.host("host", host));

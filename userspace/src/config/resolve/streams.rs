@@ -151,11 +151,22 @@ impl Resolver<'_> {
         };
         let alpn = route.alpn.map(|alpn| self.alpn(alpn)).unwrap_or_default();
         let sni = route.sni.and_then(|sni| self.host("sni", sni));
-        let Some(service) = route.service else {
-            self.problem(span, "a route goes somewhere; name a service: service = \"NAME\"");
-            return None;
+        let end = match (route.service, route.terminate) {
+            (Some(service), None) => StreamEnd::Service(self.service_index(&service, services)?),
+            (None, Some(listener)) => {
+                if let Some(timeouts) = &route.timeouts {
+                    let message = "timeouts: the listener that it ends at has its own; remove it";
+                    self.problem(timeouts.span(), message);
+                }
+                StreamEnd::Listener(listener.into_inner())
+            }
+            (service, _) => {
+                let message = "a route has one end: service = \"NAME\", or terminate = \"NAME\" of an \
+                               https listener";
+                self.problem(service.map_or(span, |service| service.span()), message);
+                return None;
+            }
         };
-        let end = StreamEnd::Service(self.service_index(&service, services)?);
         Some(StreamRoute { line, sni, alpn, end, timeouts })
     }
 
@@ -172,7 +183,7 @@ impl Resolver<'_> {
     pub(super) fn check_stream_services(&mut self, listeners: &[Listener], services: &[Service]) {
         for listener in listeners {
             for route in listener.streams.iter().flat_map(|streams| &streams.routes) {
-                let StreamEnd::Service(service) = route.end;
+                let StreamEnd::Service(service) = route.end else { continue };
                 let service = &services[service];
                 if service.balance == Balance::Maglev && service.hash_key != HashKey::Source {
                     let message = format!(
@@ -182,6 +193,24 @@ impl Resolver<'_> {
                     );
                     self.problems.push(Problem { line: route.line, column: 1, message });
                 }
+            }
+        }
+    }
+
+    /// Finds routes that end at listeners which speak no HTTP over TLS.
+    pub(super) fn check_terminations(&mut self, listeners: &[Listener]) {
+        let is_https = |listener: &&Listener| listener.tls.is_some();
+        let known: Vec<&str> = listeners.iter().filter(is_https).map(|of| &*of.name).collect();
+        for route in listeners.iter().filter_map(|of| of.streams.as_ref()).flat_map(|of| &of.routes)
+        {
+            let StreamEnd::Listener(name) = &route.end else { continue };
+            if !known.contains(&&**name) {
+                let there_are = match known.as_slice() {
+                    [] => "there is none".to_owned(),
+                    known => format!("there are: {}", known.join(", ")),
+                };
+                let message = format!("terminate: {name:?} is no https listener; {there_are}");
+                self.problems.push(Problem { line: route.line, column: 1, message });
             }
         }
     }

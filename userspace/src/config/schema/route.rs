@@ -21,6 +21,7 @@ pub struct Route {
     pub headers: BTreeMap<Spanned<String>, Spanned<ValueMatch>>,
     pub sni: Option<Spanned<String>>,
     pub alpn: Option<Spanned<Vec<String>>>,
+    pub terminate: Option<Spanned<String>>,
     pub service: Option<Spanned<String>>,
     pub redirect: Option<Spanned<Redirect>>,
     pub rewrite: Option<Spanned<Rewrite>>,
