@@ -547,7 +547,7 @@ fn first() -> Spanned<u8> {
 pub struct Span(pub Duration);
 
 impl Span {
-    const fn seconds(seconds: u64) -> Self {
+    pub const fn seconds(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }
 }

@@ -23,8 +23,8 @@ use crate::region::{Region, Tenant};
 use crate::service::identity::listener_identity;
 use crate::service::{Placed, Random, Service};
 use crate::tls::ticket::KeyRing;
-use crate::tls::{Shelf, Terminator};
 use crate::tls::upstream::{Dialer, Identity, Keyring};
+use crate::tls::{Shelf, Terminator};
 
 impl Proxy {
     /// What comes before the first configuration, with what of it never changes.

@@ -92,8 +92,7 @@ impl Serving {
         listeners: Vec<TcpListener>,
     ) -> anyhow::Result<Self> {
         let permits = Permits::new(plan.placed.model.global.max_connections / workers.max(1));
-        let house =
-            House::new(plan.placed, plan.certificates, &plan.ring, worker, workers, region);
+        let house = House::new(plan.placed, plan.certificates, &plan.ring, worker, workers, region);
         let house = Rc::new(house);
         let mut serving = Self { house, workers, permits, acceptors: BTreeMap::new() };
         serving.listen(&plan.sockets, listeners)?;

@@ -179,7 +179,7 @@ impl Resolver<'_> {
         alpn.into_inner()
     }
 
-    /// Finds services that pick by what only a request has.
+    /// Finds services that pick by what only a request has, or add to what is passed on.
     pub(super) fn check_stream_services(&mut self, listeners: &[Listener], services: &[Service]) {
         for listener in listeners {
             for route in listener.streams.iter().flat_map(|streams| &streams.routes) {
@@ -189,6 +189,14 @@ impl Resolver<'_> {
                     let message = format!(
                         "service: {:?} picks by something of a request, and listener {:?} sees \
                          none; use a service with hash_key = \"source\"",
+                        service.name, listener.name
+                    );
+                    self.problems.push(Problem { line: route.line, column: 1, message });
+                }
+                if service.upstream_tls.is_some() {
+                    let message = format!(
+                        "service: {:?} has upstream_tls, and listener {:?} passes connections on as \
+                         they are; use a service without it",
                         service.name, listener.name
                     );
                     self.problems.push(Problem { line: route.line, column: 1, message });
