@@ -526,7 +526,10 @@ impl Resolver<'_> {
         Upstream {
             protocol: match upstream.protocol {
                 schema::UpstreamProtocol::Http2 => UpstreamProtocol::Http2,
-                schema::UpstreamProtocol::Auto if is_tls => UpstreamProtocol::Auto,
+                // A header names one client, so no connection may be shared.
+                schema::UpstreamProtocol::Auto if is_tls && proxy_protocol.is_none() => {
+                    UpstreamProtocol::Auto
+                }
                 // Only TLS lets the two ends agree (ALPN); without it, HTTP/1.1 is what all speak.
                 schema::UpstreamProtocol::Http1 | schema::UpstreamProtocol::Auto => {
                     UpstreamProtocol::Http1

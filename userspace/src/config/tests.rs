@@ -70,6 +70,18 @@ fn a_whole_file_is_understood() {
 }
 
 #[test]
+fn backends_that_are_told_of_a_client_share_no_connection() {
+    let of = |keys: &str| {
+        let text = WHOLE.replacen("balance =", &format!("{keys}\nbalance ="), 1);
+        load(&text).unwrap().services[0].upstream.protocol
+    };
+    let tls = "upstream_tls = { verify = false }";
+    assert_eq!(of(tls), model::UpstreamProtocol::Auto);
+    let told = format!("{tls}\nupstream = {{ proxy_protocol = \"v2\" }}");
+    assert_eq!(of(&told), model::UpstreamProtocol::Http1);
+}
+
+#[test]
 fn the_model_reaches_a_worker_unchanged() {
     let model = load(WHOLE).unwrap();
     let json = serde_json::to_string(&model).unwrap();
