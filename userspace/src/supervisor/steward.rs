@@ -292,6 +292,7 @@ impl Steward {
     ) -> Result<Duration, Error> {
         self.prepare_l4(&model)?;
         let metrics = prepare::next_metrics(&now.model, &model)?;
+        let log = view.access.prepare(&model.global.access_log.path)?;
         let former = self.handouts.borrow().clone();
         let open = Some((&former.listening, &now.model));
         let listening = Listening::open(&model, self.seats.len(), open, Vec::new())?;
@@ -326,6 +327,7 @@ impl Steward {
         if let Some(kernel) = &view.kernel {
             listening.steer(kernel, &self.seats);
         }
+        view.access.turn_to(log);
         self.handouts.send_replace(Arc::new(handout));
         self.wait_until_served(number).await;
         if let Some(kernel) = &view.kernel {
