@@ -103,6 +103,11 @@ fn a_line_tells_what_became_of_a_request_and_a_reload_changes_what_it_says() {
     assert!(refused.contains("there is no $statuss"), "{refused}");
     logged.get("/still");
     assert_eq!(wait_for_lines(&other, 2)[1], "/still");
+    logged.log_to("\"off\"").unwrap();
+    logged.get("/unseen");
+    logged.log_to(&format!("{{ path = {other:?}, format = \"$target\" }}")).unwrap();
+    logged.get("/seen");
+    assert_eq!(wait_for_lines(&other, 3)[2..], ["/seen"]);
     assert_eq!(lines(&path).len(), 2);
     assert_eq!(logged.stand.daemon.workers().unwrap(), workers, "nothing was started anew");
 }
@@ -133,8 +138,11 @@ fn rotation_an_upgrade_and_a_stop_under_load_lose_no_line() {
     wait_for_lines(&path, before + 50);
     let samples: Vec<_> = pollers.into_iter().flat_map(Poller::stop).collect();
     assert!(samples.iter().all(|sample| sample.answer.is_ok()));
-    logged.stand.daemon.terminate().unwrap();
-    let all: Vec<String> = files.iter().flat_map(|path| lines(path)).collect();
+    logged.signal(Signal::TERM);
+    let all = || -> Vec<String> { files.iter().flat_map(|path| lines(path)).collect() };
+    let is_whole = || all().len() >= samples.len();
+    let _ = wait::for_condition("the last lines are written", PATIENCE, is_whole);
+    let all = all();
     assert!(all.iter().all(|line| serde_json::from_str::<Value>(line).is_ok()));
     assert!(files.iter().all(|path| !lines(path).is_empty()), "every file has its part");
     assert_eq!(all.len(), samples.len(), "as many lines as requests");
