@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use steerage_lab::poller::{Poller, Reuse};
 use steerage_lab::wait;
+use steerage_tests::certified::{Authority, ask, listener, stand as certified};
 use steerage_tests::stand::{Choices, Stand, l7, name};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -268,5 +269,32 @@ fn a_backend_that_is_gone_is_named_once_and_not_for_every_request() {
     assert!(!told.is_empty() && told.len() < 10, "{told:?}");
     for part in ["listener=\"web\"", "service=\"app\"", "backend=", "client=", "cause="] {
         assert!(told[0].contains(part), "{part}: {}", told[0]);
+    }
+}
+
+#[test]
+fn what_tls_agreed_on_is_in_the_line() {
+    let authority = Authority::new().unwrap();
+    authority.sign("site", &["site.test"]).unwrap();
+    let stand = certified(listener(&[authority.entry("site")], "")).unwrap();
+    let text = fs::read_to_string(&stand.config).unwrap();
+    let logged = Logged { stand, text };
+    let path = logged.log_to_file("access.log");
+    for (number, (arguments, version, alpn)) in [
+        (["--tls-max", "1.2", "--http1.1"], "TLSv1.2", "http/1.1"),
+        (["--tlsv1.3", "--http2", "--no-sessionid"], "TLSv1.3", "h2"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let reply = ask(&logged.stand, &authority, "site.test", "/", &arguments).unwrap();
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let line = wait_for_lines(&path, number + 1)[number].clone();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["tls_version"], version, "{line}");
+        assert_eq!(line["tls_alpn"], alpn, "{line}");
+        assert_eq!(line["tls_sni"], "site.test", "{line}");
+        assert_eq!(line["tls_resumed"], false, "{line}");
+        assert!(line["tls_cipher"].as_str().unwrap().starts_with("TLS"), "{line}");
     }
 }

@@ -80,7 +80,9 @@ pub fn command(options: &Options) -> Result<()> {
     let package = out.join(format!("steerage_{version}_{architecture}.deb"));
     control(&tree, &version, &architecture)?;
     let mut deb = Command::new("dpkg-deb");
-    command::output(deb.args(["--root-owner-group", "-Zzstd", "--build"]).arg(&tree).arg(&package))?;
+    command::output(
+        deb.args(["--root-owner-group", "-Zzstd", "--build"]).arg(&tree).arg(&package),
+    )?;
     let bom = out.join(format!("steerage-{version}.cdx.json"));
     bom::write(&bom, &version)?;
     fs::remove_dir_all(&tree)?;

@@ -182,11 +182,6 @@ impl Client {
         self.tls.as_deref()
     }
 
-    /// How the client has ended the connection, if it has.
-    pub(super) fn ended(&self) -> Option<Cause> {
-        self.progress.end()
-    }
-
     /// Why a request that is not finished has ended.
     pub(super) fn cut(&self) -> Cause {
         let cause = self.cut.get().map(|(cause, _)| cause).or(self.progress.end());

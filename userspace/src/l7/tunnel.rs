@@ -70,9 +70,6 @@ impl Tunnel {
         if let (Far::Connection(connection), Some(cut)) = (&mut self.backend, cut) {
             connection.ends(cut);
         }
-        if cut.is_some() {
-            self.attempt.tunnelled(cut);
-        }
         cut
     }
 
