@@ -64,35 +64,39 @@ fn bytes_pass_both_ways_and_the_end_too() {
 #[test]
 fn megabytes_pass_both_ways_at_once_whole_and_slow_readers_are_not_idle() {
     const LENGTH: usize = 24_000_000;
+    /// Shorter than the readers pause, and longer than a busy host holds a thread up.
+    const HALF_CLOSED: Duration = Duration::from_secs(1);
+    const PAUSE: Duration = Duration::from_millis(1500);
+    // Made before anybody connects: while it is made nothing moves.
+    let bytes = std::sync::Arc::new(pattern(LENGTH));
+    let (wanted, theirs) = (digest(&bytes), bytes.clone());
     let sums = std::sync::mpsc::channel();
     let sender = std::sync::Mutex::new(sums.0);
     let server = backend(move |mut stream| {
-        let mut writer = stream.try_clone().unwrap();
+        let (mut writer, bytes) = (stream.try_clone().unwrap(), theirs.clone());
         let writing = std::thread::spawn(move || {
-            writer.write_all(&pattern(LENGTH)).unwrap();
+            writer.write_all(&bytes).unwrap();
             writer.shutdown(Shutdown::Write).unwrap();
         });
-        // Later than any limit.
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(PAUSE);
         let mut got = Vec::new();
         stream.read_to_end(&mut got).unwrap();
         writing.join().unwrap();
         sender.lock().unwrap().send(digest(&got)).unwrap();
     });
     let worker = start(&[server], |model| {
-        timeouts(model).half_closed = Duration::from_millis(200);
+        timeouts(model).half_closed = HALF_CLOSED;
     });
     let client = worker.client().stream;
     let mut writer = client.try_clone().unwrap();
     let writing = std::thread::spawn(move || {
-        writer.write_all(&pattern(LENGTH)).unwrap();
+        writer.write_all(&bytes).unwrap();
         writer.shutdown(Shutdown::Write).unwrap();
     });
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(PAUSE);
     let mut got = Vec::new();
     (&client).read_to_end(&mut got).unwrap();
     writing.join().unwrap();
-    let wanted = digest(&pattern(LENGTH));
     assert_eq!(digest(&got), wanted);
     assert_eq!(sums.1.recv().unwrap(), wanted);
     let cell = worker.cell(0);
