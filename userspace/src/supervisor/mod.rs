@@ -13,6 +13,7 @@
 //!
 //! Upgrade: another binary is started and follows this one ([`upgrade`], [`handover`]).
 
+mod access;
 mod certificates;
 mod change;
 mod claim;
@@ -57,6 +58,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use self::access::{AccessLog, Tap};
 use self::claim::Claim;
 use self::discovery::Answers;
 use self::front::Front;
@@ -152,6 +154,7 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
         .enable_all()
         .build()
         .map_err(Error::system("cannot make the supervisor's event loop"))?;
+    let access = AccessLog::start(&asked.global.access_log.path)?;
     let mut answers = Answers::new();
     runtime.block_on(discovery::ask_first(&asked, &mut answers));
     let mut model = discovery::with_found(&asked, &answers);
@@ -198,8 +201,14 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     }
     let handout = first_handout(&in_force, &stock, front.listening)?;
     let (handouts, handed) = watch::channel(Arc::new(handout));
-    let crew =
-        Crew { cpus: &front.cpus, given: &given, seats: &seats, account: front.account, epoch };
+    let crew = Crew {
+        cpus: &front.cpus,
+        given: &given,
+        seats: &seats,
+        account: front.account,
+        epoch,
+        access: access.tap(),
+    };
     let (posts, served) = posts(&plane, &crew, lines, &handed);
     drop(handed);
     let (wish, wishes) = mpsc::channel(WISHES_MAX);
@@ -216,6 +225,7 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
         stock: RwLock::new(Arc::new(stock)),
         leaving: RwLock::default(),
         steward: wish,
+        access: access.tap(),
     });
     let (metrics, is_metrics) = watch::channel(front.metrics.map(Arc::new));
     let (loaded, is_loaded) = watch::channel(());
@@ -241,8 +251,10 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     };
     let doors = Opened { admin: front.admin, metrics: is_metrics, loaded: is_loaded };
     let supervised = Supervised { view, posts, steward, doors, former, is_followed };
-    let end = runtime.block_on(supervise(supervised, claim, &mut admin_path))?;
-    match end {
+    let end = runtime.block_on(supervise(supervised, claim, &mut admin_path));
+    // What workers said last is on its way.
+    runtime.block_on(access.finish());
+    match end? {
         End::Followed => {
             claim.pass_on();
             admin_path.pass_on();
@@ -310,6 +322,7 @@ struct Crew<'a> {
     seats: &'a [usize],
     account: Option<Account>,
     epoch: u32,
+    access: Tap,
 }
 
 /// The workers' posts, and what each says that it serves.
@@ -334,6 +347,7 @@ fn posts(
             region: plane.region.clone(),
             lines: lines.clone(),
             turnover: turnover.clone(),
+            access: crew.access.clone(),
             account: crew.account,
             cpu: crew.cpus.get(number % crew.cpus.len().max(1)).copied(),
         };
@@ -366,6 +380,10 @@ async fn supervise(
     let mut interrupts = Signals::new().map_err(Error::system("cannot listen for signals"))?;
     // Until the steward is at work they wait.
     let asked = Asked::new().map_err(Error::system("cannot listen for signals"))?;
+    let reopen = signal(SignalKind::user_defined1());
+    let reopen = reopen.map_err(Error::system("cannot listen for signals"))?;
+    // To the very end: workers that finish still have lines.
+    tokio::spawn(view.access.clone().follow(reopen));
     let mut workers = JoinSet::new();
     for post in posts {
         workers.spawn(workers::keep(Arc::new(post), is_phase.clone(), ready.clone()));
