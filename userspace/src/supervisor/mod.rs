@@ -201,14 +201,8 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     }
     let handout = first_handout(&in_force, &stock, front.listening)?;
     let (handouts, handed) = watch::channel(Arc::new(handout));
-    let crew = Crew {
-        cpus: &front.cpus,
-        given: &given,
-        seats: &seats,
-        account: front.account,
-        epoch,
-        access: access.tap(),
-    };
+    let (cpus, account, tap) = (&front.cpus, front.account, access.tap());
+    let crew = Crew { cpus, given: &given, seats: &seats, account, epoch, access: tap };
     let (posts, served) = posts(&plane, &crew, lines, &handed);
     drop(handed);
     let (wish, wishes) = mpsc::channel(WISHES_MAX);
@@ -254,7 +248,13 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     let end = runtime.block_on(supervise(supervised, claim, &mut admin_path));
     // What workers said last is on its way.
     runtime.block_on(access.finish());
-    match end? {
+    conclude(&end?, claim, &mut admin_path, forwards);
+    Ok(())
+}
+
+/// Leaves to another daemon what is its own now, and says how it ended.
+fn conclude(end: &End, claim: &mut Claim, admin_path: &mut AdminPath, forwards: bool) {
+    match end {
         End::Followed => {
             claim.pass_on();
             admin_path.pass_on();
@@ -263,7 +263,6 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
         End::Stopped if forwards => info!("stopped; L4 forwarding goes on until `steerage detach`"),
         End::Stopped => info!("stopped"),
     }
-    Ok(())
 }
 
 /// How the daemon ended.

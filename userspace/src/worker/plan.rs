@@ -94,7 +94,7 @@ impl Serving {
         log: Log,
     ) -> anyhow::Result<Self> {
         let permits = Permits::new(plan.placed.model.global.max_connections / workers.max(1));
-        let Plan { placed, certificates, ring, sockets } = plan;
+        let (placed, certificates) = (plan.placed, plan.certificates);
         let house = House::new(placed, certificates, &plan.ring, (worker, workers), region, log);
         let house = Rc::new(house);
         let mut serving = Self { house, workers, permits, acceptors: BTreeMap::new() };
