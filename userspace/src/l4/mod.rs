@@ -7,6 +7,7 @@
 //! ```
 //!
 //! - [`serve`]: what becomes of a connection, by its listener.
+//!
 //! A route of a tls listener may also end here, at an https listener ([`l7::serve`]).
 //!
 //! - [`proxy_protocol`]: who the client is, told by a proxy before us or to a backend behind. Pure.

@@ -147,7 +147,7 @@ struct Origin {
     started: Instant,
 }
 
-fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Result<(), Error> {
+fn serve(asked: Model, origin: Origin, mut front: Front, claim: &mut Claim) -> Result<(), Error> {
     let Origin { source, text, stock, mut former, started } = origin;
     let mut admin_path = AdminPath::new(&asked, former.as_ref());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -162,12 +162,8 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     let ring = Arc::new(Keyring::fill(&model, &Keyring::default())?);
     let memory = former.as_mut().and_then(|former| former.memory(worker_lines));
     let plane = Plane::open(&model, worker_lines, memory)?;
-    let mut front = front;
-    if plane.kernel.is_none() && model.vips.iter().any(|vip| vip.fallback.is_some()) {
-        let fallen = fallback::without_ebpf(model.clone());
-        let open = Some((&front.listening, &model));
-        front.listening = Listening::open(&fallen, front.workers, open, Vec::new())?;
-        model = fallen;
+    if plane.kernel.is_none() {
+        (model, front) = fall_back(model, front)?;
     }
     let (region, kernel) = (plane.region.clone(), plane.kernel.as_deref());
     region.control().schema_version.store(SCHEMA_VERSION, Ordering::Relaxed);
@@ -201,14 +197,8 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     }
     let handout = first_handout(&in_force, &stock, front.listening)?;
     let (handouts, handed) = watch::channel(Arc::new(handout));
-    let crew = Crew {
-        cpus: &front.cpus,
-        given: &given,
-        seats: &seats,
-        account: front.account,
-        epoch,
-        access: access.tap(),
-    };
+    let (cpus, account, tap) = (&front.cpus, front.account, access.tap());
+    let crew = Crew { cpus, given: &given, seats: &seats, account, epoch, access: tap };
     let (posts, served) = posts(&plane, &crew, lines, &handed);
     drop(handed);
     let (wish, wishes) = mpsc::channel(WISHES_MAX);
@@ -254,7 +244,13 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     let end = runtime.block_on(supervise(supervised, claim, &mut admin_path));
     // What workers said last is on its way.
     runtime.block_on(access.finish());
-    match end? {
+    conclude(&end?, claim, &mut admin_path, forwards);
+    Ok(())
+}
+
+/// Leaves to another daemon what is its own now, and says how it ended.
+fn conclude(end: &End, claim: &mut Claim, admin_path: &mut AdminPath, forwards: bool) {
+    match end {
         End::Followed => {
             claim.pass_on();
             admin_path.pass_on();
@@ -263,7 +259,17 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
         End::Stopped if forwards => info!("stopped; L4 forwarding goes on until `steerage detach`"),
         End::Stopped => info!("stopped"),
     }
-    Ok(())
+}
+
+/// Has listeners serve the vips that have one to fall back on.
+fn fall_back(model: Model, mut front: Front) -> Result<(Model, Front), Error> {
+    if model.vips.iter().all(|vip| vip.fallback.is_none()) {
+        return Ok((model, front));
+    }
+    let fallen = fallback::without_ebpf(model.clone());
+    let open = Some((&front.listening, &model));
+    front.listening = Listening::open(&fallen, front.workers, open, Vec::new())?;
+    Ok((fallen, front))
 }
 
 /// How the daemon ended.
