@@ -19,7 +19,7 @@ use crate::handshake::HANDSHAKES_MAX;
 use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SERVICES, SLOTS, TIERS, VIPS};
 
 /// Version of every layout in this file.
-pub const SCHEMA_VERSION: u32 = 7;
+pub const SCHEMA_VERSION: u32 = 8;
 
 /// `service` of a backend that is in the configuration no more and finishes what it has.
 pub const SERVICE_NONE: u16 = u16::MAX;
@@ -186,6 +186,12 @@ pub struct WorkerLine {
     pub stream_ends: [u64; CAUSES_MAX],
     /// TLS handshakes with clients, by [`crate::handshake::Handshake`].
     pub handshakes: [u64; HANDSHAKES_MAX],
+    /// Lines of the access log that the supervisor has taken.
+    pub log_lines: u64,
+    /// Lines that found no room on the way to it.
+    pub log_dropped: u64,
+    /// Zero; a line begins where a line of the cache does.
+    pub reserved_end: [u64; 6],
 }
 
 /// Keys that tickets are opened with: the one that seals them, and former ones.
@@ -1041,7 +1047,7 @@ const _: () = {
     assert!(size_of::<BackendTable>() == 64 + 64 * SLOTS);
     assert!(size_of::<HealthWord>() == 32);
     assert!(size_of::<Crew>() == 64);
-    assert!(size_of::<WorkerLine>() == 1664);
+    assert!(size_of::<WorkerLine>() == 1728);
     assert!(size_of::<TicketKeys>() == 256);
     assert!(offset_of!(WorkerLine, errors) == 64);
     assert!(size_of::<ListenerKey>() == 20);

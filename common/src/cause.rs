@@ -118,6 +118,8 @@ causes! {
     NoRoute = 40, "no_route";
     /// No backend took a connection that was to be passed on; the error's class says why.
     NotTaken = 41, "not_taken";
+    /// The backend broke off within its response or a tunnel, or what came was no response.
+    BackendBroke = 42, "backend_broke";
 }
 
 impl Cause {

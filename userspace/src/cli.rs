@@ -438,6 +438,9 @@ pub struct Worker {
     /// The control socket.
     #[arg(long)]
     pub control: i32,
+    /// The way of lines about requests.
+    #[arg(long)]
+    pub log: i32,
     /// The region's tables.
     #[arg(long, value_delimiter = ',')]
     pub region: Vec<i32>,

@@ -1,9 +1,10 @@
 //! Steerage: an L4 and L7 load balancer on one health truth.
 //!
 //! The kernel half is in the `steerage-ebpf` crate, what both halves share in `steerage-common`.
-//! Layers, from below: `clock`, `sys`, `net` < `config`, `log`, `stats` < `region` < `tls` < `service`, `health` <
+//! Layers, from below: `clock`, `sys`, `net` < `config`, `access`, `log`, `stats` < `region` < `tls` < `service`, `health` <
 //! `l4`, `l7` < `kernel`, `worker`, `admin` < `supervisor` < `doctor`. Nothing imports upward.
 
+pub mod access;
 pub mod admin;
 #[cfg(test)]
 pub(crate) mod cases;

@@ -97,6 +97,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let inheritance = inherit::take(&inherit::Numbers {
                 setup: numbers.setup,
                 control: numbers.control,
+                log: numbers.log,
                 region: numbers.region,
                 sockets: numbers.sockets,
             })
@@ -110,6 +111,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 inheritance.region,
                 inheritance.sockets,
                 inheritance.control,
+                inheritance.log,
             )
         }
     }

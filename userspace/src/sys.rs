@@ -270,6 +270,40 @@ pub fn name_process(name: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// A time of day, where this host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalTime {
+    /// From 0.
+    pub month: usize,
+    /// Of the month, from 1.
+    pub day: u8,
+    /// From 0.
+    pub hour: u8,
+    /// From 0.
+    pub minute: u8,
+    /// From 0.
+    pub second: u8,
+}
+
+/// What clocks here showed so many seconds after the epoch.
+#[must_use]
+pub fn local_time(since_epoch: u64) -> LocalTime {
+    let mut parts = std::mem::MaybeUninit::<libc::tm>::zeroed();
+    let seconds = since_epoch as libc::time_t;
+    // SAFETY: the call reads the one and writes the other; a `tm` of zeros is valid if it fails.
+    let parts = unsafe {
+        libc::localtime_r(&raw const seconds, parts.as_mut_ptr());
+        parts.assume_init()
+    };
+    LocalTime {
+        month: parts.tm_mon as usize,
+        day: parts.tm_mday as u8,
+        hour: parts.tm_hour as u8,
+        minute: parts.tm_min as u8,
+        second: parts.tm_sec as u8,
+    }
+}
+
 /// A random number, for jitter: not for secrets.
 #[must_use]
 pub fn random_u32() -> u32 {

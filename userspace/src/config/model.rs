@@ -2,6 +2,7 @@
 //!
 //! Serializable, because the supervisor hands it to its workers.
 
+mod access;
 mod action;
 mod discover;
 mod forwarding;
@@ -27,6 +28,7 @@ use steerage_common::replay;
 use crate::l4::proxy_protocol::Version as ProxyVersion;
 use crate::net::Io;
 
+pub use access::{AccessLog, Destination, Field, Format, FormatError, Piece as LogPiece};
 pub use action::{Action, HeaderRules, HostHeader, Piece, Redirect, Rewrite, Template};
 pub use discover::{Discover, Records};
 pub use forwarding::{Forwarding, RequestId, Via};
@@ -84,6 +86,8 @@ pub struct Global {
     pub hash_seed: Option<String>,
     /// Log level and format.
     pub log: Log,
+    /// Lines about requests.
+    pub access_log: AccessLog,
     /// Client connections of all workers together.
     pub max_connections: usize,
     /// Flows that the L4 tables remember.
@@ -198,6 +202,8 @@ pub struct Listener {
     pub error_pages: Vec<ErrorPage>,
     /// Whether errors name their class in `X-Steerage-Error`.
     pub error_header: bool,
+    /// Whether its requests have lines in the access log.
+    pub access_log: bool,
     /// In the order of the file.
     pub routes: Vec<Route>,
 }

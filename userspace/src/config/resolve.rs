@@ -1,5 +1,6 @@
 //! From the file as written to the model: references, limits, contradictions.
 
+mod access;
 mod action;
 mod discover;
 mod fallback;
@@ -142,6 +143,7 @@ impl Resolver<'_> {
             pid_file: global.pid_file,
             hash_seed: global.hash_seed,
             log: Log { level: global.log.level, format: global.log.format },
+            access_log: self.access_log(global.access_log),
             max_connections: global.max_connections.into_inner(),
             max_flows: global.max_flows.into_inner(),
             max_sources: global.max_sources.into_inner(),
@@ -475,6 +477,7 @@ impl Resolver<'_> {
                 forwarding: self.forwarding(listener.forwarding),
                 error_pages: self.error_pages(listener.error_pages, &replies.pages),
                 error_header: listener.error_header.map_or(replies.header, Spanned::into_inner),
+                access_log: listener.access_log.unwrap_or(true),
                 routes,
             });
         }

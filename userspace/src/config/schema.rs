@@ -1,5 +1,6 @@
 //! The configuration file as written: names, types and defaults.
 
+mod access;
 mod action;
 mod discover;
 mod forwarding;
@@ -27,6 +28,7 @@ use super::model::{
 use crate::l4::proxy_protocol::Version as ProxyVersion;
 use crate::net::Io;
 
+pub use access::AccessLog;
 pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
 pub use discover::Discover;
 pub use forwarding::{Forwarding, Traceparent};
@@ -64,6 +66,7 @@ pub struct Global {
     pub pid_file: PathBuf,
     pub hash_seed: Option<String>,
     pub log: Log,
+    pub access_log: Spanned<AccessLog>,
     pub max_connections: Spanned<usize>,
     pub max_flows: Spanned<u32>,
     pub max_sources: Spanned<u32>,
@@ -98,6 +101,7 @@ impl Default for Global {
             pid_file: "/run/steerage/steerage.pid".into(),
             hash_seed: None,
             log: Log::default(),
+            access_log: Spanned::new(0..0, AccessLog::default()),
             max_connections: Spanned::new(unplaced.clone(), 100_000),
             max_flows: Spanned::new(unplaced.clone(), 262_144),
             max_sources: Spanned::new(unplaced, 65_536),
@@ -229,6 +233,7 @@ pub struct Listener {
     #[serde(default)]
     pub error_pages: BTreeMap<Spanned<String>, Spanned<String>>,
     pub error_header: Option<Spanned<bool>>,
+    pub access_log: Option<bool>,
     #[serde(default)]
     pub route: Vec<Spanned<Route>>,
 }

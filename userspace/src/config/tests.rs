@@ -76,6 +76,44 @@ fn the_model_reaches_a_worker_unchanged() {
     assert_eq!(serde_json::from_str::<Model>(&json).unwrap(), model);
 }
 
+#[test]
+fn the_access_log_is_a_table_or_a_path() {
+    use super::model::{AccessLog, Destination, Format};
+    let log = |written: &str| {
+        let text = WHOLE.replacen("workers = 2", &format!("access_log = {written}"), 1);
+        load(&text).unwrap().global.access_log
+    };
+    assert_eq!(load(WHOLE).unwrap().global.access_log, AccessLog::default());
+    assert_eq!(log("\"off\"").path, Destination::Off);
+    assert_eq!(log("\"/var/log/x\"").path, Destination::File("/var/log/x".into()));
+    let whole = log("{ path = \"-\", format = \"$status $target\", sample = 0.25 }");
+    assert_eq!(whole.path, Destination::Output);
+    assert_eq!(whole.format, Format::parse("$status $target").unwrap());
+    assert!((whole.sample - 0.25).abs() < f64::EPSILON);
+    let text = WHOLE.replacen("\"http\"", "\"http\"\naccess_log = false", 1);
+    assert!(!load(&text).unwrap().listeners[0].access_log);
+}
+
+#[test]
+fn mistakes_about_the_access_log_are_named() {
+    for (written, expected) in [
+        ("{ path = \"log\" }", "3:23: access_log: log is no destination: the path of FILE is"),
+        ("\"jurnald\"", "3:14: access_log: jurnald is no destination"),
+        ("{ path = \"syslog:x\" }", "access_log: syslog:x is no destination"),
+        ("{ path = \"-\", format = \"$statuss\" }", "3:37: access_log: format: there is no $stat"),
+        ("{ path = \"-\", format = \"jsn\" }", "access_log: format: names no field; write"),
+        ("{ path = \"-\", sample = 0.0 }", "access_log: sample: must be above 0"),
+        ("{ path = \"-\", sample = 1.5 }", "access_log: sample: must be above 0"),
+        ("{ format = \"json\" }", "missing field `path`"),
+        ("{ path = \"-\", colour = 1 }", "unknown field `colour`"),
+        ("true", "expected a table such as { path = \"-\""),
+    ] {
+        let message =
+            message(&WHOLE.replacen("workers = 2", &format!("access_log = {written}"), 1));
+        assert!(message.contains(expected), "{written}: {message}");
+    }
+}
+
 /// One edit of the good file each, and the message that it must give.
 #[test]
 fn mistakes_about_tunnels_and_flows_are_named() {

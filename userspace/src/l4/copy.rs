@@ -48,6 +48,20 @@ pub(crate) enum Side {
     Stream(TokioIo<Upgraded>),
 }
 
+impl Side {
+    /// Whether its connection has broken, and not merely ended. Of a stream nothing more is known than that
+    /// the tunnel broke.
+    fn is_lost(&self) -> bool {
+        match self {
+            Self::Connection(stream) => {
+                let end = stream.progress().end();
+                end.is_some_and(|end| end != Cause::Eof && end != Cause::CloseNotify)
+            }
+            Self::Stream(_) => true,
+        }
+    }
+}
+
 /// A side, and what was read of it before.
 pub(crate) type End = (Side, Bytes);
 
@@ -66,6 +80,9 @@ pub(crate) trait Account {
 
     /// Why it must end now, if it must.
     fn cut(&self) -> Option<Cause>;
+
+    /// It has ended by this: [`Cause::Done`] if both ways have.
+    fn ended(&self, _cause: Cause) {}
 }
 
 /// Passes bytes on until both ways have ended; gives why it was cut off, if it was.
@@ -105,13 +122,20 @@ pub(crate) async fn run(
     })
     .await;
     let cut = match &outcome {
-        Outcome::Passed => return None,
+        Outcome::Passed => {
+            account.ended(Cause::Done);
+            return None;
+        }
         Outcome::Broke(error) => {
             tracing::debug!(%error, "tunnel broke");
+            account.ended(if copy.client.is_lost() { Cause::Reset } else { Cause::BackendBroke });
             None
         }
         Outcome::Late(cut) | Outcome::Cut(cut) => Some(*cut),
     };
+    if let Some(cut) = cut {
+        account.ended(cut);
+    }
     if !matches!(outcome, Outcome::Late(_)) {
         copy.client.reset();
         copy.backend.reset();

@@ -29,6 +29,7 @@ use steerage_common::error::ErrorClass;
 use steerage_common::replay::{End, Refusal, Stage as Reached};
 use tokio::io::AsyncWriteExt as _;
 
+use super::access::Record;
 use super::body::{Body, ResponseBody};
 use super::connection::Client;
 use super::expect::{self, Gate};
@@ -100,6 +101,8 @@ pub(super) struct Attempt {
     is_judged: bool,
     /// Whether the response has begun: the request ends with this attempt.
     is_answered: bool,
+    /// What the access log is told.
+    record: Option<Rc<Record>>,
     _hold: Hold,
 }
 
@@ -112,8 +115,12 @@ impl Attempt {
         backend: usize,
         upload: Option<Rc<Upload>>,
         deadline_ms: u64,
+        record: Option<Rc<Record>>,
     ) -> Option<Self> {
         let hold = Hold::begin(&target, backend)?;
+        if let Some(record) = &record {
+            record.attempt(&target, backend);
+        }
         Some(Self {
             target,
             client,
@@ -123,6 +130,7 @@ impl Attempt {
             deadline_ms,
             is_judged: false,
             is_answered: false,
+            record,
             _hold: hold,
         })
     }
@@ -171,11 +179,18 @@ impl Attempt {
             version::to_http2(&mut request, scheme, address);
             wish.inspect(|wish| wish.extend(&mut request));
         }
+        if let Some(record) = &self.record {
+            let is_lent = via.is_reused() && matches!(via, Via::Connection(_));
+            record.connected(via.is_reused(), is_lent);
+        }
         let began_us = clock::now_us();
         match self.within_first_byte(via.send(request)).await {
             Ok(Ok(response)) => {
                 let latency_us = clock::now_us().saturating_sub(began_us);
                 add(&self.cell().first_byte_us, latency_us);
+                if let Some(record) = &self.record {
+                    record.responded();
+                }
                 let is_error = response.status().is_server_error();
                 self.target().service.responded(self.backend, latency_us, is_error);
                 Ok((response, via))
@@ -499,6 +514,9 @@ impl Attempt {
         }
         self.target().service.succeeded(self.backend);
         self.is_answered = true;
+        if let Some(record) = &self.record {
+            record.opens();
+        }
         forward::response(&mut head.headers);
         head.status = wish.grant(head.status, &mut head.headers);
         head.version = Version::HTTP_11;
@@ -549,6 +567,15 @@ impl Attempt {
 
     /// The response ended before it was whole.
     pub(super) fn broke(self, class: FailureClass) {
+        if let Some(record) = &self.record {
+            record.ends(match self.upload.as_ref().map(|upload| upload.stage()) {
+                Some(Stage::TooSlow) => Cause::BodyTimeout,
+                Some(Stage::TooLong) => Cause::HttpProtocol,
+                Some(Stage::Broken) => self.client.cut(),
+                _ if class == FailureClass::Stall => Cause::BackendStall,
+                _ => Cause::BackendBroke,
+            });
+        }
         if self.upload.as_ref().is_some_and(|upload| upload.stage() == Stage::TooSlow) {
             self.client.door().count_stream_end(Cause::BodyTimeout);
         }
@@ -615,6 +642,15 @@ impl Account for Attempt {
     fn passed(&self, up: u64, down: u64) {
         add(&self.cell().request_body_bytes, up);
         add(&self.cell().response_body_bytes, down);
+        if let Some(record) = &self.record {
+            record.passed(up, down);
+        }
+    }
+
+    fn ended(&self, cause: Cause) {
+        if let Some(record) = &self.record {
+            record.ends(cause);
+        }
     }
 
     fn cut(&self) -> Option<Cause> {
@@ -624,8 +660,12 @@ impl Account for Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
+        let uploaded = self.upload.as_ref().map_or(0, |upload| upload.take_bytes());
+        if let Some(record) = &self.record {
+            record.attempted(uploaded);
+        }
         if let Some(upload) = &self.upload {
-            add(&self.cell().request_body_bytes, upload.take_bytes());
+            add(&self.cell().request_body_bytes, uploaded);
             if self.is_answered && upload.is_unread() {
                 self.client.leave_unread();
             }

@@ -38,6 +38,7 @@ use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::access::tls;
 use super::exchange::respond;
 use super::forward::Sender;
 use super::gate::Gate;
@@ -48,6 +49,7 @@ use super::pace::{Least, Pace};
 use super::pool::Owner;
 use super::tunnel::Tunnel;
 use super::{Door, Front, Proxy, REQUEST_BUFFER_BYTES_MAX, http2};
+use crate::access::Tls;
 use crate::config::model::ListenerTimeouts;
 use crate::l4::copy::Side;
 use crate::l4::{Caller, proxy_protocol};
@@ -73,6 +75,8 @@ pub(super) struct Client {
     ip: IpAddr,
     caller: Caller,
     owner: Owner,
+    /// What its TLS agreed on.
+    tls: Option<Box<Tls>>,
     sender: Sender,
     timeouts: ListenerTimeouts,
     /// Header lines that hyper may take.
@@ -94,6 +98,9 @@ pub(super) struct Client {
     left_unread: Cell<bool>,
     /// What the handshake told; `None` without TLS.
     session: Option<Box<Session>>,
+    /// Why it ends, and what an open request is answered with instead of a response; set while requests
+    /// may still be open.
+    cut: Cell<Option<(Cause, Option<ErrorClass>)>>,
     /// Follows the response that is being sent.
     tunnel: RefCell<Option<Box<Tunnel>>>,
 }
@@ -117,6 +124,7 @@ impl Client {
             ip,
             caller,
             owner: Owner::next(),
+            tls: tls(stream),
             sender: Sender {
                 address: address.unwrap_or(HeaderValue::from_static("unknown")),
                 is_trusted: proxy.trusts(ip),
@@ -139,6 +147,7 @@ impl Client {
             progress: stream.progress(),
             left_unread: Cell::new(false),
             session,
+            cut: Cell::new(None),
             tunnel: RefCell::default(),
         }
     }
@@ -161,6 +170,44 @@ impl Client {
     /// What tells a backend of this client.
     pub(super) fn header(&self, version: proxy_protocol::Version) -> Vec<u8> {
         self.caller.header(&self.progress, version)
+    }
+
+    /// Its port.
+    pub(super) fn port(&self) -> u16 {
+        self.caller.address.port()
+    }
+
+    /// What its TLS agreed on.
+    pub(super) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_deref()
+    }
+
+    /// Why a request that is not finished has ended.
+    pub(super) fn cut(&self) -> Cause {
+        let cause = self.cut.get().map(|(cause, _)| cause).or(self.progress.end());
+        match cause {
+            Some(Cause::Eof | Cause::CloseNotify | Cause::EofWithoutCloseNotify) => Cause::HungUp,
+            Some(cause) => cause,
+            // One stream of many.
+            None => Cause::Reset,
+        }
+    }
+
+    /// What an open request was answered with, past hyper.
+    pub(super) fn told(&self) -> Option<ErrorClass> {
+        self.cut.get().and_then(|(_, told)| told)
+    }
+
+    /// Notes why the connection ends, before what is open on it is dropped.
+    fn note_end(&self, end: &End) {
+        if matches!(end, End::Cold | End::Tunnel(_)) {
+            return;
+        }
+        let told = match end {
+            End::Told(class) if self.has_open_requests() => Some(*class),
+            _ => None,
+        };
+        self.cut.set(Some((self.cause(end), told)));
     }
 
     pub(super) fn sender(&self) -> &Sender {
@@ -366,6 +413,8 @@ pub async fn serve(door: Rc<Door>, stream: Stream, mut caller: Caller) {
         proxy.note_offence(front_index, address);
         door.count_end(Cause::TooMany);
         if front.tls.is_none() {
+            let refusal = (ErrorClass::TooManyConnections, Cause::TooMany);
+            proxy.log_refusal(front_index, caller.address, None, refusal);
             tell(&door, stream, ErrorClass::TooManyConnections).await;
         }
         return;
@@ -394,7 +443,10 @@ pub async fn serve(door: Rc<Door>, stream: Stream, mut caller: Caller) {
                 let cut = Box::pin(http2::serve(&client, &line)).await;
                 // A stream that is not read to its end is none of the connection's.
                 client.left_unread.set(false);
-                cut.map_or(End::Closed, End::Ended)
+                let end = cut.map_or(End::Closed, End::Ended);
+                // The streams' tasks are yet to learn of it.
+                client.note_end(&end);
+                end
             }
             Ok(Beginning::Refused(class)) => End::Told(class),
             Ok(Beginning::End) => End::Closed,
@@ -422,6 +474,10 @@ pub async fn serve(door: Rc<Door>, stream: Stream, mut caller: Caller) {
         proxy.note_offence(front, address);
     }
     if let End::Told(class) = end {
+        if !client.has_open_requests() {
+            let (proxy, front) = door.inside();
+            proxy.log_refusal(front, client.caller.address, client.tls(), (class, cause));
+        }
         return tell(&door, stream, class).await;
     }
     if client.left_unread.get() {
@@ -537,6 +593,7 @@ async fn serve_http1(client: &Rc<Client>, line: &Rc<Line>) -> End {
         Some(tunnel) if matches!(end, End::Closed) => End::Tunnel(tunnel),
         _ => end,
     };
+    client.note_end(&end);
     if matches!(end, End::Cold | End::Tunnel(_)) {
         line.give_back(&connection.into_parts().read_buf);
     }

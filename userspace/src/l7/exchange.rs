@@ -12,6 +12,7 @@
 //! those of the former may be gone.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,9 +23,11 @@ use hyper::body::{Body as _, Incoming};
 use steerage_common::error::ErrorClass;
 use steerage_common::replay::{self, Evidence, Rule};
 
+use super::access::{Record, Recorded};
 use super::attempt::{Attempt, Failed, Failure};
 use super::body::Body;
 use super::budget::Share;
+use super::complaint::Kind;
 use super::connection::Client;
 use super::headers::Echo;
 use super::prepare::{Own, Prepared, prepare};
@@ -33,7 +36,7 @@ use super::reply;
 use super::route::Destination;
 use super::upgrade::{self, Answer, Wish};
 use super::upload::{Stage, Upload};
-use super::{Proxy, Target};
+use super::{Front, Proxy, Target};
 use crate::net::{self, clock};
 use crate::region::add;
 use crate::service::{Criteria, Pick, Random};
@@ -48,10 +51,11 @@ const RETRY_JITTER: Duration = Duration::from_millis(25);
 pub(super) async fn respond(
     client: Rc<Client>,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<Recorded>, Infallible> {
     client.request_began();
     let (proxy, front) = client.door().inside();
     let front = &proxy.fronts[front];
+    let record = proxy.record(front, &client, &request);
     let has_body = !request.body().is_end_stream();
     let version = request.version();
     let mut echo = Echo::default();
@@ -59,7 +63,10 @@ pub(super) async fn respond(
         Ok((prepared, marks)) => {
             let route = prepared.destination.route;
             echo = marks;
-            let answer = forward(&proxy, &client, prepared).await;
+            if let Some(record) = &record {
+                record.prepared(prepared.request.headers());
+            }
+            let answer = forward(&proxy, &client, prepared, (front, record.as_ref())).await;
             answer.map(|mut response| {
                 front.routes.plan(route).response.apply(response.headers_mut());
                 response
@@ -75,13 +82,16 @@ pub(super) async fn respond(
                     client.request_ended();
                     let mut response = reply::redirect(status, location);
                     front.routes.plan(route).response.apply(response.headers_mut());
-                    return Ok(response);
+                    return Ok(Record::over(record, response));
                 }
             }
         }
     };
     let mut response = answer.unwrap_or_else(|class| {
         proxy.count_error(class);
+        if let Some(record) = &record {
+            record.failed(class);
+        }
         let mut response = front.replies.response(class);
         let ends =
             response.status() == StatusCode::BAD_REQUEST || class == ErrorClass::ConnectRefused;
@@ -96,7 +106,7 @@ pub(super) async fn respond(
     });
     echo.apply(response.headers_mut());
     client.request_answered();
-    Ok(response)
+    Ok(Record::over(record, response))
 }
 
 /// A request that may be sent several times.
@@ -126,6 +136,10 @@ struct Exchange<'a> {
     place: Option<Place>,
     /// A replay that was decided on, and counts once there is a backend for it.
     owed: Option<(usize, Rule)>,
+    /// What the access log is told.
+    record: Option<Rc<Record>>,
+    /// The backend that was asked last.
+    asked: Option<SocketAddr>,
 }
 
 /// How an attempt began.
@@ -151,6 +165,7 @@ async fn forward(
     proxy: &Rc<Proxy>,
     client: &Rc<Client>,
     prepared: Prepared,
+    (front, record): (&Front, Option<&Rc<Record>>),
 ) -> Result<Response<Body>, ErrorClass> {
     let Prepared { destination, request, wish } = prepared;
     let (head, upload) = request.into_parts();
@@ -176,10 +191,12 @@ async fn forward(
         next: Next::Any,
         place: None,
         owed: None,
+        record: record.cloned(),
+        asked: None,
     };
     let answer = exchange.run().await;
-    if answer.is_err() && exchange.upload.is_some_and(|upload| upload.is_unread()) {
-        client.leave_unread();
+    if let Err(class) = &answer {
+        exchange.failed(front, *class);
     }
     answer
 }
@@ -197,9 +214,13 @@ impl Exchange<'_> {
             let target = &self.target;
             if let Some((backend, rule)) = self.owed.take() {
                 add(&target.service.cell(backend).replays[rule as usize], 1);
+                if let Some(record) = &self.record {
+                    record.replayed(rule);
+                }
             }
             let is_fresh = matches!(self.next, Next::Again(_));
             self.attempts += 1;
+            self.asked = Some(target.service.backends()[pick.backend].address);
             let failed = match attempt.send(&self.head, self.wish.as_ref(), is_fresh).await {
                 Ok((mut response, via)) => {
                     let wish = self.wish.take();
@@ -272,9 +293,32 @@ impl Exchange<'_> {
         }
     }
 
+    /// There is no response: whoever has to know of it is told.
+    #[cold]
+    fn failed(&self, front: &Front, class: ErrorClass) {
+        let stage = self.upload.as_ref().map(|upload| upload.stage());
+        if self.upload.as_ref().is_some_and(|upload| upload.is_unread()) {
+            self.client.leave_unread();
+        }
+        if stage == Some(Stage::Broken) {
+            // Nobody waits for it, and no backend is to blame.
+            if let Some(record) = &self.record {
+                record.is_left();
+            }
+        } else if matches!(class.status(), 502..=504) {
+            let service = self.target.service.name().to_owned();
+            let kind = Kind { service, backend: self.asked, class };
+            let client = self.client.sender().address.to_str().unwrap_or_default();
+            self.proxy.complaints.note(kind, &front.name, client, clock::now_ms());
+        }
+    }
+
     /// Takes a place among those that wait.
     #[cold]
     fn stand(&mut self) {
+        if let Some(record) = &self.record {
+            record.stands();
+        }
         let target = &self.target;
         self.place.get_or_insert_with(|| target.queue.stand(target.queue_timeout));
     }
@@ -323,6 +367,7 @@ impl Exchange<'_> {
             pick.backend,
             self.upload.clone(),
             self.deadline_ms,
+            self.record.clone(),
         );
         attempt.map_or(Start::Full, |attempt| Start::Begun(attempt, pick))
     }

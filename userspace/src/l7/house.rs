@@ -20,8 +20,9 @@ use steerage_common::error::ErrorClass;
 use steerage_common::handshake::Handshake;
 
 use super::{Front, Proxy, Target};
+use crate::access::Log;
 use crate::net;
-use crate::region::{Region, WorkerLine};
+use crate::region::{Region, WorkerLine, add};
 use crate::service::Placed;
 use crate::tls::Shelf;
 use crate::tls::upstream::Keyring;
@@ -33,6 +34,7 @@ pub struct House {
     /// By the listener's name.
     doors: RefCell<HashMap<String, Rc<Door>>>,
     latest: Rc<Latest>,
+    log: Rc<Log>,
 }
 
 /// The configuration in force, for those that keep another one.
@@ -141,20 +143,21 @@ impl Door {
 }
 
 impl House {
-    /// The house of worker `worker` of `workers`.
+    /// The house of a worker, by its line and the number of workers.
     #[must_use]
     pub fn new(
         placed: Placed,
         certificates: Shelf,
         keyring: &Keyring,
-        worker: usize,
-        workers: usize,
+        worker: (usize, usize),
         region: Rc<Region>,
+        log: Log,
     ) -> Self {
-        let latest = Rc::new(Latest::default());
-        let first = Proxy::nothing(&placed.model, worker, workers, region, latest.clone());
+        let (latest, log) = (Rc::new(Latest::default()), Rc::new(log));
+        let first = Proxy::nothing(&placed.model, worker, region, latest.clone(), log.clone());
         let proxy = Rc::new(first.succeed(placed, certificates, keyring));
-        let house = Self { proxy: RefCell::new(proxy.clone()), doors: RefCell::default(), latest };
+        let inside = RefCell::new(proxy.clone());
+        let house = Self { proxy: inside, doors: RefCell::default(), latest, log };
         house.open(&proxy);
         house
     }
@@ -233,6 +236,22 @@ impl House {
     /// Work that time brings, to be called every [`net::TICK`].
     pub fn tick(&self) {
         self.proxy().tick();
+        self.log.flush();
+        self.count_lines();
+    }
+
+    /// Sees to it that the last lines reach the supervisor; to be called when nothing is served any more.
+    pub fn finish(&self) {
+        self.log.finish();
+        self.count_lines();
+    }
+
+    fn count_lines(&self) {
+        let counts = self.log.take_counts();
+        self.with_line(|line| {
+            add(&line.log_lines, counts.sent);
+            add(&line.log_dropped, counts.dropped);
+        });
     }
 
     /// The configuration in force.

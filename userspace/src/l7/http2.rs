@@ -35,7 +35,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use steerage_common::cause::Cause;
 
-use super::body::{Body, Broken};
+use super::access::Recorded;
+use super::body::Broken;
 use super::connection::Client;
 use super::exchange::respond;
 use super::house::Door;
@@ -134,7 +135,7 @@ fn answer(
     streams: &Rc<Streams>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Pieces>, Infallible>> + use<> {
-    let stall = Rc::new(Deadline::unset());
+    let stall = Rc::new(Stall { deadline: Deadline::unset(), is_over: Cell::new(false) });
     // hyper makes the stream's task right after this call.
     streams.latest.replace(Some(stall.clone()));
     let (client, streams) = (client.clone(), streams.clone());
@@ -169,7 +170,7 @@ struct Streams {
     door: Rc<Door>,
     limits: Http2,
     /// The time limit of the request that was taken last, until its task is made.
-    latest: RefCell<Option<Rc<Deadline>>>,
+    latest: RefCell<Option<Rc<Stall>>>,
     /// Streams reset before their response since `window_began_ms`.
     cancelled: Cell<u32>,
     window_began_ms: Cell<u64>,
@@ -221,23 +222,39 @@ where
             // Dropped, the stream is reset.
             poll_fn(|cx| match stream.as_mut().poll(cx) {
                 Poll::Ready(()) => Poll::Ready(()),
-                Poll::Pending => {
-                    stall.poll_reached(cx).map(|()| door.count_stream_end(Cause::ResponseStall))
-                }
+                Poll::Pending => stall.deadline.poll_reached(cx).map(|()| {
+                    stall.is_over.set(true);
+                    door.count_stream_end(Cause::ResponseStall);
+                }),
             })
             .await;
         });
     }
 }
 
+/// The time that a client may take for a piece of a response.
+#[derive(Debug)]
+struct Stall {
+    deadline: Deadline,
+    is_over: Cell<bool>,
+}
+
 /// A response body in pieces that are handed out one by one.
 struct Pieces {
-    body: Body,
+    body: Recorded,
     rest: Bytes,
     /// Set while a piece waits for the client.
-    stall: Rc<Deadline>,
+    stall: Rc<Stall>,
     /// How long it may.
     limit: Duration,
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        if self.stall.is_over.get() {
+            self.body.ends(Cause::ResponseStall);
+        }
+    }
 }
 
 impl hyper::body::Body for Pieces {
@@ -249,7 +266,7 @@ impl hyper::body::Body for Pieces {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         // Asking for more, the client has taken what it was given.
-        self.stall.unset_again();
+        self.stall.deadline.unset_again();
         if self.rest.is_empty() {
             let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
             let Some(Ok(frame)) = polled else { return Poll::Ready(polled) };
@@ -260,7 +277,7 @@ impl hyper::body::Body for Pieces {
         }
         let length = self.rest.len().min(PIECE_BYTES);
         let piece = self.rest.split_to(length);
-        self.stall.set(self.limit);
+        self.stall.deadline.set(self.limit);
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 

@@ -15,10 +15,12 @@
 //! A request that asks for a tunnel ([`upgrade`]) becomes one when the backend says so, and what passes
 //! then is looked at by nobody ([`tunnel`]).
 
+mod access;
 mod affinity;
 mod attempt;
 mod body;
 mod budget;
+mod complaint;
 mod connection;
 mod crowd;
 mod driver;
@@ -69,6 +71,7 @@ use steerage_common::error::ErrorClass;
 use steerage_common::handshake::Handshake;
 use steerage_common::replay;
 
+use crate::access::Log;
 use crate::config::model::{
     Http2, ListenerTimeouts, Model, Offenders, UpstreamProtocol, table_address,
 };
@@ -84,6 +87,7 @@ use crate::tls::{Shelf, Terminator};
 use affinity::Affinity;
 pub use body::Body;
 use budget::Budget;
+use complaint::Complaints;
 pub(crate) use connection::part;
 pub use connection::serve;
 use crowd::Crowd;
@@ -121,6 +125,10 @@ pub struct Proxy {
     /// Parallel to the model's services.
     targets: Vec<Rc<Target>>,
     random: Random,
+    /// The worker's, and what the configuration says of it: `None` for no line.
+    log: Rc<Log>,
+    access: Option<Rc<access::Rule>>,
+    complaints: Rc<Complaints>,
     latest: Rc<Latest>,
     certificates: Shelf,
     /// What opens the tickets of all listeners.
@@ -132,6 +140,9 @@ pub struct Proxy {
 /// A listener's rules.
 #[derive(Debug)]
 pub(crate) struct Front {
+    name: String,
+    /// Whether requests have lines in the access log.
+    is_logged: bool,
     pub(crate) entry: Entry,
     /// How handshakes are made; `None` for plain HTTP.
     tls: Option<Terminator>,
@@ -152,6 +163,8 @@ pub(crate) struct Front {
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) service: Service,
+    /// The backends' addresses as logs have them.
+    names: Vec<String>,
     /// By index of the backend.
     pub(crate) pools: Vec<Rc<Pool>>,
     /// The same if the backends are, or may be, spoken to by HTTP/2.
@@ -181,6 +194,7 @@ impl Proxy {
 
     /// Work that time brings, to be called every [`crate::net::TICK`].
     pub fn tick(&self) {
+        self.complaints.sweep(crate::net::clock::now_ms());
         for target in &self.targets {
             target.service.tick();
             if target.service.has_tunnels_to_end() {

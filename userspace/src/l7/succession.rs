@@ -16,7 +16,8 @@ use super::crowd::Crowd;
 use super::house::Latest;
 use super::multiplex::Multiplex;
 use super::pool::Pool;
-use super::{Front, Proxy, Target, headers, reply, route};
+use super::{Front, Proxy, Target, access, headers, reply, route};
+use crate::access::Log;
 use crate::config::model::{self, Balance, Global, Listener, Model, UpstreamProtocol};
 use crate::l4::Entry;
 use crate::region::{Region, Tenant};
@@ -30,10 +31,10 @@ impl Proxy {
     /// What comes before the first configuration, with what of it never changes.
     pub(super) fn nothing(
         model: &Model,
-        worker: usize,
-        workers: usize,
+        (worker, workers): (usize, usize),
         region: Rc<Region>,
         latest: Rc<Latest>,
+        log: Rc<Log>,
     ) -> Self {
         let nothing = Model {
             global: model.global.clone(),
@@ -51,6 +52,9 @@ impl Proxy {
             fronts: Vec::new(),
             targets: Vec::new(),
             random: Random::new(Random::fresh_seed()),
+            access: None,
+            log,
+            complaints: Rc::default(),
             latest,
             certificates: Shelf::default(),
             ring,
@@ -63,6 +67,7 @@ impl Proxy {
         let targets = self.next_targets(&placed, keyring);
         let fronts = self.next_fronts(&placed.model, &certificates);
         let identity_headers = identity_headers(&fronts);
+        let access = access::Rule::new(&placed.model.global.access_log, &self.log);
         Self {
             placed,
             worker: self.worker,
@@ -71,6 +76,9 @@ impl Proxy {
             fronts,
             targets,
             random: Random::new(self.random.next()),
+            access,
+            log: self.log.clone(),
+            complaints: self.complaints.clone(),
             latest: self.latest.clone(),
             certificates,
             ring: self.ring.clone(),
@@ -138,6 +146,8 @@ impl Proxy {
             Terminator::new(&listener.name, tls, certificates, &self.ring, rotation)
         };
         Front {
+            name: listener.name.clone(),
+            is_logged: listener.access_log,
             entry: Entry::new(listener),
             tls: listener.tls.as_ref().map(terminator),
             handshakes,
@@ -212,6 +222,7 @@ impl Proxy {
         let (multiplexes, dialers): (Vec<_>, Vec<_>) = links.iter().map(of).unzip();
         let half = |half: usize| region.control().hash_key[half].load(Ordering::Relaxed);
         Target {
+            names: model.backends.iter().map(|backend| backend.address.to_string()).collect(),
             service,
             multiplexes: (model.upstream.protocol != UpstreamProtocol::Http1)
                 .then(|| multiplexes.into_iter().flatten().collect()),

@@ -13,7 +13,7 @@ use super::attempt::Attempt;
 use super::multiplex::Lane;
 use super::pool::{Connection, Meter};
 use crate::config::model::RouteTimeouts;
-use crate::l4::copy::{self, Limits, Side};
+use crate::l4::copy::{self, Account as _, Limits, Side};
 
 /// A tunnel that the backend has opened; counted until it is dropped.
 #[derive(Debug)]
@@ -62,7 +62,10 @@ impl Tunnel {
     /// Passes bytes on until both ways have ended; `early` came from the client already. Gives why it
     /// was cut off, if it was.
     pub(super) async fn run(mut self, client: Side, early: Bytes) -> Option<Cause> {
-        let backend = self.backend.open().await?;
+        let Some(backend) = self.backend.open().await else {
+            self.attempt.ended(Cause::BackendBroke);
+            return None;
+        };
         let cut = copy::run(&self.attempt, (client, early), backend, self.limits()).await;
         if let (Far::Connection(connection), Some(cut)) = (&mut self.backend, cut) {
             connection.ends(cut);

@@ -50,6 +50,14 @@ pub(super) struct Mark {
 }
 
 impl Via {
+    /// Whether what carries it has carried a request before.
+    pub(super) fn is_reused(&self) -> bool {
+        match self {
+            Self::Connection(connection) => connection.is_reused(),
+            Self::Lane(lane) => lane.is_reused(),
+        }
+    }
+
     pub(super) fn mark(&self) -> Mark {
         match self {
             Self::Connection(connection) => Mark::of(&connection.progress),

@@ -68,6 +68,9 @@ pub struct WorkerLine {
     pub ends: [AtomicU64; CAUSES_MAX],
     pub stream_ends: [AtomicU64; CAUSES_MAX],
     pub handshakes: [AtomicU64; HANDSHAKES_MAX],
+    pub log_lines: AtomicU64,
+    pub log_dropped: AtomicU64,
+    reserved_end: [AtomicU64; 6],
 }
 
 /// [`abi::ServiceLine`].
@@ -182,7 +185,7 @@ same_layout! {
     HealthWord: accepts_new, keeps_flows, strays, reviewed;
     Crew: live, reserved;
     WorkerLine: pid, supervisor_epoch, seat, connections, active_requests, accepted, heartbeat_ms,
-        busy_since_us, full, pending, reserved, errors, ends, stream_ends, handshakes;
+        busy_since_us, full, pending, reserved, errors, ends, stream_ends, handshakes, log_lines, log_dropped, reserved_end;
     ServiceLine: position, identity, panicking, ejection, slow_start_ticks, reserved;
     Cell: responses, failures, ends, replays, refusals, connections_created, connections_reused,
         request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, connections, tunnels, window, handshakes, reserved;

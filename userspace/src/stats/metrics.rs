@@ -31,6 +31,9 @@ fn daemon(page: &mut Page, status: &Status) {
     page.sample("steerage_uptime_seconds", &[], status.uptime_seconds);
     page.family("steerage_config_generation", "counter", "The generation in force.");
     page.sample("steerage_config_generation", &[], status.generation);
+    let name = "steerage_access_log_lost_total";
+    page.family(name, "counter", "Lines of the access log that its destination did not take.");
+    page.sample(name, &[], status.access_log_lost);
     page.histogram("steerage_probe_lag_seconds", "How late probes began.", &status.probe_lag);
 }
 
@@ -65,7 +68,7 @@ fn certificates(page: &mut Page, status: &Status) {
 
 fn workers(page: &mut Page, status: &Status) {
     type Read = fn(&super::status::Worker) -> u64;
-    let families: [(&str, &str, &str, Read); 7] = [
+    let families: [(&str, &str, &str, Read); 9] = [
         ("steerage_worker_live", "gauge", "Whether the worker accepts connections.", |w| {
             w.live.into()
         }),
@@ -85,6 +88,18 @@ fn workers(page: &mut Page, status: &Status) {
         ("steerage_worker_heartbeat_age_milliseconds", "gauge", "Time since it was heard.", |w| {
             w.heartbeat_age_ms
         }),
+        (
+            "steerage_worker_access_log_lines_total",
+            "counter",
+            "Lines of the access log that the supervisor took.",
+            |w| w.log_lines,
+        ),
+        (
+            "steerage_worker_access_log_dropped_total",
+            "counter",
+            "Lines of the access log that found no room on their way.",
+            |w| w.log_dropped,
+        ),
     ];
     for (name, kind, help, read) in families {
         page.family(name, kind, help);

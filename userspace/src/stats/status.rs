@@ -36,6 +36,8 @@ pub struct Status {
     pub vips: Vec<Vip>,
     /// Packets by reason, of all vips.
     pub l4_reasons: Vec<Count>,
+    /// Lines of the access log that its destination did not take.
+    pub access_log_lost: u64,
 }
 
 /// A name and a count.
@@ -130,6 +132,10 @@ pub struct Worker {
     pub stream_ends: Vec<Count>,
     /// TLS handshakes with clients, by their end.
     pub handshakes: Vec<Count>,
+    /// Lines of the access log that it has handed over.
+    pub log_lines: u64,
+    /// Lines that found no room on their way.
+    pub log_dropped: u64,
 }
 
 /// A service.

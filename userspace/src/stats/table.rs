@@ -269,6 +269,8 @@ pub(crate) mod tests {
                 ends: vec![count("drained", 1)],
                 stream_ends: Vec::new(),
                 handshakes: vec![count("resumed", 5)],
+                log_lines: 0,
+                log_dropped: 0,
             }],
             services: vec![Service {
                 name: "api".into(),
@@ -296,6 +298,7 @@ pub(crate) mod tests {
                 interfaces: vec!["eth0 (native)".into()],
                 l4: L4::default(),
             }],
+            access_log_lost: 0,
             l4_reasons: vec![count("no_backend", 4), count("no_port", 0)],
         }
     }

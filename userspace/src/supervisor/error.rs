@@ -30,6 +30,14 @@ pub enum Error {
         /// What it says.
         pid: String,
     },
+    /// The access log's destination could not be opened.
+    #[error("global.access_log: cannot open {destination}: {source}; {}", log_remedy(source))]
+    AccessLog {
+        /// As the configuration names it.
+        destination: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A listener's address could not be bound.
     #[error("listener {listener:?}: cannot bind {address}: {source}; {}", bind_remedy(source))]
     Bind {
@@ -233,6 +241,15 @@ impl Error {
     /// For `map_err`.
     pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { what, source }
+    }
+}
+
+fn log_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "make its directory, or start the daemon that listens there",
+        io::ErrorKind::PermissionDenied => "the daemon's user must be allowed to write there",
+        _ if error.raw_os_error() == Some(libc::ENXIO) => "a FIFO needs a reader",
+        _ => "choose another path, \"-\", \"syslog\", \"journald\" or \"off\"",
     }
 }
 

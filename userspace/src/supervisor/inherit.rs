@@ -20,6 +20,8 @@ pub struct Numbers {
     pub setup: RawFd,
     /// The control socket.
     pub control: RawFd,
+    /// The way of lines about requests.
+    pub log: RawFd,
     /// The region's tables, in the order of [`Fds::all`].
     pub region: Vec<RawFd>,
     /// Listening sockets, in the order of the plan's.
@@ -37,6 +39,8 @@ pub struct Inheritance {
     pub sockets: Vec<TcpListener>,
     /// The way to the supervisor.
     pub control: UnixStream,
+    /// The way of lines about requests to it.
+    pub log: OwnedFd,
 }
 
 /// Takes the descriptors over.
@@ -56,5 +60,6 @@ pub fn take(numbers: &Numbers) -> io::Result<Inheritance> {
     let control = UnixStream::from(inherit(numbers.control)?);
     let sockets = numbers.sockets.iter().map(|number| Ok(TcpListener::from(inherit(*number)?)));
     let sockets = sockets.collect::<io::Result<_>>()?;
-    Ok(Inheritance { setup, region, sockets, control })
+    let log = inherit(numbers.log)?;
+    Ok(Inheritance { setup, region, sockets, control, log })
 }

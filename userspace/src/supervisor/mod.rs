@@ -13,6 +13,7 @@
 //!
 //! Upgrade: another binary is started and follows this one ([`upgrade`], [`handover`]).
 
+mod access;
 mod certificates;
 mod change;
 mod claim;
@@ -57,6 +58,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use self::access::{AccessLog, Tap};
 use self::claim::Claim;
 use self::discovery::Answers;
 use self::front::Front;
@@ -152,6 +154,7 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
         .enable_all()
         .build()
         .map_err(Error::system("cannot make the supervisor's event loop"))?;
+    let access = AccessLog::start(&asked.global.access_log.path)?;
     let mut answers = Answers::new();
     runtime.block_on(discovery::ask_first(&asked, &mut answers));
     let mut model = discovery::with_found(&asked, &answers);
@@ -198,8 +201,8 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     }
     let handout = first_handout(&in_force, &stock, front.listening)?;
     let (handouts, handed) = watch::channel(Arc::new(handout));
-    let crew =
-        Crew { cpus: &front.cpus, given: &given, seats: &seats, account: front.account, epoch };
+    let (cpus, account, tap) = (&front.cpus, front.account, access.tap());
+    let crew = Crew { cpus, given: &given, seats: &seats, account, epoch, access: tap };
     let (posts, served) = posts(&plane, &crew, lines, &handed);
     drop(handed);
     let (wish, wishes) = mpsc::channel(WISHES_MAX);
@@ -216,6 +219,7 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
         stock: RwLock::new(Arc::new(stock)),
         leaving: RwLock::default(),
         steward: wish,
+        access: access.tap(),
     });
     let (metrics, is_metrics) = watch::channel(front.metrics.map(Arc::new));
     let (loaded, is_loaded) = watch::channel(());
@@ -241,7 +245,15 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
     };
     let doors = Opened { admin: front.admin, metrics: is_metrics, loaded: is_loaded };
     let supervised = Supervised { view, posts, steward, doors, former, is_followed };
-    let end = runtime.block_on(supervise(supervised, claim, &mut admin_path))?;
+    let end = runtime.block_on(supervise(supervised, claim, &mut admin_path));
+    // What workers said last is on its way.
+    runtime.block_on(access.finish());
+    conclude(&end?, claim, &mut admin_path, forwards);
+    Ok(())
+}
+
+/// Leaves to another daemon what is its own now, and says how it ended.
+fn conclude(end: &End, claim: &mut Claim, admin_path: &mut AdminPath, forwards: bool) {
     match end {
         End::Followed => {
             claim.pass_on();
@@ -251,7 +263,6 @@ fn serve(asked: Model, origin: Origin, front: Front, claim: &mut Claim) -> Resul
         End::Stopped if forwards => info!("stopped; L4 forwarding goes on until `steerage detach`"),
         End::Stopped => info!("stopped"),
     }
-    Ok(())
 }
 
 /// How the daemon ended.
@@ -310,6 +321,7 @@ struct Crew<'a> {
     seats: &'a [usize],
     account: Option<Account>,
     epoch: u32,
+    access: Tap,
 }
 
 /// The workers' posts, and what each says that it serves.
@@ -334,6 +346,7 @@ fn posts(
             region: plane.region.clone(),
             lines: lines.clone(),
             turnover: turnover.clone(),
+            access: crew.access.clone(),
             account: crew.account,
             cpu: crew.cpus.get(number % crew.cpus.len().max(1)).copied(),
         };
@@ -366,6 +379,10 @@ async fn supervise(
     let mut interrupts = Signals::new().map_err(Error::system("cannot listen for signals"))?;
     // Until the steward is at work they wait.
     let asked = Asked::new().map_err(Error::system("cannot listen for signals"))?;
+    let reopen = signal(SignalKind::user_defined1());
+    let reopen = reopen.map_err(Error::system("cannot listen for signals"))?;
+    // To the very end: workers that finish still have lines.
+    tokio::spawn(view.access.clone().follow(reopen));
     let mut workers = JoinSet::new();
     for post in posts {
         workers.spawn(workers::keep(Arc::new(post), is_phase.clone(), ready.clone()));

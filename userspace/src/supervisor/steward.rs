@@ -301,6 +301,7 @@ impl Steward {
         self.prepare_l4(&model)?;
         let metrics = prepare::next_metrics(&now.model, &model)?;
         let ring = Arc::new(Keyring::fill(&model, &now.ring)?);
+        let log = view.access.prepare(&model.global.access_log.path)?;
         let former = self.handouts.borrow().clone();
         let open = Some((&former.listening, &now.model));
         let listening = Listening::open(&model, self.seats.len(), open, Vec::new())?;
@@ -336,6 +337,7 @@ impl Steward {
         if let Some(kernel) = &view.kernel {
             listening.steer(kernel, &self.seats);
         }
+        view.access.turn_to(log);
         self.handouts.send_replace(Arc::new(handout));
         self.wait_until_served(number).await;
         if let Some(kernel) = &view.kernel {

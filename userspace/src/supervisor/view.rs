@@ -16,6 +16,7 @@ use steerage_common::replay::{Refusal, Rule};
 
 use tokio::sync::mpsc;
 
+use super::access::Tap;
 use super::hooks::{self, Moment};
 use super::leavers;
 use super::publish::Published;
@@ -67,6 +68,8 @@ pub struct View {
     pub leaving: RwLock<Vec<leavers::Shown>>,
     /// Who changes the configuration.
     pub steward: mpsc::Sender<Wish>,
+    /// The access log.
+    pub access: Tap,
 }
 
 impl View {
@@ -122,6 +125,7 @@ impl View {
             leaving: self.leaving(),
             vips: now.vips(kernel),
             l4_reasons: reasons(kernel),
+            access_log_lost: self.access.lost(),
         }
     }
 
@@ -154,6 +158,8 @@ impl View {
                         .map(|end| (end, worker.handshakes[end].load(Ordering::Relaxed)))
                         .map(|(end, n)| count(handshake::name(end), n))
                         .collect(),
+                    log_lines: worker.log_lines.load(Ordering::Relaxed),
+                    log_dropped: worker.log_dropped.load(Ordering::Relaxed),
                 })
             })
             .collect()

@@ -18,6 +18,7 @@ use std::process::Command;
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{Gid, Pid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::SeccompCmpArgLen::Dword;
@@ -43,6 +44,9 @@ pub fn confine(
         }
         // Ctrl-C in a terminal reaches the whole process group; only the supervisor acts on it.
         nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+        // The supervisor's, to open a log anew: whoever tells all processes of the name ends no worker.
+        // SAFETY: no handler is installed.
+        unsafe { signal(Signal::SIGUSR1, SigHandler::SigIgn) }?;
         if let Some(cpu) = cpu {
             let mut set = CpuSet::new();
             set.set(cpu)?;

@@ -14,6 +14,7 @@ mod accept;
 mod permit;
 mod plan;
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use crate::access::Log;
 use crate::l7::House;
 use crate::net;
 use crate::region::Region;
@@ -71,7 +73,8 @@ pub struct Setup {
     pub supervisor_epoch: u32,
 }
 
-/// Serves until it is told to end. `listeners` are parallel to the plan's sockets.
+/// Serves until it is told to end. `listeners` are parallel to the plan's sockets, `log` takes the lines of
+/// the access log.
 ///
 /// # Errors
 /// If the event loop can't be made or can't take the sockets, or an order is not understood.
@@ -80,9 +83,10 @@ pub fn serve(
     region: Region,
     listeners: Vec<std::net::TcpListener>,
     control: UnixStream,
+    log: OwnedFd,
 ) -> anyhow::Result<()> {
     let io = setup.plan.placed.model.global.io;
-    net::run(io, work(setup, Rc::new(region), listeners, control))
+    net::run(io, work(setup, Rc::new(region), listeners, control, Log::new(log)))
         .context("the worker's event loop can't be made")?
 }
 
@@ -91,6 +95,7 @@ async fn work(
     region: Rc<Region>,
     listeners: Vec<std::net::TcpListener>,
     control: UnixStream,
+    log: Log,
 ) -> anyhow::Result<()> {
     let Setup { id, seat, workers, plan, supervisor_epoch: epoch, .. } = setup;
     if plan.placed.model.global.worker_seccomp
@@ -99,7 +104,7 @@ async fn work(
         tracing::warn!(%error, "the worker's system calls are not limited");
     }
     show_turns(id, &region);
-    let mut serving = Serving::start(id, workers, region.clone(), plan, listeners)?;
+    let mut serving = Serving::start(id, workers, region.clone(), plan, listeners, log)?;
     let house = serving.house().clone();
     house.with_line(|line| {
         line.pid.store(std::process::id(), Ordering::Relaxed);

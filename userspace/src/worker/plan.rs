@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::accept::Acceptor;
 use super::permit::Permits;
+use crate::access::Log;
 use crate::l7::House;
 use crate::net;
 use crate::region::Region;
@@ -90,9 +91,11 @@ impl Serving {
         region: Rc<Region>,
         plan: Plan,
         listeners: Vec<TcpListener>,
+        log: Log,
     ) -> anyhow::Result<Self> {
         let permits = Permits::new(plan.placed.model.global.max_connections / workers.max(1));
-        let house = House::new(plan.placed, plan.certificates, &plan.ring, worker, workers, region);
+        let (placed, certificates) = (plan.placed, plan.certificates);
+        let house = House::new(placed, certificates, &plan.ring, (worker, workers), region, log);
         let house = Rc::new(house);
         let mut serving = Self { house, workers, permits, acceptors: BTreeMap::new() };
         serving.listen(&plan.sockets, listeners)?;
@@ -166,5 +169,6 @@ impl Serving {
             house.cut_off();
             let _ = net::within(CUT_OFF, permits.all_returned()).await;
         }
+        house.finish();
     }
 }

@@ -1,5 +1,6 @@
 //! The whole worker over real sockets: a client and backends of the test's own, an in-memory region.
 
+mod access;
 mod affinity;
 mod bodies;
 mod ends;

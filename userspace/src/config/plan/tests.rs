@@ -111,7 +111,7 @@ fn no_key_is_left_out() {
         worker_memory = '1GiB'\nworker_seccomp = false\nupgrade_timeout = '9s'\nuser = 'other'\n\
         bpf_dir = '/b'\nadmin = '/a'\nmetrics = 'off'\npid_file = '/p'\nhash_seed = 'two'\n\
         max_flows = 2048\nmax_sources = 2048\nflow_idle = { tcp = '9m', udp = '9s' }\n\
-        io = 'epoll'\nlog = { level = 'debug', format = 'json' }\n\
+        io = 'epoll'\nlog = { level = 'debug', format = 'json' }\naccess_log = '/l'\n\
         hooks = { on_start = ['/s'] }\nticket_rotation = '9h'\ninstance = 'other'\nworkers = 3";
     let (before, after) =
         (model(BASE), model(&BASE.replace("workers = 2\nhash_seed = 'one'", keys)));

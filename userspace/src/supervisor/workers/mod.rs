@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use super::Error;
+use super::access::Tap;
 use super::handout::Handout;
 use crate::region::{Fds, Region};
 use crate::sys::Account;
@@ -92,6 +93,8 @@ pub struct Post {
     pub lines: Arc<Lines>,
     /// Held while a successor starts beside its predecessor: one at a time.
     pub turnover: Arc<Semaphore>,
+    /// Takes its workers' lines about requests.
+    pub access: Tap,
     /// Who it runs as.
     pub account: Option<Account>,
     /// Where it runs.

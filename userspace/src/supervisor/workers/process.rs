@@ -209,7 +209,8 @@ fn spawn(
     let setup = Zeroizing::new(serde_json::to_vec(&setup)?);
     let setup = sealed_memory("steerage-setup", &setup)?;
     let sockets = handout.listening.of_worker(post.number, |_| true)?;
-    let mut keep: Vec<BorrowedFd<'_>> = vec![setup.as_fd(), theirs.as_fd()];
+    let log = post.access.connect()?;
+    let mut keep: Vec<BorrowedFd<'_>> = vec![setup.as_fd(), theirs.as_fd(), log.as_fd()];
     keep.extend(post.fds.all());
     keep.extend(sockets.iter().map(AsFd::as_fd));
     let mut command = Command::new("/proc/self/exe");
@@ -218,6 +219,7 @@ fn spawn(
         .arg("worker")
         .arg(format!("--setup={}", setup.as_raw_fd()))
         .arg(format!("--control={}", theirs.as_raw_fd()))
+        .arg(format!("--log={}", log.as_raw_fd()))
         .arg(format!("--region={}", joined(post.fds.all().iter().map(AsRawFd::as_raw_fd))));
     if !sockets.is_empty() {
         command.arg(format!("--sockets={}", joined(sockets.iter().map(AsRawFd::as_raw_fd))));

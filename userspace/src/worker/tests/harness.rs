@@ -2,13 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::health::Event;
@@ -31,6 +32,8 @@ pub(super) struct Worker {
     pub(super) model: Model,
     pub(super) tenants: Vec<Tenant>,
     pub(super) control: Option<UnixStream>,
+    /// Where its lines about requests come out.
+    pub(super) log: OwnedFd,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
@@ -121,12 +124,16 @@ impl Worker {
         };
         let address = listener.local_addr().unwrap();
         let (control, theirs) = UnixStream::pair().unwrap();
+        let (log, lines) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .unwrap();
         let thread = std::thread::spawn(move || {
             let region = Region::map(&fds, 1).unwrap();
-            serve(setup, region, vec![listener], theirs)
+            serve(setup, region, vec![listener], theirs, lines)
         });
         (&control).read_exact(&mut [0]).unwrap();
-        Self { address, region, model, tenants, control: Some(control), thread: Some(thread) }
+        let (control, thread) = (Some(control), Some(thread));
+        Self { address, region, model, tenants, control, log, thread }
     }
 
     pub(super) fn cell(&self, backend: usize) -> &Cell {
