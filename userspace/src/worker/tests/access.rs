@@ -356,12 +356,16 @@ fn whoever_stands_in_line_is_told_how_long() {
     let (_, go) = was_asked.recv().unwrap();
     let mut second = logged.worker.client();
     second.send("GET /second HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    // Who comes later is answered, so the second one stands in line.
+    let mut third = logged.worker.client();
+    third.send("nonsense\r\n\r\n");
+    assert!(third.rest().starts_with("HTTP/1.1 400 "));
     go.send(()).unwrap();
     assert_eq!(first.response().status, 200);
     let (_, go) = was_asked.recv().unwrap();
     go.send(()).unwrap();
     assert_eq!(second.response().status, 200);
-    let lines = [logged.line(), logged.line()];
+    let lines = [logged.line(), logged.line(), logged.line()];
     let of = |path: &str| lines.iter().find(|line| line["target"] == path).unwrap();
     assert_is(of("/first"), &serde_json::json!({ "queue_ms": null }));
     assert!(number(of("/second"), "queue_ms") >= 0.0);
