@@ -9,6 +9,7 @@
 //!
 //! A client that no backend takes is reset: an end in order would look like an empty answer.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use steerage_common::abi::FailureClass;
@@ -21,29 +22,31 @@ use tokio::io::AsyncWriteExt as _;
 use super::copy::{self, Account, Limits, Side};
 use super::{Caller, Route};
 use crate::config::model::{StreamEnd, StreamTimeouts};
-use crate::l7::{Door, Hold, Meter, OpenTunnel, Place, Proxy, Target, of_failure};
+use crate::l7::{Door, Hold, Meter, OpenTunnel, Passed, Place, Proxy, Target, now_us, of_failure};
 use crate::net::{self, Elapsed, Stream, clock};
 use crate::region::add;
 use crate::service::Criteria;
 
 /// Passes a client's connection on, by the listener's route of this index.
 pub(super) async fn serve(door: Rc<Door>, stream: Stream, caller: Caller, route: usize) {
+    let began_us = now_us();
     let (proxy, front) = door.inside();
+    let refuse = |class, cause| refuse(&door, &stream, &caller, (began_us, class, cause));
     let address = caller.address.ip().to_canonical();
     let Ok(_member) = proxy.front(front).crowd.admit(address) else {
         proxy.note_offence(front, address);
-        return refuse(&door, &stream, ErrorClass::TooManyConnections, Cause::TooMany);
+        return refuse(ErrorClass::TooManyConnections, Cause::TooMany);
     };
     let streams = proxy.front(front).entry.streams.as_ref();
     // A listener that has become another one meanwhile has other routes.
     let route = streams.and_then(|streams| streams.routes.get(route));
     let Some(&Route { end: StreamEnd::Service(service), timeouts }) = route else {
-        return refuse(&door, &stream, ErrorClass::NoRoute, Cause::NoRoute);
+        return refuse(ErrorClass::NoRoute, Cause::NoRoute);
     };
     let dialed = Dial::new(proxy, service, timeouts, &caller).run().await;
     let (line, mut backend) = match dialed {
         Ok(dialed) => dialed,
-        Err(class) => return refuse(&door, &stream, class, Cause::NotTaken),
+        Err(class) => return refuse(class, Cause::NotTaken),
     };
     if let Some(version) = line.hold.target().proxy_protocol {
         let header = caller.header(&stream.progress(), version);
@@ -52,17 +55,37 @@ pub(super) async fn serve(door: Rc<Door>, stream: Stream, caller: Caller, route:
     }
     let StreamTimeouts { tunnel, half_closed, .. } = timeouts;
     let limits = Limits { tunnel, half_closed };
-    let mut connected = Connected { line, door };
+    let mut connected = Connected { line, door, passed: Cell::default() };
     let (near, far) = (stream.progress(), backend.progress());
     let end = |stream| (Side::Connection(stream), bytes::Bytes::new());
     let cut = copy::run(&connected, end(stream), end(backend), limits).await;
     connected.line.end = cut.or(far.end());
-    connected.door.count_end(cut.or(near.end()).unwrap_or(Cause::Abandoned));
+    let cause = cut.or(near.end()).unwrap_or(Cause::Abandoned);
+    connected.door.count_end(cause);
+    let (up_bytes, down_bytes) = connected.passed.get();
+    let Line { hold, attempts, connect_us, .. } = &connected.line;
+    let passed = Passed {
+        backend: Some((hold.target(), hold.backend())),
+        attempts: *attempts,
+        connect_us: Some(*connect_us),
+        up_bytes,
+        down_bytes,
+        ..Passed::nothing(began_us)
+    };
+    let (proxy, front) = connected.door.inside();
+    proxy.log_passed(front, caller.address, &passed, cause);
 }
 
 /// Ends a connection that nobody takes.
-fn refuse(door: &Door, stream: &Stream, class: ErrorClass, cause: Cause) {
-    tracing::debug!(class = class.name(), "a connection is refused");
+fn refuse(
+    door: &Door,
+    stream: &Stream,
+    caller: &Caller,
+    (began_us, class, cause): (u64, ErrorClass, Cause),
+) {
+    let passed = Passed { error: Some(class), ..Passed::nothing(began_us) };
+    let (proxy, front) = door.inside();
+    proxy.log_passed(front, caller.address, &passed, cause);
     door.count_error(class);
     door.count_end(cause);
     stream.progress().withdraw();
@@ -98,12 +121,13 @@ impl Dial {
             self.attempts += 1;
             let target = self.target.clone();
             let (service, backend) = (&target.service, hold.backend());
-            let began_us = clock::now_us();
+            let (began_us, fresh_us) = (clock::now_us(), now_us());
             let class = match self.connect(service.backends()[backend].address).await {
                 Ok(stream) => {
                     service.responded(backend, clock::now_us().saturating_sub(began_us), false);
                     service.succeeded(backend);
-                    return Ok((Line::new(hold), stream));
+                    let connect_us = now_us().saturating_sub(fresh_us);
+                    return Ok((Line::new(hold, self.attempts, connect_us), stream));
                 }
                 Err(Unmade::Ours) => return Err(ErrorClass::Exhausted),
                 Err(Unmade::Backend(class)) => class,
@@ -207,16 +231,21 @@ struct Line {
     meter: Rc<Meter>,
     /// Why it ended, if that is known.
     end: Option<Cause>,
+    /// How often a backend was asked for it.
+    attempts: u32,
+    /// How long the last one took.
+    connect_us: u64,
     hold: Hold,
     _open: OpenTunnel,
 }
 
 impl Line {
-    fn new(hold: Hold) -> Self {
+    fn new(hold: Hold, attempts: u32, connect_us: u64) -> Self {
         let meter = hold.target().pools[hold.backend()].meter();
         add(&meter.cell().connections_created, 1);
         meter.count(1);
-        Self { hold, end: None, _open: OpenTunnel::new(meter.clone()), meter }
+        let open = OpenTunnel::new(meter.clone());
+        Self { hold, end: None, attempts, connect_us, _open: open, meter }
     }
 }
 
@@ -232,6 +261,8 @@ impl Drop for Line {
 struct Connected {
     line: Line,
     door: Rc<Door>,
+    /// Bytes to the backend and from it.
+    passed: Cell<(u64, u64)>,
 }
 
 impl Account for Connected {
@@ -239,6 +270,8 @@ impl Account for Connected {
         let cell = self.line.meter.cell();
         add(&cell.request_body_bytes, up);
         add(&cell.response_body_bytes, down);
+        let (before_up, before_down) = self.passed.get();
+        self.passed.set((before_up + up, before_down + down));
     }
 
     fn cut(&self) -> Option<Cause> {

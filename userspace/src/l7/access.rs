@@ -104,8 +104,39 @@ struct Course {
     response_bytes: u64,
 }
 
+/// What became of a connection that was passed on as it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Passed<'a> {
+    /// When it began, by [`now_us`].
+    pub(crate) began_us: u64,
+    /// Where it went, or was to go: the index in the service.
+    pub(crate) backend: Option<(&'a Target, usize)>,
+    pub(crate) attempts: u32,
+    /// How long it took to reach the backend.
+    pub(crate) connect_us: Option<u64>,
+    pub(crate) up_bytes: u64,
+    pub(crate) down_bytes: u64,
+    /// Why it went nowhere.
+    pub(crate) error: Option<ErrorClass>,
+}
+
+impl Passed<'_> {
+    /// Nothing has become of it yet.
+    pub(crate) fn nothing(began_us: u64) -> Self {
+        Self {
+            began_us,
+            backend: None,
+            attempts: 0,
+            connect_us: None,
+            up_bytes: 0,
+            down_bytes: 0,
+            error: None,
+        }
+    }
+}
+
 /// The time itself, not that of the loop's turn.
-fn now_us() -> u64 {
+pub(crate) fn now_us() -> u64 {
     sys::monotonic().as_micros() as u64
 }
 
@@ -131,21 +162,55 @@ impl Proxy {
         tls: Option<&Tls>,
         (class, cause): (ErrorClass, Cause),
     ) {
+        let status = Some(class.status());
+        let facts = Facts { status, error: Some(class.name()), tls, ..Facts::default() };
+        self.log_connection(front, client, now_us(), cause, facts);
+    }
+
+    /// Writes the line of a connection that was passed on as it is, or was to be.
+    pub(crate) fn log_passed(
+        &self,
+        front: usize,
+        client: SocketAddr,
+        passed: &Passed<'_>,
+        cause: Cause,
+    ) {
+        let (target, backend) = passed.backend.unzip();
+        let facts = Facts {
+            protocol: Some("tcp"),
+            request_bytes: passed.up_bytes,
+            response_bytes: passed.down_bytes,
+            connect_us: passed.connect_us,
+            total_us: now_us().saturating_sub(passed.began_us),
+            service: target.map(|target| target.service.name()),
+            backend: target.zip(backend).map(|(target, at)| target.names[at].as_str()),
+            attempts: passed.attempts,
+            error: passed.error.map(ErrorClass::name),
+            ..Facts::default()
+        };
+        self.log_connection(front, client, passed.began_us, cause, facts);
+    }
+
+    fn log_connection(
+        &self,
+        front: usize,
+        client: SocketAddr,
+        at_us: u64,
+        cause: Cause,
+        facts: Facts<'_>,
+    ) {
         let front = &self.fronts[front];
         let Some(rule) = self.access.as_ref().filter(|_| front.is_logged) else { return };
         if !rule.takes(&self.random) {
             return;
         }
         let facts = Facts {
-            time: rule.log.since_epoch(now_us()),
+            time: rule.log.since_epoch(at_us),
             listener: &front.name,
             client: &client.ip().to_canonical().to_string(),
             client_port: client.port(),
-            status: Some(class.status()),
-            error: Some(class.name()),
             cause: cause.name(),
-            tls,
-            ..Facts::default()
+            ..facts
         };
         rule.log.write(&facts, &rule.format);
     }

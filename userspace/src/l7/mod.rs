@@ -84,6 +84,7 @@ use crate::tls::ticket::KeyRing;
 use crate::tls::upstream::Dialer;
 use crate::tls::{Shelf, Terminator};
 
+pub(crate) use access::{Passed, now_us};
 use affinity::Affinity;
 pub use body::Body;
 use budget::Budget;

@@ -36,11 +36,13 @@ impl Logged {
     }
 
     fn configured(keys: &str, backends: &[SocketAddr], change: impl FnOnce(&mut Model)) -> Self {
-        let worker = Worker::configured(keys, backends, |model| {
-            model.global.access_log =
-                AccessLog { path: Destination::Output, format: Format::Json, sample: 1.0 };
+        Self::of(Worker::configured(keys, backends, |model| {
+            model.global.access_log = everything();
             change(model);
-        });
+        }))
+    }
+
+    fn of(worker: Worker) -> Self {
         Self { worker, lines: RefCell::default() }
     }
 
@@ -76,6 +78,11 @@ impl Logged {
     }
 }
 
+/// A log with a line for all.
+fn everything() -> AccessLog {
+    AccessLog { path: Destination::Output, format: Format::Json, sample: 1.0 }
+}
+
 fn assert_is(line: &Line, expected: &Value) {
     for (key, value) in expected.as_object().unwrap() {
         assert_eq!(line.get(key).unwrap_or(&Value::Null), value, "{key} of {line:?}");
@@ -84,6 +91,41 @@ fn assert_is(line: &Line, expected: &Value) {
 
 fn number(line: &Line, key: &str) -> f64 {
     line.get(key).and_then(Value::as_f64).unwrap_or_else(|| panic!("no {key} in {line:?}"))
+}
+
+#[test]
+fn a_connection_that_is_passed_on_has_a_line() {
+    let backend = backend(|mut stream| {
+        let _ = std::io::copy(&mut stream.try_clone().unwrap(), &mut stream);
+        let _ = stream.shutdown(Shutdown::Write);
+    });
+    let start = |backends: &[SocketAddr]| {
+        Logged::of(Worker::passing("tcp", "service = 'a'", backends, |model| {
+            model.global.access_log = everything();
+        }))
+    };
+    let logged = start(&[backend]);
+    let mut client = logged.worker.client();
+    client.send("hello");
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.rest(), "hello");
+    let line = logged.line();
+    assert_is(
+        &line,
+        &serde_json::json!({
+            "listener": "web", "client": "127.0.0.1", "protocol": "tcp", "request_bytes": 5,
+            "response_bytes": 5, "service": "a", "backend": backend.to_string(), "attempts": 1,
+            "cause": "eof", "error": null, "status": null, "method": null,
+        }),
+    );
+    assert!(number(&line, "connect_ms") <= number(&line, "total_ms"));
+    logged.end();
+    let nobody = start(&["127.0.0.1:1".parse().unwrap()]);
+    let mut client = nobody.worker.client();
+    assert!(client.stream.read(&mut [0]).is_err(), "it is reset");
+    let line = nobody.line();
+    assert_is(&line, &serde_json::json!({ "error": "connect", "cause": "not_taken" }));
+    nobody.end();
 }
 
 #[test]
