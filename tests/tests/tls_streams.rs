@@ -179,8 +179,9 @@ fn who_hangs_up_with_data_under_way_is_counted_so_and_its_own_data_arrives() {
     assert_eq!(has_arrived.recv().unwrap(), 100_000, "what it sent before has arrived");
     drop(stream);
     serving.join().unwrap();
-    wait::for_condition("the end is counted", Duration::from_secs(20), || {
+    let counted = wait::for_condition("the end is counted", Duration::from_secs(20), || {
         ends(&stand, "hung_up") == 1
-    })
-    .unwrap();
+    });
+    counted
+        .unwrap_or_else(|error| panic!("{error}: {}", stand.daemon.status().unwrap()["workers"]));
 }

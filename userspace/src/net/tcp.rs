@@ -408,6 +408,14 @@ impl Inner {
 
     /// Forgets what can't be sent any more.
     fn fail(&mut self, error: io::Error) -> io::Error {
+        let was_last_word = matches!(
+            self.end,
+            Some(Cause::Eof | Cause::CloseNotify | Cause::EofWithoutCloseNotify)
+        );
+        if was_last_word {
+            // It said that it sends no more, and did not wait for what there was for it.
+            self.end = Some(Cause::HungUp);
+        }
         self.note_end(Cause::Reset);
         let unsent = self.waiting().len();
         if unsent != 0 {
