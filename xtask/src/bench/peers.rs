@@ -230,9 +230,9 @@ impl Peers {
                 }
             }
         }
-        let output = command::finish(generator.arg(url))?;
+        let report = command::output(generator.arg(url));
         steerage_lab::interrupt::check()?;
-        load::read(case.by, &String::from_utf8_lossy(&output.stdout))
+        load::read(case.by, &report?)
     }
 
     /// CPU time so far of the processes that serve requests.
@@ -251,6 +251,13 @@ impl Peers {
 /// Makes a key (P-256) and a certificate of it, which is its own authority; both in one file for HAProxy.
 fn certify(scratch: &Scratch) -> Result<()> {
     let (key, certificate) = (scratch.join("tls.key"), scratch.join("tls.crt"));
+    // A server's certificate and not an authority's: rustls takes no other from a server.
+    let config = format!(
+        "[req]\ndistinguished_name = name\nx509_extensions = extensions\nprompt = no\n\
+         [name]\nCN = {NAME}\n\
+         [extensions]\nbasicConstraints = critical,CA:FALSE\nsubjectAltName = DNS:{NAME}\n"
+    );
+    let config = scratch.write("tls.cnf", &config)?;
     let mut openssl = Command::new("openssl");
     openssl.args([
         "req",
@@ -261,9 +268,8 @@ fn certify(scratch: &Scratch) -> Result<()> {
         "-pkeyopt",
         "ec_paramgen_curve:P-256",
     ]);
-    openssl.args(["-days", "2", "-subj", &format!("/CN={NAME}")]);
-    openssl.args(["-addext", &format!("subjectAltName=DNS:{NAME}")]);
-    command::finish(openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate))?;
+    openssl.args(["-days", "2", "-config"]).arg(config);
+    command::output(openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate))?;
     let both = [std::fs::read(certificate)?, std::fs::read(key)?].concat();
     std::fs::write(scratch.join("tls.pem"), both)?;
     Ok(())
