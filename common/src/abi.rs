@@ -453,6 +453,15 @@ pub struct Rate {
     pub burst_ns: u64,
 }
 
+impl Rate {
+    /// So many a second, which is not zero, and so many at once.
+    #[must_use]
+    pub const fn per_second(rate: u32, burst: u32) -> Self {
+        let interval_ns = 1_000_000_000 / rate as u64;
+        Self { interval_ns, burst_ns: interval_ns * burst as u64 }
+    }
+}
+
 /// `GUARDS[guard]`: what sources may do to vips. Written by the supervisor, while no vip leads to it.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,

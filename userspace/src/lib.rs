@@ -1,10 +1,11 @@
 //! Steerage: an L4 and L7 load balancer on one health truth.
 //!
 //! The kernel half is in the `steerage-ebpf` crate, what both halves share in `steerage-common`.
-//! Layers, from below: `clock`, `sys`, `net` < `config`, `access`, `log`, `stats` < `region` < `tls` < `service`, `health` <
+//! Layers, from below: `addresses`, `clock`, `sys`, `pem`, `net` < `config`, `access`, `log`, `stats` < `region` < `tls` < `service`, `health` <
 //! `l4`, `l7` < `kernel`, `worker`, `admin` < `supervisor` < `doctor`. Nothing imports upward.
 
 pub mod access;
+mod addresses;
 pub mod admin;
 #[cfg(test)]
 pub(crate) mod cases;
@@ -18,6 +19,7 @@ pub mod l4;
 pub mod l7;
 pub mod log;
 pub mod net;
+pub mod pem;
 pub mod region;
 pub mod service;
 pub mod stats;

@@ -403,7 +403,7 @@ fn what_a_probe_cannot_ask_is_said_with_its_line() {
         ("kind = 'grpc', expect = { body = 'a' }", "35: a grpc probe has no expect; remove it"),
         ("kind = 'tcp', method = 'GET'", "34: a tcp probe has no method; remove it"),
         ("kind = 'http', tls = {}", "32: an http probe has no tls; remove it"),
-        ("kind = 'https', tls = { ca = 'no.pem' }", "40: ca: no.pem cannot be read: "),
+        ("kind = 'https', tls = { ca = 'no.pem' }", "40: ca: no.pem: cannot be read: "),
         (
             "kind = 'https', tls = { ca = 'no.pem', verify = false }",
             "40: ca: nothing is verified by it; remove it, or verify",

@@ -1,6 +1,7 @@
-//! What operators are told of requests that Steerage could not have answered by a backend.
+//! What operators are told of requests that Steerage could not have answered by a backend, and of what a
+//! backend's TLS has wrong, whether or not another one answered.
 //!
-//! One line for a service, a backend and a class of error within [`PAUSE`]; those that are kept back
+//! One line for a service, a backend and a class of error within [`PAUSE_MS`]; those that are kept back
 //! meanwhile are counted, and told with the next line, or when the pause is over. The table is bounded:
 //! of what has no place in it only the number is told.
 
@@ -24,6 +25,22 @@ pub(super) struct Kind {
     /// `None` if none could be asked.
     pub(super) backend: Option<SocketAddr>,
     pub(super) class: ErrorClass,
+    /// What is wrong with the backend; `None` where a request has failed.
+    pub(super) fault: Option<String>,
+}
+
+impl Kind {
+    fn backend(&self) -> String {
+        self.backend.map_or_else(|| "none".to_owned(), |backend| backend.to_string())
+    }
+
+    fn text(&self) -> &str {
+        self.fault.as_deref().unwrap_or(self.class.text())
+    }
+
+    fn what(&self) -> &'static str {
+        if self.fault.is_some() { "attempt" } else { "request" }
+    }
 }
 
 /// What has been told lately.
@@ -51,27 +68,25 @@ enum Say {
 impl Complaints {
     /// Tells of one, or counts it.
     pub(super) fn note(&self, kind: Kind, listener: &str, client: &str, now_ms: u64) {
-        let class = kind.class;
-        let backend = kind.backend.map_or_else(|| "none".to_owned(), |backend| backend.to_string());
-        let service = kind.service.clone();
-        if let Say::Line { suppressed } = self.decide(kind, now_ms) {
+        if let Say::Line { suppressed } = self.decide(&kind, now_ms) {
             warn!(
                 listener,
-                service,
-                backend,
+                service = kind.service,
+                backend = kind.backend(),
                 client,
-                status = class.status(),
-                cause = class.name(),
+                status = kind.class.status(),
+                cause = kind.class.name(),
                 suppressed,
-                "request failed: {}",
-                class.text()
+                "{} failed: {}",
+                kind.what(),
+                kind.text()
             );
         }
     }
 
-    fn decide(&self, kind: Kind, now_ms: u64) -> Say {
+    fn decide(&self, kind: &Kind, now_ms: u64) -> Say {
         let mut told = self.told.borrow_mut();
-        if let Some(last) = told.get_mut(&kind) {
+        if let Some(last) = told.get_mut(kind) {
             if now_ms < last.at_ms + PAUSE_MS {
                 last.suppressed += 1;
                 return Say::Nothing;
@@ -80,7 +95,7 @@ impl Complaints {
             return Say::Line { suppressed: std::mem::take(&mut last.suppressed) };
         }
         if told.len() < KINDS_MAX {
-            told.insert(kind, Told { at_ms: now_ms, suppressed: 0 });
+            told.insert(kind.clone(), Told { at_ms: now_ms, suppressed: 0 });
             return Say::Line { suppressed: 0 };
         }
         // The table is full of what failed within the last ten seconds: more lines tell nobody anything.
@@ -90,14 +105,14 @@ impl Complaints {
     /// Forgets what is over, and tells the number of those that were kept back.
     pub(super) fn sweep(&self, now_ms: u64) {
         for (kind, suppressed) in self.over(now_ms) {
-            let backend = kind.backend.map(|backend| backend.to_string());
             warn!(
                 service = kind.service,
-                backend = backend.as_deref().unwrap_or("none"),
+                backend = kind.backend(),
                 cause = kind.class.name(),
                 suppressed,
-                "further requests failed: {}",
-                kind.class.text()
+                "further {}s failed: {}",
+                kind.what(),
+                kind.text()
             );
         }
     }
@@ -120,39 +135,39 @@ mod tests {
 
     fn kind(port: u16) -> Kind {
         let backend = Some(SocketAddr::from(([10, 0, 0, 1], port)));
-        Kind { service: "app".into(), backend, class: ErrorClass::Connect }
+        Kind { service: "app".into(), backend, class: ErrorClass::Connect, fault: None }
     }
 
     #[test]
     fn one_line_stands_for_many() {
         let complaints = Complaints::default();
-        assert_eq!(complaints.decide(kind(1), 5), Say::Line { suppressed: 0 });
+        assert_eq!(complaints.decide(&kind(1), 5), Say::Line { suppressed: 0 });
         for at in 0..7 {
-            assert_eq!(complaints.decide(kind(1), 6 + at), Say::Nothing);
+            assert_eq!(complaints.decide(&kind(1), 6 + at), Say::Nothing);
         }
-        assert_eq!(complaints.decide(kind(2), 20), Say::Line { suppressed: 0 });
-        assert_eq!(complaints.decide(kind(1), 5 + PAUSE_MS), Say::Line { suppressed: 7 });
-        assert_eq!(complaints.decide(kind(1), 6 + PAUSE_MS), Say::Nothing);
+        assert_eq!(complaints.decide(&kind(2), 20), Say::Line { suppressed: 0 });
+        assert_eq!(complaints.decide(&kind(1), 5 + PAUSE_MS), Say::Line { suppressed: 7 });
+        assert_eq!(complaints.decide(&kind(1), 6 + PAUSE_MS), Say::Nothing);
     }
 
     #[test]
     fn what_was_kept_back_is_told_when_the_pause_is_over() {
         let complaints = Complaints::default();
-        complaints.decide(kind(1), 0);
-        complaints.decide(kind(1), 1);
-        complaints.decide(kind(2), 1);
+        complaints.decide(&kind(1), 0);
+        complaints.decide(&kind(1), 1);
+        complaints.decide(&kind(2), 1);
         assert_eq!(complaints.over(PAUSE_MS - 1), []);
         assert_eq!(complaints.over(PAUSE_MS + 1), [(kind(1), 1)]);
-        assert_eq!(complaints.decide(kind(1), PAUSE_MS + 2), Say::Line { suppressed: 0 });
+        assert_eq!(complaints.decide(&kind(1), PAUSE_MS + 2), Say::Line { suppressed: 0 });
     }
 
     #[test]
     fn the_table_is_bounded() {
         let complaints = Complaints::default();
         for port in 0..=KINDS_MAX as u16 {
-            complaints.decide(kind(port), 0);
+            complaints.decide(&kind(port), 0);
         }
         assert_eq!(complaints.told.borrow().len(), KINDS_MAX);
-        assert_eq!(complaints.decide(kind(KINDS_MAX as u16), 0), Say::Nothing);
+        assert_eq!(complaints.decide(&kind(KINDS_MAX as u16), 0), Say::Nothing);
     }
 }

@@ -406,7 +406,7 @@ enum End {
 
 /// Serves a client until one side ends the connection.
 pub async fn serve(door: Rc<Door>, stream: Stream, mut caller: Caller) {
-    let (proxy, front_index) = door.inside();
+    let (mut proxy, mut front_index) = door.inside();
     let front = &proxy.fronts[front_index];
     let address = caller.address.ip().to_canonical();
     let Ok(_member) = front.crowd.admit(address) else {
@@ -419,11 +419,18 @@ pub async fn serve(door: Rc<Door>, stream: Stream, mut caller: Caller) {
         }
         return;
     };
-    // A connection may outlive many configurations.
-    drop(proxy);
-    // Boxed: large beside what an idle connection needs.
-    let Some((stream, session)) = Box::pin(handshake(&door, stream, address)).await else { return };
-    let (proxy, front_index) = door.inside();
+    let (stream, session) = match front.tls {
+        None => (stream, None),
+        Some(_) => {
+            // Whoever takes long to begin holds no former configuration.
+            drop(proxy);
+            // Boxed: large beside what an idle connection needs.
+            let shaken = Box::pin(handshake(&door, stream, address)).await;
+            let Some((stream, session)) = shaken else { return };
+            (proxy, front_index) = door.inside();
+            (stream, Some(session))
+        }
+    };
     if let Some(connection) = stream.server_session().filter(|_| proxy.tells_of_tls()) {
         let identity = session.as_ref().and_then(|session| session.identity.as_ref());
         let subject = identity.and_then(|identity| identity.subject.to_str().ok());
@@ -433,6 +440,7 @@ pub async fn serve(door: Rc<Door>, stream: Stream, mut caller: Caller) {
     let gate = Rc::new(Gate::new(front.limits));
     let client = Client::new(door.clone(), &proxy, front, caller, &stream, session, gate.clone());
     let client = Rc::new(client);
+    // A connection may outlive many configurations.
     drop(proxy);
     let line = Line::new(stream, gate);
     let end = loop {

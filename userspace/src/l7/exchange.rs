@@ -307,7 +307,7 @@ impl Exchange<'_> {
             }
         } else if matches!(class.status(), 502..=504) {
             let service = self.target.service.name().to_owned();
-            let kind = Kind { service, backend: self.asked, class };
+            let kind = Kind { service, backend: self.asked, class, fault: None };
             let client = self.client.sender().address.to_str().unwrap_or_default();
             self.proxy.complaints.note(kind, &front.name, client, clock::now_ms());
         }

@@ -20,15 +20,15 @@ use crate::tls::Session;
 /// How long a client whose handshake failed may take to read why.
 const ALERT_LINGER: Duration = Duration::from_secs(1);
 
-/// Makes a connection one of TLS, if its listener speaks that; `None` if that came to nothing.
+/// Makes a connection one of TLS; `None` if that came to nothing.
 pub(super) async fn handshake(
     door: &Door,
     stream: Stream,
     address: IpAddr,
-) -> Option<(Stream, Option<Box<Session>>)> {
+) -> Option<(Stream, Box<Session>)> {
     let (proxy, front_index) = door.inside();
     let front = proxy.fronts[front_index].clone();
-    let Some(tls) = &front.tls else { return Some((stream, None)) };
+    let tls = front.tls.as_ref()?;
     if !front.handshakes.take(address, clock::now_ms()) {
         door.count_handshake(Handshake::RateLimited);
         proxy.note_offence(front_index, address);
@@ -44,7 +44,7 @@ pub(super) async fn handshake(
     match shaken.await {
         Some(Ok((stream, end, session))) => {
             door.count_handshake(end);
-            Some((stream, Some(Box::new(session))))
+            Some((stream, Box::new(session)))
         }
         Some(Err(failed)) => {
             door.count_handshake(failed.end);

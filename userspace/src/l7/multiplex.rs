@@ -17,27 +17,31 @@
 //! that the backend refused (RST_STREAM with REFUSED_STREAM), or did not see (GOAWAY with a lower last
 //! stream), from one that it may have seen.
 
+mod greeting;
+mod trunk;
+
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
-use hyper::client::conn::http2::{self, SendRequest};
+use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use steerage_common::abi::FailureClass;
 use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use tokio::sync::Notify;
 
+use self::greeting::{Executor, Greeting, STREAMS_UNTOLD};
+use self::trunk::{Crowd, Trunk};
+pub(super) use self::trunk::{Lane, Loss, tls_cause};
 use super::pool::{Meter, ms};
-use super::upload::RequestBody;
 use crate::config::model::{self, UpstreamProtocol};
-use crate::net::{self, Progress, Stream};
+use crate::net::{self, Stream};
 use crate::region::add;
 use crate::service::Random;
-use crate::tls::alert;
 use crate::tls::upstream::Agreed;
 
 /// What a backend may send on one stream before the client takes it. All streams together may have that:
@@ -49,9 +53,6 @@ const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// Length of a response's headers, as HTTP/2 counts them.
 const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
-
-/// Stands for the number of streams that a backend allows until its SETTINGS have come; none can say it.
-const STREAMS_UNTOLD: usize = 1 << 32;
 
 /// How long the answer to a ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -71,183 +72,6 @@ pub(super) struct Multiplex {
     crowd: Rc<Crowd>,
     /// What the backend agreed to last, where that is up to it.
     agreed: Cell<Option<Agreed>>,
-}
-
-/// The connections that there are, and who waits because there may be no more.
-#[derive(Debug, Default)]
-struct Crowd {
-    connections: Cell<usize>,
-    waiting: Cell<usize>,
-    room: Notify,
-}
-
-type Http2 = http2::Connection<TokioIo<Stream>, RequestBody, Executor>;
-
-/// A connection.
-#[derive(Debug)]
-struct Trunk {
-    sender: SendRequest<RequestBody>,
-    /// Polled by its task, and gone with its end; knows what the peer allows.
-    connection: Rc<RefCell<Option<Http2>>>,
-    meter: Rc<Meter>,
-    crowd: Rc<Crowd>,
-    streams: Cell<usize>,
-    expires_ms: u64,
-    requests_left: Cell<u64>,
-    /// Whether it has brought a response.
-    is_proven: Cell<bool>,
-    idle_since_ms: Cell<u64>,
-    /// Why it takes no new requests.
-    close: Cell<Option<Cause>>,
-    /// What the stream under it did.
-    progress: Progress,
-}
-
-impl Drop for Trunk {
-    fn drop(&mut self) {
-        let cause = self.close.get().or(self.progress.end()).unwrap_or(Cause::Abandoned);
-        add(&self.meter.cell().ends[cause as usize], 1);
-        self.meter.count(-1);
-        self.crowd.connections.set(self.crowd.connections.get() - 1);
-        self.crowd.room.notify_one();
-    }
-}
-
-/// One request's place on a connection, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Lane {
-    trunk: Rc<Trunk>,
-    is_reused: bool,
-}
-
-/// How a request on a lane ended without a response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Loss {
-    /// The backend did not and will not look at it.
-    Refused,
-    /// The same, and it takes no others on this connection.
-    GoneAway,
-    /// Its stream was reset.
-    Reset,
-    /// The connection ended.
-    Connection,
-    /// What came is no HTTP/2.
-    Protocol,
-}
-
-impl Loss {
-    /// What hyper's error means.
-    pub(super) fn of(error: &hyper::Error) -> Self {
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            if let Some(error) = cause.downcast_ref::<h2::Error>() {
-                return Self::of_h2(error);
-            }
-            source = cause.source();
-        }
-        Self::Connection
-    }
-
-    fn of_h2(error: &h2::Error) -> Self {
-        let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        // h2 gives a received GOAWAY as the error of those streams alone that are above its last one,
-        // and of those that were to be opened after it; the others go on.
-        if error.is_remote() && error.is_go_away() {
-            Self::GoneAway
-        } else if error.is_remote() && is_refused {
-            Self::Refused
-        } else if error.is_remote() {
-            Self::Reset
-        } else if error.is_library() {
-            Self::Protocol
-        } else if error.is_reset() {
-            // Ours: the request's body broke off.
-            Self::Reset
-        } else {
-            Self::Connection
-        }
-    }
-}
-
-impl Lane {
-    fn on(trunk: &Rc<Trunk>) -> Self {
-        trunk.streams.set(trunk.streams.get() + 1);
-        trunk.requests_left.set(trunk.requests_left.get().saturating_sub(1));
-        Self { trunk: trunk.clone(), is_reused: trunk.is_proven.get() }
-    }
-
-    pub(super) fn sender(&self) -> SendRequest<RequestBody> {
-        self.trunk.sender.clone()
-    }
-
-    /// Whether its connection has brought a response before.
-    pub(super) fn is_reused(&self) -> bool {
-        self.is_reused
-    }
-
-    /// Whether the backend takes extended `CONNECT`.
-    pub(super) fn takes_tunnels(&self) -> bool {
-        let connection = self.trunk.connection.borrow();
-        connection.as_ref().is_some_and(Http2::is_extended_connect_protocol_enabled)
-    }
-
-    /// Notes that a response came.
-    pub(super) fn is_answered(&self) {
-        self.trunk.is_proven.set(true);
-    }
-
-    /// Notes what a loss says of the connection.
-    pub(super) fn lost(&self, loss: Option<Loss>) {
-        let reason = match loss {
-            // A single stream's end says nothing of the others.
-            Some(Loss::Reset | Loss::Refused) => return,
-            Some(Loss::GoneAway) => Cause::Announced,
-            Some(Loss::Protocol) => Cause::Http2Protocol,
-            Some(Loss::Connection) | None => self.trunk.far_end(),
-        };
-        self.trunk.end(reason);
-    }
-}
-
-impl Drop for Lane {
-    fn drop(&mut self) {
-        self.trunk.streams.set(self.trunk.streams.get().saturating_sub(1));
-        self.trunk.idle_since_ms.set(net::clock::now_ms());
-        self.trunk.crowd.room.notify_one();
-    }
-}
-
-impl Trunk {
-    fn end(&self, reason: Cause) {
-        if self.close.get().is_none() {
-            self.close.set(Some(reason));
-        }
-    }
-
-    /// How the backend has ended it.
-    fn far_end(&self) -> Cause {
-        self.progress.end().unwrap_or(Cause::Abandoned)
-    }
-
-    /// Streams that the peer allows.
-    fn peer_allows(&self) -> usize {
-        self.connection.borrow().as_ref().map_or(0, Http2::current_max_send_streams)
-    }
-
-    /// Whether it takes one more request.
-    fn has_room(&self, now: u64, most: usize) -> bool {
-        if self.close.get().is_none() {
-            if self.sender.is_closed() {
-                self.end(self.far_end());
-            } else if self.requests_left.get() == 0 {
-                self.end(Cause::Requests);
-            } else if now >= self.expires_ms {
-                self.end(Cause::Age);
-            }
-        }
-        let streams = self.streams.get();
-        self.close.get().is_none() && streams < most && streams < self.peer_allows()
-    }
 }
 
 /// A connection that is being made, for all that wait for it.
@@ -385,7 +209,7 @@ impl Multiplex {
         let most = self.upstream.get().streams as usize;
         let open = self.open.borrow();
         let lane = Lane::on(open.iter().find(|trunk| trunk.has_room(now, most))?);
-        if lane.is_reused {
+        if lane.is_reused() {
             add(&self.meter.cell().connections_reused, 1);
         }
         Some(lane)
@@ -474,85 +298,11 @@ impl Drop for Leave<'_> {
     }
 }
 
-/// What TLS has to say of an error.
-pub(super) fn tls_cause(error: &hyper::Error) -> Option<&rustls::Error> {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(cause) = source {
-        // What h2 has inside it does not give as its source.
-        if let Some(io) = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io) {
-            return alert::cause_of(io);
-        }
-        source = cause.source();
-    }
-    alert::cause_of(error)
-}
-
 /// Why there is no connection.
 fn class_of(error: &hyper::Error) -> FailureClass {
     match Loss::of(error) {
         _ if tls_cause(error).is_some() => FailureClass::Tls,
         Loss::Protocol => FailureClass::Protocol,
         _ => FailureClass::Connect,
-    }
-}
-
-/// Waits for a backend's first words. hyper does not tell of them, so the task that reads them does.
-#[derive(Clone, Debug, Default)]
-struct Greeting(Rc<GreetingState>);
-
-#[derive(Debug, Default)]
-struct GreetingState {
-    is_over: Cell<bool>,
-    waiting: RefCell<Option<Waker>>,
-}
-
-impl Greeting {
-    async fn wait(&self, connection: &mut Http2) -> Result<(), FailureClass> {
-        let outcome = poll_fn(|cx| {
-            if let Poll::Ready(end) = Pin::new(&mut *connection).poll(cx) {
-                return Poll::Ready(Err(
-                    end.map_or_else(|e| class_of(&e), |()| FailureClass::Connect)
-                ));
-            }
-            if connection.current_max_send_streams() != STREAMS_UNTOLD {
-                return Poll::Ready(Ok(()));
-            }
-            *self.0.waiting.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        });
-        let outcome = outcome.await;
-        self.0.is_over.set(true);
-        outcome
-    }
-
-    /// Notes that something may have been read.
-    fn may_have_come(&self) {
-        if let Some(waiting) = self.0.waiting.take() {
-            waiting.wake();
-        }
-    }
-}
-
-/// Runs hyper's tasks beside the others of this thread.
-#[derive(Clone, Debug)]
-struct Executor(Greeting);
-
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Executor {
-    fn execute(&self, task: F) {
-        if self.0.0.is_over.get() {
-            net::spawn(task);
-            return;
-        }
-        // The first is the connection's own.
-        let greeting = self.0.clone();
-        net::spawn(async move {
-            let mut task = pin!(task);
-            poll_fn(|cx| {
-                let polled = task.as_mut().poll(cx);
-                greeting.may_have_come();
-                polled
-            })
-            .await;
-        });
     }
 }

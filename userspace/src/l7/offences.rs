@@ -1,20 +1,19 @@
 //! Which client addresses break a listener's limits again and again: those the packet programs are told of.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::IpAddr;
 
+use crate::addresses::{Addresses, share};
 use crate::config::model::Offenders;
 
-/// Addresses that one worker remembers the strikes of. When so many have some, those whose time is over are
-/// forgotten; while none is, no others are counted.
+/// Addresses that one worker remembers the strikes of.
 const ADDRESSES_MAX: usize = 4096;
 
 /// The strikes of all addresses, in this worker.
 #[derive(Debug, Default)]
 pub(super) struct Offences {
     rule: Cell<Option<Rule>>,
-    strikes: RefCell<HashMap<IpAddr, Strikes>>,
+    strikes: RefCell<Addresses<Strikes, ADDRESSES_MAX>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -32,9 +31,8 @@ struct Strikes {
 impl Offences {
     /// Counts by this rule from now on; its strikes are those of all `workers`, split evenly.
     pub(super) fn set(&self, rule: Option<&Offenders>, workers: usize) {
-        let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
         self.rule.set(rule.map(|rule| Rule {
-            strikes: rule.strikes.div_ceil(workers),
+            strikes: share(rule.strikes, workers),
             within_ms: rule.within.as_millis() as u64,
         }));
     }
@@ -44,21 +42,15 @@ impl Offences {
         let Some(rule) = self.rule.get() else { return false };
         let is_over = |strikes: &Strikes| now_ms.saturating_sub(strikes.since_ms) > rule.within_ms;
         let mut all = self.strikes.borrow_mut();
-        if all.len() >= ADDRESSES_MAX && !all.contains_key(&address) {
-            all.retain(|_, strikes| !is_over(strikes));
-            if all.len() >= ADDRESSES_MAX {
-                return false;
-            }
-        }
         let none = Strikes { since_ms: now_ms, count: 0 };
-        let strikes = all.entry(address).or_insert(none);
+        let Some(strikes) = all.of(address, none, is_over) else { return false };
         if is_over(strikes) {
             *strikes = none;
         }
         strikes.count += 1;
         let is_too_many = strikes.count >= rule.strikes;
         if is_too_many {
-            all.remove(&address);
+            all.forget(address);
         }
         is_too_many
     }
@@ -114,6 +106,6 @@ mod tests {
     fn without_a_rule_nothing_is_counted() {
         let offences = Offences::default();
         assert!(!(0..1000).any(|now| offences.strike(ONE, now)));
-        assert!(offences.strikes.borrow().is_empty());
+        assert_eq!(offences.strikes.borrow().len(), 0);
     }
 }

@@ -395,9 +395,18 @@ impl Inner {
         self.socket.try_write(&all[..=count])
     }
 
-    /// The first cause stays. Who does not take what there is for it has hung up, whatever way that was.
+    /// The first cause stays. Who does not take what there is for it has hung up, whatever way that was,
+    /// and whether or not it first said that it sends no more.
     fn note_end(&mut self, cause: Cause) {
-        self.end.get_or_insert(if self.is_blocked { Cause::HungUp } else { cause });
+        const LAST_WORDS: [Cause; 3] =
+            [Cause::Eof, Cause::CloseNotify, Cause::EofWithoutCloseNotify];
+        let has_parted = self.end.is_some_and(|end| LAST_WORDS.contains(&end));
+        match self.end {
+            _ if has_parted && cause == Cause::Reset => self.end = Some(Cause::HungUp),
+            None if self.is_blocked => self.end = Some(Cause::HungUp),
+            None => self.end = Some(cause),
+            Some(_) => {}
+        }
     }
 
     fn note_received(&mut self, bytes: usize) {
@@ -408,14 +417,6 @@ impl Inner {
 
     /// Forgets what can't be sent any more.
     fn fail(&mut self, error: io::Error) -> io::Error {
-        let was_last_word = matches!(
-            self.end,
-            Some(Cause::Eof | Cause::CloseNotify | Cause::EofWithoutCloseNotify)
-        );
-        if was_last_word {
-            // It said that it sends no more, and did not wait for what there was for it.
-            self.end = Some(Cause::HungUp);
-        }
         self.note_end(Cause::Reset);
         let unsent = self.waiting().len();
         if unsent != 0 {

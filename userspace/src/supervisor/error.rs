@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::tls::pair::Fault;
+use crate::pem::Fault;
 
 /// Why the supervisor could not start or go on. Each message names the thing, the place and the
 /// remedy.

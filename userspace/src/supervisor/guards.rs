@@ -117,8 +117,7 @@ fn guarding(guard: &Guard, scope: &str, cpus: u32) -> Guarding {
 }
 
 fn rate(rate: Rate) -> abi::Rate {
-    let interval_ns = 1_000_000_000 / u64::from(rate.rate);
-    abi::Rate { interval_ns, burst_ns: interval_ns * u64::from(rate.burst) }
+    abi::Rate::per_second(rate.rate, rate.burst)
 }
 
 fn per_window(per_second: u32) -> u32 {

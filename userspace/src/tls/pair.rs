@@ -5,14 +5,10 @@
 //! and what its authority says of it (`ocsp`) is an answer.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -23,10 +19,8 @@ use zeroize::Zeroizing;
 use super::identity;
 use super::names::Names;
 use crate::config::model::CertificateFiles;
+use crate::pem::{self, Fault, Why};
 use crate::stats::table::date;
-
-/// The longest file that is read.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// How an OCSP answer begins that is one: a sequence whose first member is the status "successful"
 /// (RFC 6960, 4.2.1).
@@ -67,124 +61,35 @@ pub struct Facts {
     pub not_after: i64,
 }
 
-/// What is wrong with a certificate's files.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {why}", file.display())]
-pub struct Fault {
-    /// The file.
-    pub file: PathBuf,
-    /// What is wrong, and what would be right.
-    pub why: Why,
-}
-
-/// See [`Fault`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Why {
-    /// It can't be read.
-    #[error("cannot be read: {0}")]
-    Unreadable(String),
-    /// It is longer than any certificate.
-    #[error("has more than {FILE_BYTES_MAX} bytes: it is no certificate and no key")]
-    TooLong,
-    /// There is no certificate in it.
-    #[error("has no certificate; it must have \"-----BEGIN CERTIFICATE-----\"")]
-    NoCertificate,
-    /// A certificate is none.
-    #[error("certificate {at} of it cannot be parsed: {error}")]
-    Certificate {
-        /// Which one, from 1.
-        at: usize,
-        /// What is wrong.
-        error: String,
-    },
-    /// There is no key in it.
-    #[error(
-        "has no private key that is understood: {0}; it must be PKCS #8, PKCS #1 or SEC1 in PEM, without a password"
-    )]
-    NoKey(String),
-    /// The key is another one's.
-    #[error("is not the key of {}", .0.display())]
-    OtherKey(PathBuf),
-    /// The certificate is over.
-    #[error("expired at {0}")]
-    Expired(String),
-    /// The certificate's time has not come.
-    #[error("is not valid before {0}")]
-    NotYet(String),
-    /// There is no OCSP answer in it.
-    #[error("is no successful OCSP response in DER")]
-    Ocsp,
-}
-
-impl Why {
-    /// Whether time alone is what is wrong.
-    #[must_use]
-    pub const fn is_time(&self) -> bool {
-        matches!(self, Self::Expired(_) | Self::NotYet(_))
-    }
-}
-
 impl Pair {
     /// Reads the files and checks all but the time.
     ///
     /// # Errors
     /// What is wrong with them.
     pub fn read(files: &CertificateFiles) -> Result<(Self, Facts), Fault> {
-        let chain = text(&files.cert)?;
-        let key = Zeroizing::new(text(&files.key)?);
-        let ocsp = files.ocsp.as_deref().map(bytes).transpose()?;
+        let text = |file: &Path| pem::text(file).map_err(|why| why.of(file));
+        let (chain, key) = (text(&files.cert)?, Zeroizing::new(text(&files.key)?));
+        let ocsp = files.ocsp.as_deref();
+        let ocsp = ocsp.map(|file| pem::bytes(file).map_err(|why| why.of(file))).transpose()?;
         let pair = Self { chain, key, ocsp };
-        let fault = |file: &Path, why| Fault { file: file.to_owned(), why };
-        let facts = Facts::of(&pair.certificates().map_err(|why| fault(&files.cert, why))?);
-        let facts = facts.map_err(|why| fault(&files.cert, why))?;
-        pair.certified().map_err(|why| match why {
-            Why::OtherKey(_) => fault(&files.key, Why::OtherKey(files.cert.clone())),
-            Why::NoKey(_) => fault(&files.key, why),
-            why => fault(&files.cert, why),
+        let facts = pem::certificates(&pair.chain).and_then(|chain| Facts::of(&chain));
+        let facts = facts.map_err(|why| why.of(&files.cert))?;
+        pair.certified(&files.cert).map_err(|why| match why {
+            Why::OtherKey(_) | Why::NoKey(_) => why.of(&files.key),
+            why => why.of(&files.cert),
         })?;
         if let (Some(file), Some(answer)) = (&files.ocsp, &pair.ocsp)
             && !is_successful(answer)
         {
-            return Err(fault(file, Why::Ocsp));
+            return Err(Why::Ocsp.of(file));
         }
         Ok((pair, facts))
     }
 
-    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, Why> {
-        let read = CertificateDer::pem_slice_iter(self.chain.as_bytes());
-        let parsed = read.enumerate().map(|(at, certificate)| {
-            let error = |error: &dyn fmt::Display| Why::Certificate {
-                at: at + 1,
-                error: error.to_string(),
-            };
-            let certificate = certificate.map_err(|why| error(&why))?;
-            X509Certificate::from_der(&certificate).map_err(|why| error(&why))?;
-            Ok(certificate)
-        });
-        let certificates = parsed.collect::<Result<Vec<_>, _>>()?;
-        if certificates.is_empty() { Err(Why::NoCertificate) } else { Ok(certificates) }
-    }
-
-    /// As rustls has it.
-    ///
-    /// # Errors
-    /// If it is not a certificate and its key.
-    pub fn certified(&self) -> Result<CertifiedKey, Why> {
-        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(|error| {
-            Why::NoKey(match error {
-                pem::Error::NoItemsFound => "there is none".into(),
-                other => other.to_string(),
-            })
-        })?;
-        let provider = aws_lc_rs::default_provider();
-        let certified = CertifiedKey::from_der(self.certificates()?, key, &provider);
-        let mut certified = certified.map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => Why::OtherKey(PathBuf::new()),
-            rustls::Error::InvalidCertificate(error) => {
-                Why::Certificate { at: 1, error: error.to_string() }
-            }
-            other => Why::NoKey(other.to_string()),
-        })?;
+    /// As rustls has it; `cert` is where it is from.
+    fn certified(&self, cert: &Path) -> Result<CertifiedKey, Why> {
+        let chain = pem::certificates(&self.chain)?;
+        let mut certified = pem::certified(chain, pem::key(&self.key)?, cert)?;
         certified.ocsp.clone_from(&self.ocsp);
         Ok(certified)
     }
@@ -194,7 +99,7 @@ impl Pair {
     /// # Errors
     /// If it is not a certificate and its key.
     pub fn open(&self) -> Result<(Arc<CertifiedKey>, Names), Why> {
-        let certified = self.certified()?;
+        let certified = self.certified(Path::new(""))?;
         let facts = Facts::of(&certified.cert)?;
         Ok((Arc::new(certified), facts.names))
     }
@@ -236,25 +141,6 @@ impl Facts {
         }
         Ok(())
     }
-}
-
-fn bytes(path: &Path) -> Result<Vec<u8>, Fault> {
-    let unreadable =
-        |error: io::Error| Fault { file: path.to_owned(), why: Why::Unreadable(error.to_string()) };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(unreadable)?;
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(Fault { file: path.to_owned(), why: Why::TooLong });
-    }
-    Ok(bytes)
-}
-
-fn text(path: &Path) -> Result<String, Fault> {
-    String::from_utf8(bytes(path)?).map_err(|_| Fault {
-        file: path.to_owned(),
-        why: Why::Unreadable("it is not text; PEM is".into()),
-    })
 }
 
 fn is_successful(answer: &[u8]) -> bool {

@@ -1,72 +1,46 @@
 //! How many handshakes one address may begin: a token bucket each, in this worker.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::IpAddr;
 
+use steerage_common::abi;
+use steerage_common::guard;
+
+use crate::addresses::{Addresses, share};
 use crate::config::model::Rate;
 
-/// Addresses that one worker has buckets of. When so many have one, full ones are forgotten, which says the
-/// same as none; while none is full, addresses without one may not begin.
+/// Addresses that one worker has buckets of. A full bucket says the same as none; while none is full,
+/// addresses without one may not begin.
 const ADDRESSES_MAX: usize = 16_384;
-
-/// A thousandth of a handshake.
-const UNIT: u64 = 1000;
 
 /// The buckets of all addresses.
 #[derive(Debug, Default)]
 pub struct Buckets {
     /// This worker's share; `None` for any number, and then none is counted.
-    rate: Cell<Option<Rate>>,
-    levels: RefCell<HashMap<IpAddr, Level>>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Level {
-    units: u64,
-    at_ms: u64,
-}
-
-impl Level {
-    /// What has run in since, up to the brim.
-    fn filled(self, rate: Rate, now_ms: u64) -> Self {
-        let since = now_ms.saturating_sub(self.at_ms);
-        // A rate a second is as many thousandths a millisecond.
-        let came = since.saturating_mul(u64::from(rate.rate));
-        let brim = u64::from(rate.burst) * UNIT;
-        Self { units: self.units.saturating_add(came).min(brim), at_ms: now_ms }
-    }
+    rate: Cell<Option<abi::Rate>>,
+    /// As [`guard::take`] has them.
+    buckets: RefCell<Addresses<u64, ADDRESSES_MAX>>,
 }
 
 impl Buckets {
     /// Counts by this rate from now on; it is that of all `workers`, split evenly.
     pub fn set(&self, rate: Option<Rate>, workers: usize) {
-        let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
-        self.rate.set(rate.map(|rate| Rate {
-            rate: rate.rate.div_ceil(workers),
-            burst: rate.burst.div_ceil(workers),
-        }));
+        let share = |number| share(number, workers);
+        self.rate.set(rate.map(|rate| abi::Rate::per_second(share(rate.rate), share(rate.burst))));
     }
 
     /// Takes a handshake from the address's bucket, if there is one in it.
     pub fn take(&self, address: IpAddr, now_ms: u64) -> bool {
         let Some(rate) = self.rate.get() else { return true };
-        let brim = u64::from(rate.burst) * UNIT;
-        let mut levels = self.levels.borrow_mut();
-        if levels.len() >= ADDRESSES_MAX && !levels.contains_key(&address) {
-            levels.retain(|_, level| level.filled(rate, now_ms).units < brim);
-            if levels.len() >= ADDRESSES_MAX {
-                return false;
-            }
+        let now_ns = now_ms * 1_000_000;
+        let mut buckets = self.buckets.borrow_mut();
+        let is_full = |full_at: &u64| *full_at <= now_ns;
+        let Some(bucket) = buckets.of(address, 0, is_full) else { return false };
+        let taken = guard::take(*bucket, now_ns, &rate);
+        if let Some(then) = taken {
+            *bucket = then;
         }
-        let full = Level { units: brim, at_ms: now_ms };
-        let level = levels.entry(address).or_insert(full);
-        *level = level.filled(rate, now_ms);
-        let has_one = level.units >= UNIT;
-        if has_one {
-            level.units -= UNIT;
-        }
-        has_one
+        taken.is_some()
     }
 }
 
@@ -107,13 +81,13 @@ mod tests {
         assert!(!buckets.take(ONE, 0), "there is no room");
         assert!(buckets.take(address(0), 0), "who is known goes on");
         assert!(buckets.take(ONE, 1000), "full buckets are forgotten");
-        assert!(buckets.levels.borrow().len() <= 2);
+        assert!(buckets.buckets.borrow().len() <= 2);
     }
 
     #[test]
     fn without_a_rate_nothing_is_counted() {
         let buckets = Buckets::default();
         assert!((0..1000).all(|_| buckets.take(ONE, 0)));
-        assert!(buckets.levels.borrow().is_empty());
+        assert!(buckets.buckets.borrow().len() == 0);
     }
 }

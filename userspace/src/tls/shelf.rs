@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::pair::{Facts, Fault, Pair};
+use super::pair::{Facts, Pair};
 use crate::config::Model;
 use crate::config::model::CertificateFiles;
+use crate::pem::Fault;
 
 /// The pairs of a configuration, by their files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,6 +10,7 @@ mod floods;
 mod harness;
 mod hostile;
 mod http2;
+mod ledger;
 mod life;
 mod passed;
 mod passthrough;

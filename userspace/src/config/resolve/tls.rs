@@ -212,7 +212,7 @@ mod tests {
                 "https",
                 &format!("{ONE}\nclient_auth = {{ mode = 'optional', ca = 'none.pem' }}"),
                 5,
-                "ca: /etc/steerage/none.pem cannot be read",
+                "ca: /etc/steerage/none.pem: cannot be read",
             ),
             (
                 "https",

@@ -5,15 +5,14 @@ use std::ops::Range;
 use std::path::Path;
 
 use rustls::RootCertStore;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::{CertificateDer, ServerName};
 use toml::Spanned;
+use zeroize::Zeroizing;
 
 use super::Resolver;
 use crate::config::model::{Authorities, ClientCertificate, Trust, UpstreamTls};
 use crate::config::schema;
+use crate::pem::{self, Fault, Why};
 
 impl Resolver<'_> {
     /// `else_name` is the name where the table has none, with its place in the file.
@@ -53,14 +52,14 @@ impl Resolver<'_> {
         }
     }
 
-    pub(super) fn authorities(&self, file: &str) -> Result<Authorities, String> {
+    pub(super) fn authorities(&self, file: &str) -> Result<Authorities, Fault> {
         let path = self.directory.join(file);
-        let shown = path.display();
         let certificates = certificates(&path)?;
         let mut roots = RootCertStore::empty();
-        for certificate in &certificates {
+        for (at, certificate) in (1..).zip(&certificates) {
             let added = roots.add(certificate.clone());
-            added.map_err(|error| format!("{shown} has a certificate that is none: {error}"))?;
+            let none = |error: rustls::Error| Why::Certificate { at, error: error.to_string() };
+            added.map_err(|error| none(error).of(&path))?;
         }
         let certificates = certificates.into_iter().map(|certificate| certificate.to_vec());
         Ok(Authorities { file: path, certificates: certificates.collect() })
@@ -87,12 +86,14 @@ impl Resolver<'_> {
         let (cert_path, key_path) =
             (self.directory.join(cert.get_ref()), self.directory.join(key.get_ref()));
         let chain = certificates(&cert_path);
-        if let Err(message) = &chain {
-            self.problem(cert.span(), format!("cert: {message}"));
+        if let Err(fault) = &chain {
+            self.problem(cert.span(), format!("cert: {fault}"));
         }
         let chain = chain.ok()?;
-        if let Err(message) = check_key(&key_path, &chain, &cert_path) {
-            self.problem(key.span(), format!("key: {message}"));
+        let pair = pem::text(&key_path).and_then(|text| pem::key(&Zeroizing::new(text)));
+        let pair = pair.and_then(|key| pem::certified(chain.clone(), key, &cert_path));
+        if let Err(why) = pair {
+            self.problem(key.span(), format!("key: {}", why.of(&key_path)));
             return None;
         }
         let chain = chain.into_iter().map(|certificate| certificate.to_vec()).collect();
@@ -101,29 +102,7 @@ impl Resolver<'_> {
 }
 
 /// The certificates in a file; at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let shown = path.display();
-    let read = CertificateDer::pem_file_iter(path);
-    let read = read.and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certificates = read.map_err(|error| format!("{shown} cannot be read: {error}"))?;
-    if certificates.is_empty() {
-        return Err(format!("{shown} has no certificate"));
-    }
-    Ok(certificates)
-}
-
-/// Whether the key is one, and that of the chain's first certificate.
-fn check_key(path: &Path, chain: &[CertificateDer<'static>], cert: &Path) -> Result<(), String> {
-    let shown = path.display();
-    let key = PrivateKeyDer::from_pem_file(path).map_err(|error| match error {
-        pem::Error::NoItemsFound => format!("{shown} has no private key"),
-        error => format!("{shown} cannot be read: {error}"),
-    })?;
-    match CertifiedKey::from_der(chain.to_vec(), key, &aws_lc_rs::default_provider()) {
-        Ok(_) => Ok(()),
-        Err(rustls::Error::InconsistentKeys(_)) => {
-            Err(format!("{shown} is not the key of the certificate in {}", cert.display()))
-        }
-        Err(error) => Err(format!("{shown} with {}: {error}", cert.display())),
-    }
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let read = pem::text(path).and_then(|text| pem::certificates(&text));
+    read.map_err(|why| why.of(path))
 }

@@ -1,6 +1,5 @@
 //! How a worker's connections to a backend are made secret.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,13 +9,10 @@ use rustls::{ClientConfig, Error};
 
 use super::{Failure, HTTP1, HTTP2, Keyring, config};
 use crate::config::model::{Backend, UpstreamProtocol, UpstreamTls};
-use crate::net::{Stream, clock};
+use crate::net::Stream;
 
 /// Sessions that are remembered of a backend; the library keeps as many of one name.
 const SESSIONS_MAX: usize = 8;
-
-/// One failed handshake of a backend is logged in so many milliseconds, unless it is another failure.
-const NOTE_EVERY_MS: u64 = 10_000;
 
 /// What a service's connections have in common.
 #[derive(Debug)]
@@ -35,8 +31,6 @@ pub struct Dialer {
     config: Arc<ClientConfig>,
     /// Offers HTTP/1.1 alone.
     plain: Arc<ClientConfig>,
-    /// When a failure was logged last, and which.
-    noted: RefCell<(u64, String)>,
 }
 
 /// The protocol that both ends agreed on.
@@ -103,7 +97,6 @@ impl Identity {
             name,
             config: Arc::new(config),
             plain: Arc::new(plain),
-            noted: RefCell::default(),
         })
     }
 }
@@ -125,16 +118,5 @@ impl Dialer {
             return Err(Failure::NoHttp2);
         }
         Ok(stream)
-    }
-
-    /// Whether a failure is to be logged: not the same one again and again.
-    pub fn is_news(&self, failure: &str) -> bool {
-        let now = clock::now_ms();
-        let mut noted = self.noted.borrow_mut();
-        let is_news = noted.1 != failure || now >= noted.0.saturating_add(NOTE_EVERY_MS);
-        if is_news {
-            *noted = (now, failure.to_owned());
-        }
-        is_news
     }
 }

@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
 
 use rustls::Error;
 use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::{self, PemObject as _};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+use zeroize::Zeroizing;
 
 use super::config;
 use crate::config::model::{ClientCertificate, Model, Trust, UpstreamTls};
+use crate::pem::{self, Fault};
 
 /// Private keys, and the authorities of the system.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,14 +40,12 @@ impl fmt::Debug for Key {
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// The file can't be read, or has no key.
-    #[error("service {service:?}: the key {} cannot be read: {source}", path.display())]
+    #[error("service {service:?}: {source}")]
     File {
         /// The service.
         service: String,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: pem::Error,
+        /// What is wrong with the file.
+        source: Fault,
     },
     /// The parts do not make a client: the file has changed since it was looked at, say.
     #[error("service {service:?}: no client for TLS can be made of its files: {source}")]
@@ -68,7 +66,7 @@ impl Keyring {
     pub fn fill(model: &Model, former: &Self) -> Result<Self, Unreadable> {
         let known: HashMap<_, _> = former.keys.iter().map(|key| (&key.certificate, key)).collect();
         let mut ring = Self::default();
-        for (service, tls) in all(model) {
+        for (service, tls) in spoken(model) {
             if tls.trust == Trust::System && ring.system.is_none() {
                 ring.system = Some(former.system.clone().unwrap_or_else(system));
             }
@@ -78,9 +76,8 @@ impl Keyring {
             {
                 let key = match known.get(certificate) {
                     Some(key) => (*key).clone(),
-                    None => read(client, certificate).map_err(|(path, source)| {
-                        Unreadable::File { service: service.into(), path, source }
-                    })?,
+                    None => read(client, certificate)
+                        .map_err(|source| Unreadable::File { service: service.into(), source })?,
                 };
                 ring.keys.push(key);
             }
@@ -109,7 +106,7 @@ impl Keyring {
 }
 
 /// Every way in which a model speaks TLS to backends, with the service's name.
-fn all(model: &Model) -> impl Iterator<Item = (&str, &UpstreamTls)> {
+pub fn spoken(model: &Model) -> impl Iterator<Item = (&str, &UpstreamTls)> {
     model.services.iter().flat_map(|service| {
         let probe = service.probe.as_ref().and_then(|probe| probe.check.kind.tls());
         let both = service.upstream_tls.iter().chain(probe);
@@ -117,9 +114,9 @@ fn all(model: &Model) -> impl Iterator<Item = (&str, &UpstreamTls)> {
     })
 }
 
-fn read(client: &ClientCertificate, certificate: &[u8]) -> Result<Key, (PathBuf, pem::Error)> {
-    let key = PrivateKeyDer::from_pem_file(&client.key);
-    let key = key.map_err(|source| (client.key.clone(), source))?;
+fn read(client: &ClientCertificate, certificate: &[u8]) -> Result<Key, Fault> {
+    let key = pem::text(&client.key).and_then(|text| pem::key(&Zeroizing::new(text)));
+    let key = key.map_err(|why| why.of(&client.key))?;
     Ok(Key { certificate: certificate.to_vec(), key: key.secret_der().to_vec() })
 }
 

@@ -1,19 +1,18 @@
 //! Requests whose backend connection is lost: which are sent again, and which must not be.
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use socket2::SockRef;
 use std::time::Duration;
 use steerage_common::abi::FailureClass;
-use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::replay::{Refusal, Rule};
 
 use super::harness::*;
+use super::ledger::Ledger;
 use super::value;
 
 fn replays(worker: &Worker, rule: Rule) -> u64 {
@@ -109,38 +108,8 @@ fn a_fresh_connection_that_is_lost_is_a_failure_and_tried_elsewhere_if_idempoten
 /// The race: the backend closes right after its response, while the next request is on its way.
 #[test]
 fn no_post_is_lost_or_doubled_when_the_backend_closes_kept_connections() {
-    let executed = Arc::new(Mutex::new(HashMap::<String, u32>::new()));
-    let seen = executed.clone();
-    let address = backend(move |mut stream| {
-        for _ in 0..3 {
-            let head = read_head(&mut stream);
-            if head.is_empty() {
-                return;
-            }
-            let body = String::from_utf8(read_body(&mut stream, &head)).unwrap();
-            *seen.lock().unwrap().entry(body).or_default() += 1;
-            let _ = stream.write_all(ok("done").as_bytes());
-        }
-    });
-    let worker = Worker::start(&[address]);
-    let mut client = worker.client();
-    let mut unproven = 0;
-    for number in 0..600 {
-        let id = format!("{number:08}");
-        client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n{id}"));
-        let response = client.response();
-        if response.status == 502 {
-            assert_eq!(header(&response.head, "x-steerage-error"), Some("stale_unproven"));
-            unproven += 1;
-        } else {
-            assert_eq!(response.status, 200);
-            assert_eq!(executed.lock().unwrap().get(&id), Some(&1), "{id}");
-        }
-    }
-    assert!(executed.lock().unwrap().values().all(|times| *times == 1));
-    assert_eq!(unproven, refusals(&worker, Refusal::Unproven));
-    assert_eq!(failures(&worker), 0);
-    let proven = [Rule::Unwritten, Rule::StaleProven].map(|rule| replays(&worker, rule));
-    let peer = value(&worker.cell(0).ends[Cause::Eof as usize]);
-    println!("replayed {proven:?}, unproven {unproven}, closed by the peer while idle {peer}");
+    let ledger = Ledger::default();
+    let seen = ledger.clone();
+    let address = backend(move |mut stream| seen.serve(&mut stream));
+    ledger.race(&Worker::start(&[address]));
 }

@@ -2,11 +2,10 @@
 
 mod peer;
 
-use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -16,6 +15,7 @@ use steerage_common::error::ErrorClass;
 use steerage_common::replay::{Refusal, Rule};
 
 use super::harness::*;
+use super::ledger::Ledger;
 use super::{gauge, value};
 use crate::config::model::{Trust, UpstreamProtocol, UpstreamTls};
 use peer::*;
@@ -306,44 +306,13 @@ fn a_kept_connection_lost_after_the_request_arrived_is_replayed_for_idempotent_o
 #[test]
 fn no_post_is_lost_or_doubled_when_the_backend_ends_kept_connections() {
     let known = Authority::new("Own");
-    let executed = Arc::new(Mutex::new(HashMap::<String, u32>::new()));
-    let (seen, turn) = (executed.clone(), AtomicUsize::new(0));
+    let (ledger, turn) = (Ledger::default(), AtomicUsize::new(0));
+    let seen = ledger.clone();
     let address = serving(known.server(NAME, NOW, false), move |tls| {
-        for _ in 0..3 {
-            let head = read_head(tls);
-            if head.is_empty() {
-                return;
-            }
-            let body = String::from_utf8(read_body(tls, &head)).unwrap();
-            *seen.lock().unwrap().entry(body).or_default() += 1;
-            let _ = tls.write_all(ok("done").as_bytes());
-        }
+        seen.serve(tls);
         End::ALL[turn.fetch_add(1, Ordering::Relaxed) % End::ALL.len()].make(tls);
     });
-    let worker = start(address, known.trusted());
-    let mut client = worker.client();
-    let mut unproven = 0;
-    for number in 0..600 {
-        let id = format!("{number:08}");
-        client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n{id}"));
-        let response = client.response();
-        if response.status == 502 {
-            assert_eq!(header(&response.head, "x-steerage-error"), Some("stale_unproven"));
-            unproven += 1;
-        } else {
-            assert_eq!(response.status, 200);
-            assert_eq!(executed.lock().unwrap().get(&id), Some(&1), "{id}");
-        }
-    }
-    assert!(executed.lock().unwrap().values().all(|times| *times == 1));
-    assert_eq!(unproven, value(&worker.cell(0).refusals[Refusal::Unproven as usize]));
-    let failed: u64 = FailureClass::ALL.iter().map(|class| failures(&worker, 0, *class)).sum();
-    assert_eq!(failed, 0, "a stale connection is nobody's failure");
-    let proven = [Rule::Unwritten, Rule::StaleProven].map(|rule| replays(&worker, rule));
-    let ends: Vec<_> =
-        Cause::ALL.iter().map(|cause| (cause.name(), closed(&worker, *cause))).collect();
-    let ends: Vec<_> = ends.iter().filter(|(_, count)| *count != 0).collect();
-    println!("replayed {proven:?}, unproven {unproven}, ends {ends:?}");
+    ledger.race(&start(address, known.trusted()));
 }
 
 /// The promise of `auto`: what the backend takes is what it is spoken to by, also when it changes its mind.
