@@ -11,13 +11,14 @@ use tracing::{error, info, warn};
 use super::Error;
 use super::view::View;
 use crate::config::Model;
-use crate::config::model::CertificateFiles;
+use crate::config::model::{CertificateFiles, Trust};
 use crate::config::plan::Change;
 use crate::region::Region;
 use crate::stats::table::date;
 use crate::tls::pair::Facts;
 use crate::tls::shelf::{Occasion, Stock};
 use crate::tls::ticket;
+use crate::tls::upstream::spoken;
 
 /// Days before a certificate's end at which operators are warned, the last first.
 const WARNED_AT: [i64; 3] = [1, 7, 30];
@@ -64,6 +65,12 @@ pub fn named(model: &Model) -> Vec<&Path> {
             named.extend(files.ocsp.as_deref());
         }
         named.extend(tls.client_auth.as_ref().map(|auth| &*auth.authorities.file));
+    }
+    for (_, tls) in spoken(model) {
+        if let Trust::Authorities(authorities) = &tls.trust {
+            named.push(&authorities.file);
+        }
+        named.extend(tls.client.iter().flat_map(|client| [&*client.cert, &*client.key]));
     }
     named.sort_unstable();
     named.dedup();

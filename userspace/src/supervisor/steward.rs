@@ -200,10 +200,11 @@ impl Steward {
             return;
         }
         // The text in force, not the file's: a renewal is no reason to take back what operators have
-        // changed. It holds authorities; while one can't be read certificates change nevertheless.
+        // changed. It holds authorities and the certificates that are shown to backends; while one of those
+        // can't be read, those that clients are shown change nevertheless.
         let parsed = self.source.parse(self.revisions.text());
         let model = parsed.unwrap_or_else(|error| {
-            error!(%error, "authorities stay as they are");
+            error!(%error, "authorities, and what backends are shown, stay as they are");
             self.asked.clone()
         });
         let former = self.view.stock();

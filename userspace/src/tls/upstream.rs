@@ -34,7 +34,7 @@ use crate::config::model::{TlsVersion, Trust, UpstreamTls};
 
 pub use dialer::{Agreed, Dialer, Identity};
 pub use failure::Failure;
-pub use keyring::{Keyring, Unreadable};
+pub use keyring::{Keyring, Unreadable, spoken};
 
 /// HTTP/1.1 by its ALPN name.
 pub const HTTP1: &[u8] = b"http/1.1";
