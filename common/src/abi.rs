@@ -16,10 +16,11 @@ use crate::cause::CAUSES_MAX;
 use crate::crew::LIVE_WORDS;
 use crate::error::CLASSES_MAX;
 use crate::handshake::HANDSHAKES_MAX;
+use crate::latency;
 use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SERVICES, SLOTS, TIERS, VIPS};
 
 /// Version of every layout in this file.
-pub const SCHEMA_VERSION: u32 = 8;
+pub const SCHEMA_VERSION: u32 = 9;
 
 /// `service` of a backend that is in the configuration no more and finishes what it has.
 pub const SERVICE_NONE: u16 = u16::MAX;
@@ -350,8 +351,6 @@ pub struct Cell {
     pub request_body_bytes: u64,
     /// Response body bytes received from the backend.
     pub response_body_bytes: u64,
-    /// Sum over responses of the time to the first byte, in microseconds.
-    pub first_byte_us: u64,
     /// Requests in flight now.
     pub active: u32,
     /// Idle pooled connections now.
@@ -366,8 +365,22 @@ pub struct Cell {
     pub window: [u64; WINDOW_BUCKETS],
     /// TLS handshakes by [`Handshake`].
     pub handshakes: [u64; HANDSHAKES],
+    /// 1 if there is anything in its [`Times`].
+    pub is_timed: u64,
     /// Zero.
     pub reserved: [u64; 2],
+}
+
+/// How long things took at one backend for one worker: what a [`Cell`] counts, timed. Parallel to the
+/// cells, but in memory of its own that is there only where it was written: the kernel would allocate
+/// all entries of a map at once.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Times {
+    /// How often each [`latency::Timer`] was in each bucket.
+    pub counts: [[u64; latency::BUCKETS]; latency::TIMERS],
+    /// Sum of all times of each, in microseconds.
+    pub sums_us: [u64; latency::TIMERS],
 }
 
 /// `SERVICES[service]`: what all workers share about one service.
@@ -1061,6 +1074,7 @@ const _: () = {
     assert!(offset_of!(WorkerLine, errors) == 64);
     assert!(size_of::<ListenerKey>() == 20);
     assert!(size_of::<Cell>() == 832);
+    assert!(size_of::<Times>() == 1376);
     assert!(size_of::<ServiceLine>() == 64);
     assert!(size_of::<VipKey>() == 20);
     assert!(size_of::<Vip>() == 16);

@@ -18,6 +18,7 @@
 //! - [`life`]: when a flow is over.
 //! - [`guard`]: what a source may do, and how it proves itself.
 //! - [`error`]: why a request is answered by Steerage itself.
+//! - [`latency`]: how long things took, in buckets.
 //! - [`replay`]: whether a request may be sent again.
 //! - [`hash`], [`checksum`], [`slot`], [`limits`]: the small parts.
 #![cfg_attr(not(any(test, loom)), no_std)]
@@ -36,6 +37,7 @@ pub mod guard;
 pub mod handshake;
 pub mod hash;
 pub mod health;
+pub mod latency;
 pub mod life;
 pub mod limits;
 pub mod maglev;

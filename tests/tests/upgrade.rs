@@ -62,6 +62,30 @@ fn processes(stand: &Stand) -> Vec<u32> {
     all
 }
 
+/// Responses of the backends, and how many of them were timed.
+#[derive(Debug, Default)]
+struct Counted {
+    responses: u64,
+    timed: u64,
+}
+
+impl Counted {
+    /// What is counted now, which is never less than it was.
+    fn next(&self, stand: &Stand) -> Self {
+        let status = stand.daemon.status().unwrap();
+        let services = status["services"].as_array().unwrap().iter();
+        let backends = services.flat_map(|service| service["backends"].as_array().unwrap());
+        let mut next = Self::default();
+        for l7 in backends.map(|backend| &backend["l7"]) {
+            let classes = l7["responses"].as_array().unwrap().iter();
+            next.responses += classes.map(|class| class["count"].as_u64().unwrap()).sum::<u64>();
+            next.timed += l7["total"]["count"].as_u64().unwrap();
+        }
+        assert!(next.responses >= self.responses && next.timed >= self.timed, "{self:?}, {next:?}");
+        next
+    }
+}
+
 #[test]
 fn five_upgrades_under_load_lose_no_request_and_no_flow() {
     let mut stand = stand();
@@ -72,8 +96,10 @@ fn five_upgrades_under_load_lose_no_request_and_no_flow() {
     download.send(format!("GET /bytes/{length} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
     let generation = |stand: &Stand| stand.daemon.status().unwrap()["generation"].as_u64().unwrap();
     let (first, begun) = (processes(&stand), generation(&stand));
+    let mut counted = Counted::default();
     for round in 0..5 {
         let former = stand.daemon.pid();
+        counted = counted.next(&stand);
         // Three times by command, then by signal.
         if round < 3 {
             let binary = (round == 1).then(|| daemon::binary().unwrap());
@@ -91,6 +117,7 @@ fn five_upgrades_under_load_lose_no_request_and_no_flow() {
         let held = fs::read_to_string(stand.scratch.join("steerage.pid")).unwrap();
         assert_eq!(held.trim(), stand.daemon.pid().to_string());
     }
+    counted.next(&stand);
     assert!(generation(&stand) > begun, "tables went on where they were");
     let body = download.response().unwrap();
     assert_eq!(body.digest, Pattern::digest(length));

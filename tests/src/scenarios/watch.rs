@@ -141,5 +141,6 @@ fn fds(pins: &Path) -> Result<Fds> {
         cells: fd("CELLS")?,
         tickets: fd("TICKETS")?,
         clients: fd("CLIENTS")?,
+        times: Fds::times(1)?,
     })
 }

@@ -159,6 +159,8 @@ impl Tables {
             cells,
             tickets: open("TICKETS")?,
             clients: open("CLIENTS")?,
+            // The daemon's own are in its memory; nobody looks at these.
+            times: Fds::times(workers).map_err(Error::io("making memory"))?,
         };
         Ok(Self {
             region: Region::map(&fds, workers).map_err(Error::io("mapping the tables"))?,

@@ -124,11 +124,11 @@ impl Kernel {
         })
     }
 
-    /// Descriptors of the shared region's maps.
+    /// Descriptors of the shared region's maps, and of the memory that goes with them.
     ///
     /// # Errors
     /// If there is no descriptor left.
-    pub fn region_fds(&self) -> Result<Fds, Error> {
+    pub fn region_fds(&self, times: OwnedFd) -> Result<Fds, Error> {
         Ok(Fds {
             control: self.fd("CONTROL")?,
             backends: self.fd("BACKENDS")?,
@@ -141,6 +141,7 @@ impl Kernel {
             cells: self.fd("CELLS")?,
             tickets: self.fd("TICKETS")?,
             clients: self.fd("CLIENTS")?,
+            times,
         })
     }
 

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use steerage_common::abi::FailureClass;
 use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
+use steerage_common::latency::Timer;
 use steerage_common::replay::{self, Evidence, Stage};
 
 use tokio::io::AsyncWriteExt as _;
@@ -124,7 +125,9 @@ impl Dial {
             let (began_us, fresh_us) = (clock::now_us(), now_us());
             let class = match self.connect(service.backends()[backend].address).await {
                 Ok(stream) => {
-                    service.responded(backend, clock::now_us().saturating_sub(began_us), false);
+                    let took_us = clock::now_us().saturating_sub(began_us);
+                    service.responded(backend, took_us, false);
+                    service.note_time(backend, Timer::Connect, took_us);
                     service.succeeded(backend);
                     let connect_us = now_us().saturating_sub(fresh_us);
                     return Ok((Line::new(hold, self.attempts, connect_us), stream));
@@ -152,8 +155,10 @@ impl Dial {
     /// none.
     async fn begin(&mut self, last: ErrorClass) -> Result<(Hold, bool), ErrorClass> {
         let mut stands = !self.target.queue.is_empty();
+        let mut stood_us = None;
         loop {
             if stands {
+                stood_us.get_or_insert_with(clock::now_us);
                 let target = &self.target;
                 self.place.get_or_insert_with(|| target.queue.stand(target.queue_timeout));
             }
@@ -170,6 +175,10 @@ impl Dial {
                 && let Some(hold) = Hold::begin(&self.target, pick.backend)
             {
                 self.place = None;
+                if let Some(stood_us) = stood_us {
+                    let us = clock::now_us().saturating_sub(stood_us);
+                    self.target.service.note_time(pick.backend, Timer::Queue, us);
+                }
                 return Ok((hold, pick.is_trial));
             }
             if pick.is_none() && !service.has_only_full(&criteria) {

@@ -25,6 +25,7 @@ use hyper::client::conn::TrySendError;
 use steerage_common::abi::FailureClass;
 use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
+use steerage_common::latency::Timer;
 use steerage_common::replay::{End, Refusal, Stage as Reached};
 
 use super::access::Record;
@@ -82,12 +83,16 @@ pub(super) struct Attempt {
     backend: usize,
     /// The body that must have passed whole before the connection can be used again.
     upload: Option<Rc<Upload>>,
+    /// When the request came, by [`clock::now_us`].
+    came_us: u64,
     /// When the response must have begun, by [`clock::now_ms`].
     deadline_ms: u64,
     /// Whether the breaker has heard of the outcome.
     is_judged: bool,
     /// Whether the response has begun: the request ends with this attempt.
     is_answered: bool,
+    /// Whether a tunnel opened with the response: what follows is no request.
+    is_tunnel: bool,
     /// What the access log is told.
     record: Option<Rc<Record>>,
     _hold: Hold,
@@ -101,7 +106,7 @@ impl Attempt {
         destination: Destination,
         backend: usize,
         upload: Option<Rc<Upload>>,
-        deadline_ms: u64,
+        (came_us, deadline_ms): (u64, u64),
         record: Option<Rc<Record>>,
     ) -> Option<Self> {
         let hold = Hold::begin(&target, backend)?;
@@ -114,9 +119,11 @@ impl Attempt {
             destination,
             backend,
             upload,
+            came_us,
             deadline_ms,
             is_judged: false,
             is_answered: false,
+            is_tunnel: false,
             record,
             _hold: hold,
         })
@@ -128,6 +135,12 @@ impl Attempt {
 
     pub(super) fn cell(&self) -> &region::Cell {
         self.target().service.cell(self.backend)
+    }
+
+    /// Notes how long something took that began at `since_us`.
+    fn note_time(&self, timer: Timer, since_us: u64) {
+        let us = clock::now_us().saturating_sub(since_us);
+        self.target().service.note_time(self.backend, timer, us);
     }
 
     fn failed(&self, class: FailureClass) {
@@ -174,7 +187,7 @@ impl Attempt {
         match self.within_first_byte(via.send(request)).await {
             Ok(Ok(response)) => {
                 let latency_us = clock::now_us().saturating_sub(began_us);
-                add(&self.cell().first_byte_us, latency_us);
+                self.target().service.note_time(self.backend, Timer::FirstByte, latency_us);
                 if let Some(record) = &self.record {
                     record.responded();
                 }
@@ -284,6 +297,7 @@ impl Attempt {
         }
         self.target().service.succeeded(self.backend);
         self.is_answered = true;
+        self.is_tunnel = true;
         if let Some(record) = &self.record {
             record.opens();
         }
@@ -442,6 +456,9 @@ impl Drop for Attempt {
         }
         if self.is_answered {
             self.client.request_ended();
+            if !self.is_tunnel {
+                self.note_time(Timer::Total, self.came_us);
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ use http::request;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use steerage_common::error::ErrorClass;
+use steerage_common::latency::Timer;
 use steerage_common::replay::{self, Evidence, Rule};
 
 use super::access::{Record, Recorded};
@@ -121,8 +122,12 @@ struct Exchange<'a> {
     wish: Option<Wish>,
     /// Whether executing it twice does no harm.
     is_idempotent: bool,
+    /// When it came, by [`clock::now_us`].
+    came_us: u64,
     /// When the response must have begun, by [`clock::now_ms`].
     deadline_ms: u64,
+    /// Since when it stands in line.
+    stood_us: Option<u64>,
     attempts: u32,
     stale_replays: u32,
     /// Backends that failed.
@@ -173,6 +178,7 @@ async fn forward(
     let hash = target.affinity.hash(&head, client.ip());
     let sticky = target.affinity.sticky(&head, &target.service);
     let first_byte_ms = destination.timeouts.first_byte.as_millis() as u64;
+    let came_us = clock::now_us();
     let mut exchange = Exchange {
         proxy,
         client,
@@ -181,7 +187,9 @@ async fn forward(
         head,
         upload,
         wish,
-        deadline_ms: clock::now_ms().saturating_add(first_byte_ms),
+        came_us,
+        deadline_ms: (came_us / 1000).saturating_add(first_byte_ms),
+        stood_us: None,
         attempts: 0,
         stale_replays: 0,
         tried: Vec::new(),
@@ -285,6 +293,10 @@ impl Exchange<'_> {
             match self.start() {
                 Start::Begun(attempt, pick) => {
                     self.place = None;
+                    if let Some(stood_us) = self.stood_us.take() {
+                        let us = clock::now_us().saturating_sub(stood_us);
+                        self.target.service.note_time(pick.backend, Timer::Queue, us);
+                    }
                     return Ok((attempt, pick));
                 }
                 Start::Nobody => return Err(last),
@@ -316,6 +328,7 @@ impl Exchange<'_> {
     /// Takes a place among those that wait.
     #[cold]
     fn stand(&mut self) {
+        self.stood_us.get_or_insert_with(clock::now_us);
         if let Some(record) = &self.record {
             record.stands();
         }
@@ -366,7 +379,7 @@ impl Exchange<'_> {
             self.destination.clone(),
             pick.backend,
             self.upload.clone(),
-            self.deadline_ms,
+            (self.came_us, self.deadline_ms),
             self.record.clone(),
         );
         attempt.map_or(Start::Full, |attempt| Start::Begun(attempt, pick))

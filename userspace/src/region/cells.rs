@@ -8,6 +8,7 @@ use steerage_common::cause::CAUSES_MAX;
 use steerage_common::crew::LIVE_WORDS;
 use steerage_common::error::CLASSES_MAX;
 use steerage_common::handshake::HANDSHAKES_MAX;
+use steerage_common::latency::{self, Timer};
 
 use super::segment::Shareable;
 
@@ -101,7 +102,6 @@ pub struct Cell {
     pub connections_reused: AtomicU64,
     pub request_body_bytes: AtomicU64,
     pub response_body_bytes: AtomicU64,
-    pub first_byte_us: AtomicU64,
     pub active: AtomicU32,
     pub idle: AtomicU32,
     pub ejections: AtomicU64,
@@ -109,7 +109,33 @@ pub struct Cell {
     pub tunnels: AtomicU32,
     pub window: [AtomicU64; abi::WINDOW_BUCKETS],
     pub handshakes: [AtomicU64; abi::HANDSHAKES],
+    pub is_timed: AtomicU64,
     reserved: [AtomicU64; 2],
+}
+
+/// [`abi::Times`].
+#[derive(Debug)]
+#[repr(C)]
+#[allow(missing_docs, reason = "documented in abi")]
+pub struct Times {
+    pub counts: [[AtomicU64; latency::BUCKETS]; latency::TIMERS],
+    pub sums_us: [AtomicU64; latency::TIMERS],
+}
+
+impl Times {
+    /// Counts a time, as [`add`] does.
+    #[inline]
+    pub(super) fn note(&self, timer: Timer, us: u64) {
+        add(&self.counts[timer as usize][latency::bucket(us)], 1);
+        add(&self.sums_us[timer as usize], us);
+    }
+
+    /// Makes all zero.
+    pub(super) fn clear(&self) {
+        for counter in self.counts.iter().flatten().chain(&self.sums_us) {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Cell {
@@ -135,8 +161,8 @@ impl Cell {
             &self.connections_reused,
             &self.request_body_bytes,
             &self.response_body_bytes,
-            &self.first_byte_us,
             &self.ejections,
+            &self.is_timed,
         ];
         for counter in lists.into_iter().flatten().chain(singles) {
             counter.store(0, Ordering::Relaxed);
@@ -165,6 +191,8 @@ unsafe impl Shareable for WorkerLine {}
 unsafe impl Shareable for ServiceLine {}
 // SAFETY: made of atomics only.
 unsafe impl Shareable for Cell {}
+// SAFETY: made of atomics only.
+unsafe impl Shareable for Times {}
 
 macro_rules! same_layout {
     ($($name:ident: $($field:ident),+;)+) => {
@@ -187,6 +215,7 @@ same_layout! {
     WorkerLine: pid, supervisor_epoch, seat, connections, active_requests, accepted, heartbeat_ms,
         busy_since_us, full, pending, reserved, errors, ends, stream_ends, handshakes, log_lines, log_dropped, reserved_end;
     ServiceLine: position, identity, panicking, ejection, slow_start_ticks, reserved;
+    Times: counts, sums_us;
     Cell: responses, failures, ends, replays, refusals, connections_created, connections_reused,
-        request_body_bytes, response_body_bytes, first_byte_us, active, idle, ejections, connections, tunnels, window, handshakes, reserved;
+        request_body_bytes, response_body_bytes, active, idle, ejections, connections, tunnels, window, handshakes, is_timed, reserved;
 }

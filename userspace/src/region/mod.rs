@@ -26,12 +26,13 @@ use serde::{Deserialize, Serialize};
 use steerage_common::abi::{self, CLIENT_BUCKETS, active_half};
 use steerage_common::crew;
 use steerage_common::health::{Event, Policy, Ticks, Word};
+use steerage_common::latency::Timer;
 use steerage_common::limits::{HEALTH_WORDS, SERVICES, SLOTS, SLOTS_PER_WORD, WORKERS};
 use steerage_common::publish::{self, Change};
 use steerage_common::slot::Slot;
 use steerage_common::steer::Standing;
 
-pub use cells::{Cell, Control, ServiceLine, WorkerLine, add};
+pub use cells::{Cell, Control, ServiceLine, Times, WorkerLine, add};
 pub use group::Group;
 use segment::Segment;
 pub use tickets::Tickets;
@@ -86,6 +87,8 @@ pub struct Fds {
     pub tickets: OwnedFd,
     /// `CLIENTS`.
     pub clients: OwnedFd,
+    /// [`abi::Times`]: always memory, parallel to `CELLS`.
+    pub times: OwnedFd,
 }
 
 impl Fds {
@@ -110,12 +113,23 @@ impl Fds {
                 "steerage-clients",
                 workers * CLIENT_BUCKETS * size_of::<abi::ClientBucket>(),
             )?,
+            times: Self::times(workers)?,
         })
+    }
+
+    /// Fresh memory for times, to go with the maps of a kernel half. Pages of it that nobody writes to
+    /// are not there.
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub fn times(workers: usize) -> io::Result<OwnedFd> {
+        let bytes = workers * SLOTS * size_of::<abi::Times>();
+        crate::sys::shared_memory("steerage-times", segment::page_rounded(bytes))
     }
 
     /// All descriptors, in the order of the fields.
     #[must_use]
-    pub fn all(&self) -> [BorrowedFd<'_>; 11] {
+    pub fn all(&self) -> [BorrowedFd<'_>; 12] {
         [
             self.control.as_fd(),
             self.backends.as_fd(),
@@ -128,12 +142,13 @@ impl Fds {
             self.cells.as_fd(),
             self.tickets.as_fd(),
             self.clients.as_fd(),
+            self.times.as_fd(),
         ]
     }
 
     /// The inverse of [`Fds::all`].
     #[must_use]
-    pub fn from_all(all: [OwnedFd; 11]) -> Self {
+    pub fn from_all(all: [OwnedFd; 12]) -> Self {
         let [
             control,
             backends,
@@ -146,6 +161,7 @@ impl Fds {
             cells,
             tickets,
             clients,
+            times,
         ] = all;
         Self {
             control,
@@ -159,6 +175,7 @@ impl Fds {
             cells,
             tickets,
             clients,
+            times,
         }
     }
 }
@@ -177,6 +194,7 @@ pub struct Region {
     cells: Segment<Cell>,
     tickets: Arc<Tickets>,
     clients: Segment<clients::Bucket>,
+    times: Segment<Times>,
 }
 
 impl Region {
@@ -197,6 +215,7 @@ impl Region {
             cells: Segment::map(&fds.cells, cell_workers * SLOTS)?,
             tickets: Arc::new(Tickets::map(&fds.tickets)?),
             clients: Segment::map(&fds.clients, cell_workers * CLIENT_BUCKETS)?,
+            times: Segment::map(&fds.times, cell_workers * SLOTS)?,
         })
     }
 
@@ -355,8 +374,32 @@ impl Region {
     /// Makes all workers' counters for a slot zero. Only while no worker writes them: nobody holds the slot.
     pub fn clear_cells(&self, slot: Slot) {
         for worker in 0..self.cell_workers() {
+            if let Some(times) = self.times(worker, slot) {
+                times.clear();
+            }
             self.cell(worker, slot).clear();
         }
+    }
+
+    /// How long things took a worker at a backend; `None` if nothing was timed: a look at memory that
+    /// nobody wrote to would bring its page into being.
+    ///
+    /// # Panics
+    /// If there is no room for `worker`.
+    #[must_use]
+    pub fn times(&self, worker: usize, slot: Slot) -> Option<&Times> {
+        let is_timed = self.cell(worker, slot).is_timed.load(Ordering::Relaxed) != 0;
+        is_timed.then(|| self.times.get(worker * SLOTS + slot.index()))
+    }
+
+    /// Notes how long something took a worker at a backend.
+    ///
+    /// # Panics
+    /// If there is no room for `worker`.
+    #[inline]
+    pub fn note_time(&self, worker: usize, slot: Slot, timer: Timer, us: u64) {
+        self.cell(worker, slot).is_timed.store(1, Ordering::Relaxed);
+        self.times.get(worker * SLOTS + slot.index()).note(timer, us);
     }
 
     /// A worker's line.

@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use steerage_common::health::{EPOCH_MASK, Policy, State};
+use steerage_common::latency::Timer;
 
 use crate::config::model::{self, Balance, Model, UpstreamProtocol};
 use crate::region::{self, Group, Region, Tenant};
@@ -362,6 +363,12 @@ impl Service {
     #[must_use]
     pub fn cell(&self, backend: usize) -> &region::Cell {
         self.region.cell(self.worker, self.backends[backend].tenant.slot())
+    }
+
+    /// Notes how long something took this worker at a backend.
+    #[inline]
+    pub fn note_time(&self, backend: usize, timer: Timer, us: u64) {
+        self.region.note_time(self.worker, self.backends[backend].tenant.slot(), timer, us);
     }
 
     /// The cells of all workers for a backend.

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::status::{Backend, Count, Histogram, L4, Status};
+use steerage_common::latency::bound_ns;
+
+use super::status::{Backend, Count, Histogram, L4, Latency, Status};
 
 /// The content type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -16,6 +18,7 @@ pub fn render(status: &Status) -> String {
     workers(&mut page, status);
     backend_health(&mut page, status);
     backend_l7(&mut page, status);
+    backend_times(&mut page, status);
     l4(&mut page, status);
     page.0
 }
@@ -211,7 +214,7 @@ fn backend_l7(page: &mut Page, status: &Status) {
         });
     }
     type Read = fn(&Backend) -> f64;
-    let plain: [(&str, &str, &str, Read); 10] = [
+    let plain: [(&str, &str, &str, Read); 9] = [
         ("steerage_backend_connections_created_total", "counter", "Connections opened.", |b| {
             b.l7.connections_created as f64
         }),
@@ -227,12 +230,6 @@ fn backend_l7(page: &mut Page, status: &Status) {
         ("steerage_backend_response_body_bytes_total", "counter", "Bytes from the backend.", |b| {
             b.l7.response_body_bytes as f64
         }),
-        (
-            "steerage_backend_first_byte_seconds_total",
-            "counter",
-            "Sum over responses of the time to the first byte.",
-            |b| b.l7.first_byte_seconds,
-        ),
         ("steerage_backend_active_requests", "gauge", "Requests in flight.", |b| {
             b.l7.active as f64
         }),
@@ -246,6 +243,42 @@ fn backend_l7(page: &mut Page, status: &Status) {
     for (name, kind, help, read) in plain {
         page.family(name, kind, help);
         each_backend(status, |backend, labels| page.sample(name, labels, read(backend)));
+    }
+}
+
+/// The buckets whose bounds are exported: enough to see an objective kept or missed, few enough that
+/// thousands of backends can be scraped.
+const EXPORTED: [usize; 13] = [4, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 32];
+
+fn backend_times(page: &mut Page, status: &Status) {
+    type Read = fn(&Backend) -> &Latency;
+    let timers: [(&str, &str, Read); 4] = [
+        ("steerage_backend_queue_seconds", "Waits in line for the backend.", |b| &b.l7.queue),
+        ("steerage_backend_connect_seconds", "The making of connections, with TLS.", |b| {
+            &b.l7.connect
+        }),
+        ("steerage_backend_first_byte_seconds", "Times until responses began.", |b| {
+            &b.l7.first_byte
+        }),
+        ("steerage_backend_request_seconds", "Whole times of requests.", |b| &b.l7.total),
+    ];
+    for (name, help, read) in timers {
+        page.family(name, "histogram", help);
+        let names = [format!("{name}_bucket"), format!("{name}_sum"), format!("{name}_count")];
+        each_backend(status, |backend, labels| {
+            let latency = read(backend);
+            if latency.count == 0 {
+                return;
+            }
+            for last in EXPORTED {
+                let below: u64 = latency.buckets[..=last].iter().sum();
+                let le = bound_ns(last) as f64 / 1e9;
+                page.sample(&names[0], &[labels[0], labels[1], ("le", &le.to_string())], below);
+            }
+            page.sample(&names[0], &[labels[0], labels[1], ("le", "+Inf")], latency.count);
+            page.sample(&names[1], labels, latency.seconds);
+            page.sample(&names[2], labels, latency.count);
+        });
     }
 }
 

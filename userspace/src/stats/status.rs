@@ -242,8 +242,14 @@ pub struct L7 {
     pub request_body_bytes: u64,
     /// Response body bytes.
     pub response_body_bytes: u64,
-    /// Sum of the times to the first byte, in seconds.
-    pub first_byte_seconds: f64,
+    /// How long requests and connections stood in line for it, those that did.
+    pub queue: Latency,
+    /// How long connections took to be made, with TLS.
+    pub connect: Latency,
+    /// How long responses took to begin.
+    pub first_byte: Latency,
+    /// How long requests took, from their coming to the end of the response; tunnels are not among them.
+    pub total: Latency,
     /// Requests in flight.
     pub active: u64,
     /// Idle pooled connections.
@@ -254,6 +260,23 @@ pub struct L7 {
     pub tunnels: u64,
     /// Ejections.
     pub ejections: u64,
+}
+
+/// How long something took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Latency {
+    /// How often.
+    pub count: u64,
+    /// The sum, in seconds.
+    pub seconds: f64,
+    /// The time that half of them did not pass, in microseconds; `None` of none.
+    pub p50_us: Option<u64>,
+    /// The time that 99 of a hundred did not pass, in microseconds.
+    pub p99_us: Option<u64>,
+    /// How often it took how long: [`steerage_common::latency`]. For metrics alone.
+    #[serde(skip)]
+    pub buckets: Vec<u64>,
 }
 
 impl L7 {

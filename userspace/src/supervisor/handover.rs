@@ -58,8 +58,10 @@ pub struct State {
     pub admin: PathBuf,
     /// Its metrics address.
     pub metrics: Option<SocketAddr>,
-    /// Lines for workers in its region, if that is plain memory.
-    pub memory_lines: Option<usize>,
+    /// Lines for workers in its region.
+    pub worker_lines: usize,
+    /// Whether the whole region is plain memory.
+    pub is_memory: bool,
     /// The places of its workers' sockets in the kernel's table.
     pub seats: Vec<usize>,
     /// Its listening sockets.
@@ -88,8 +90,8 @@ pub struct Open<'a> {
     pub admin: BorrowedFd<'a>,
     /// The metrics listener.
     pub metrics: Option<BorrowedFd<'a>>,
-    /// The region, if it is plain memory.
-    pub region: Option<&'a Fds>,
+    /// The region: what of it is not pinned is handed over.
+    pub region: &'a Fds,
     /// Parallel to [`State::sockets`].
     pub sockets: Vec<BorrowedFd<'a>>,
 }
@@ -102,14 +104,24 @@ pub fn send(channel: &UnixStream, state: &State, open: &Open<'_>) -> io::Result<
     let memory = crate::sys::sealed_memory("steerage-handover", &serde_json::to_vec(state)?)?;
     let mut fds = vec![memory.as_fd(), open.pid_file, open.admin];
     fds.extend(open.metrics);
-    if let Some(region) = open.region {
-        fds.extend(region.all());
+    match state.is_memory {
+        true => fds.extend(open.region.all()),
+        false => fds.push(open.region.times.as_fd()),
     }
     pass::send(channel.as_fd(), HANDOVER, &fds)?;
     for some in open.sockets.chunks(pass::FDS_MAX) {
         pass::send(channel.as_fd(), SOCKETS, some)?;
     }
     pass::send(channel.as_fd(), END, &[])
+}
+
+/// What of a region is plain memory.
+#[derive(Debug)]
+pub enum Memory {
+    /// All of it.
+    Whole(Fds),
+    /// [`Fds::times`].
+    Times(OwnedFd),
 }
 
 /// What the next daemon gets.
@@ -123,8 +135,8 @@ pub struct Inheritance {
     pub admin: Option<UnixListener>,
     /// The metrics listener.
     pub metrics: Option<TcpListener>,
-    /// The region, if it is plain memory.
-    pub region: Option<Fds>,
+    /// What of its region is not pinned, until it is taken.
+    pub memory: Option<Memory>,
     /// Parallel to [`State::sockets`], until they are taken.
     pub sockets: Vec<TcpListener>,
     /// The way to the former one.
@@ -156,13 +168,13 @@ impl Inheritance {
             Some(_) => Some(TcpListener::from(next()?)),
             None => None,
         };
-        let region = match state.memory_lines {
-            Some(_) => {
+        let memory = match state.is_memory {
+            true => {
                 let all: Vec<OwnedFd> = fds.collect();
                 let all = all.try_into().map_err(|_| broken(invalid("the region is not whole")))?;
-                Some(Fds::from_all(all))
+                Memory::Whole(Fds::from_all(all))
             }
-            None => None,
+            false => Memory::Times(next()?),
         };
         let mut sockets = Vec::with_capacity(state.sockets.len());
         while sockets.len() < state.sockets.len() {
@@ -173,7 +185,7 @@ impl Inheritance {
             sockets.extend(some.into_iter().map(TcpListener::from));
         }
         expect(&channel, END).map_err(broken)?;
-        Ok(Self { state, pid_file, admin, metrics, region, sockets, channel })
+        Ok(Self { state, pid_file, admin, metrics, memory: Some(memory), sockets, channel })
     }
 }
 
@@ -234,7 +246,7 @@ fn invalid(what: &str) -> io::Error {
 mod tests {
     use super::*;
 
-    fn state(sockets: usize, memory_lines: Option<usize>) -> State {
+    fn state(sockets: usize, is_memory: bool) -> State {
         let asked = "127.0.0.1:0".parse().unwrap();
         let passed = |nth| PassedSocket { listener: "web".into(), asked, nth, worker: 0 };
         State {
@@ -245,7 +257,8 @@ mod tests {
             pid_file: "/run/x.pid".into(),
             admin: "/run/x.sock".into(),
             metrics: Some(asked),
-            memory_lines,
+            worker_lines: 2,
+            is_memory,
             seats: vec![3],
             sockets: (0..sockets).map(passed).collect(),
         }
@@ -256,13 +269,13 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let region = Fds::in_memory(2).unwrap();
-        let state = state(sockets, in_memory.then_some(2));
+        let state = state(sockets, in_memory);
         let file = tempfile();
         let open = Open {
             pid_file: file.as_fd(),
             admin: ours.as_fd(),
             metrics: Some(listener.as_fd()),
-            region: in_memory.then_some(&region),
+            region: &region,
             sockets: vec![listener.as_fd(); sockets],
         };
         std::thread::scope(|scope| {
@@ -280,9 +293,9 @@ mod tests {
     fn everything_arrives_however_many_sockets_there_are() {
         for (sockets, in_memory) in [(0, false), (1, true), (2 * pass::FDS_MAX + 1, true)] {
             let heir = handed(sockets, in_memory, 5).unwrap();
-            assert_eq!(heir.state, state(sockets, in_memory.then_some(2)));
+            assert_eq!(heir.state, state(sockets, in_memory));
             assert_eq!(heir.sockets.len(), sockets);
-            assert_eq!(heir.region.is_some(), in_memory);
+            assert_eq!(matches!(heir.memory, Some(Memory::Whole(_))), in_memory);
             for socket in heir.sockets.iter().chain(&heir.metrics) {
                 assert_ne!(socket.local_addr().unwrap().port(), 0);
             }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use steerage_common::limits::SLOTS;
 use tracing::warn;
 
+use super::handover::Memory;
 use super::{Error, fallback};
 use crate::config::Model;
 use crate::config::model::Vip;
@@ -45,15 +46,19 @@ pub fn options(model: &Model, worker_lines: usize) -> kernel::Options {
 
 impl Plane {
     /// Loads the kernel half, or makes a region in memory if there is none to be had and every vip has
-    /// something to fall back on. `worker_lines` is how many workers have counters of their own. `memory` is the region of
-    /// a former daemon that had no eBPF either.
+    /// something to fall back on. `worker_lines` is how many workers have counters of their own. `memory`
+    /// is what of a former daemon's region is not in the kernel.
     ///
     /// # Errors
     /// If a vip needs eBPF and there is none, or the region can't be mapped.
-    pub fn open(model: &Model, worker_lines: usize, memory: Option<Fds>) -> Result<Self, Error> {
+    pub fn open(model: &Model, worker_lines: usize, memory: Option<Memory>) -> Result<Self, Error> {
         let (kernel, fds) = match Kernel::load(&options(model, worker_lines)) {
             Ok(kernel) => {
-                let fds = kernel.region_fds()?;
+                let times = match memory {
+                    Some(Memory::Times(times)) => times,
+                    _ => Fds::times(worker_lines).map_err(Error::Region)?,
+                };
+                let fds = kernel.region_fds(times)?;
                 (Some(kernel), fds)
             }
             Err(source) => {
@@ -71,8 +76,11 @@ impl Plane {
                     "no eBPF: health is shared by plain memory and ends with the daemon, and \
                      connections are spread over the workers by hash"
                 );
-                let fresh = || Fds::in_memory(worker_lines).map_err(Error::Region);
-                (None, memory.map_or_else(fresh, Ok)?)
+                let fds = match memory {
+                    Some(Memory::Whole(fds)) => fds,
+                    _ => Fds::in_memory(worker_lines).map_err(Error::Region)?,
+                };
+                (None, fds)
             }
         };
         let region = Region::map(&fds, worker_lines).map_err(Error::Region)?;

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use super::Error;
 use super::claim::Claim;
-use super::handover::{self, GO, Inheritance, Open, READY, State, Word};
+use super::handover::{self, GO, Inheritance, Memory, Open, READY, State, Word};
 use super::plane::Plane;
 use super::steward::Steward;
 use crate::config::Model;
@@ -36,8 +36,9 @@ const END_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Doors {
     pid_file: File,
     admin: UnixListener,
-    /// The region, if it is plain memory, and its lines for workers.
-    memory: Option<(Arc<Fds>, usize)>,
+    region: Arc<Fds>,
+    worker_lines: usize,
+    is_memory: bool,
 }
 
 impl Doors {
@@ -49,10 +50,9 @@ impl Doors {
         Ok(Self {
             pid_file: claim.file().try_clone()?,
             admin: admin.try_clone()?,
-            memory: match plane.kernel {
-                Some(_) => None,
-                None => Some((plane.fds.clone(), plane.region.cell_workers())),
-            },
+            region: plane.fds.clone(),
+            worker_lines: plane.region.cell_workers(),
+            is_memory: plane.kernel.is_none(),
         })
     }
 }
@@ -116,7 +116,7 @@ impl Steward {
                 pid_file: doors.pid_file.as_fd(),
                 admin: doors.admin.as_fd(),
                 metrics: metrics.as_deref().map(TcpListener::as_fd),
-                region: doors.memory.as_ref().map(|(fds, _)| &**fds),
+                region: &doors.region,
                 sockets: sockets.iter().map(TcpListener::as_fd).collect(),
             };
             // Who does not listen says why.
@@ -156,7 +156,8 @@ impl Steward {
             pid_file: global.pid_file.clone(),
             admin: global.admin.clone(),
             metrics: global.metrics,
-            memory_lines: self.doors.memory.as_ref().map(|(_, lines)| *lines),
+            worker_lines: self.doors.worker_lines,
+            is_memory: self.doors.is_memory,
             seats: self.seats.clone(),
             sockets: told,
         };
@@ -235,9 +236,9 @@ impl Inheritance {
         Ok(Claim::inherited(file, &global.pid_file))
     }
 
-    /// The region, if it is plain memory with so many lines for workers.
-    pub fn memory(&mut self, worker_lines: usize) -> Option<Fds> {
-        self.region.take().filter(|_| self.state.memory_lines == Some(worker_lines))
+    /// What of the region is plain memory, if that has so many lines for workers.
+    pub fn memory(&mut self, worker_lines: usize) -> Option<Memory> {
+        self.memory.take().filter(|_| self.state.worker_lines == worker_lines)
     }
 
     /// Says that this daemon is ready, and waits until the former one has let go, or is gone.

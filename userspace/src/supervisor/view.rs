@@ -11,8 +11,10 @@ use steerage_common::cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::handshake::{self, HANDSHAKES};
 use steerage_common::health::{Cause, State, Word};
+use steerage_common::latency::{BUCKETS, Timer, quantile_us};
 use steerage_common::limits::WORKERS;
 use steerage_common::replay::{Refusal, Rule};
+use steerage_common::slot::Slot;
 
 use tokio::sync::mpsc;
 
@@ -27,7 +29,7 @@ use crate::config::model::{self, CertificateFiles};
 use crate::health::{Lag, Prober, Report};
 use crate::kernel::Kernel;
 use crate::region::{Region, Tenant};
-use crate::stats::status::{self, Count, L4, L7, Status};
+use crate::stats::status::{self, Count, L4, L7, Latency, Status};
 use crate::tls::pair::Facts;
 use crate::tls::shelf::Stock;
 use crate::tls::upstream::Keyring;
@@ -267,14 +269,20 @@ impl View {
             l7.connections_reused += get(&cell.connections_reused);
             l7.request_body_bytes += get(&cell.request_body_bytes);
             l7.response_body_bytes += get(&cell.response_body_bytes);
-            l7.first_byte_seconds += get(&cell.first_byte_us) as f64 / 1e6;
             l7.active += u64::from(cell.active.load(Ordering::Relaxed));
             l7.idle += u64::from(cell.idle.load(Ordering::Relaxed));
             l7.connections += u64::from(cell.connections.load(Ordering::Relaxed));
             l7.tunnels += u64::from(cell.tunnels.load(Ordering::Relaxed));
             l7.ejections += get(&cell.ejections);
         }
-        l7
+        let times = |timer| latency(&self.region, tenant.slot(), timer);
+        L7 {
+            queue: times(Timer::Queue),
+            connect: times(Timer::Connect),
+            first_byte: times(Timer::FirstByte),
+            total: times(Timer::Total),
+            ..l7
+        }
     }
 }
 
@@ -380,6 +388,29 @@ fn lag(lag: &Lag) -> status::Histogram {
     let (bounds, total) = lag.cumulative();
     let bounds = bounds.into_iter().map(|(bound, count)| (bound.as_secs_f64(), count)).collect();
     status::Histogram { bounds, total, sum: lag.sum.as_secs_f64() }
+}
+
+/// What all workers together took for something at a backend.
+fn latency(region: &Region, slot: Slot, timer: Timer) -> Latency {
+    let mut counts = [0; BUCKETS];
+    let mut sum_us = 0_u64;
+    for times in (0..region.cell_workers()).filter_map(|line| region.times(line, slot)) {
+        for (sum, count) in counts.iter_mut().zip(&times.counts[timer as usize]) {
+            *sum += count.load(Ordering::Relaxed);
+        }
+        sum_us = sum_us.wrapping_add(times.sums_us[timer as usize].load(Ordering::Relaxed));
+    }
+    let count = counts.iter().sum();
+    if count == 0 {
+        return Latency::default();
+    }
+    Latency {
+        count,
+        seconds: sum_us as f64 / 1e6,
+        p50_us: quantile_us(&counts, 500),
+        p99_us: quantile_us(&counts, 990),
+        buckets: counts.to_vec(),
+    }
 }
 
 fn reasons(kernel: Option<&Kernel>) -> Vec<Count> {

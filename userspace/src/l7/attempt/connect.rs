@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustls::HandshakeKind;
 use steerage_common::abi::{FailureClass, Handshake};
 use steerage_common::error::ErrorClass;
+use steerage_common::latency::Timer;
 use steerage_common::replay::Stage as Reached;
 use tokio::io::AsyncWriteExt as _;
 
@@ -183,6 +184,7 @@ impl Attempt {
         let dialer = self.target().dialers.as_ref().map(|dialers| &dialers[self.backend]);
         let limit = Deadline::after(self.destination.timeouts.connect);
         let is_short = Cell::new(false);
+        let began_us = clock::now_us();
         let connect = async {
             loop {
                 match net::connect(address).await {
@@ -217,7 +219,10 @@ impl Attempt {
             // Deferred: it leaves with what follows. An error comes again.
             let _ = stream.write_all(&self.client.header(version)).await;
         }
-        let Some(dialer) = dialer else { return Ok(Opened::Stream(stream)) };
+        let Some(dialer) = dialer else {
+            self.note_time(Timer::Connect, began_us);
+            return Ok(Opened::Stream(stream));
+        };
         let shaken = limit.cut(dialer.handshake(stream, wants_tunnel)).await;
         let kind = match &shaken {
             Ok(Ok(stream)) => {
@@ -229,7 +234,10 @@ impl Attempt {
         };
         add(&self.cell().handshakes[kind as usize], 1);
         match shaken {
-            Ok(Ok(stream)) => Ok(Opened::Stream(stream)),
+            Ok(Ok(stream)) => {
+                self.note_time(Timer::Connect, began_us);
+                Ok(Opened::Stream(stream))
+            }
             Ok(Err(failure)) => {
                 self.failed(FailureClass::Tls);
                 Err(unconnected(self.distrust(&failure)))

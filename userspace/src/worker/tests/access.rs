@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
 use serde_json::{Map, Value};
 use steerage_common::cause::Cause;
+use steerage_common::latency::Timer;
 
 use super::harness::*;
 use super::http2::{text, with_client};
@@ -413,6 +414,11 @@ fn whoever_stands_in_line_is_told_how_long() {
     };
     assert_is(of("/first"), &serde_json::json!({ "queue_ms": null }));
     assert!(number(of("/second"), "queue_ms") >= 0.0);
+    // The figures have the same: one stood in line, each made a connection, and both were answered.
+    eventually("both to be timed", || logged.worker.times(0)[Timer::Total as usize].0 == 2);
+    let [queue, connect, first_byte, total] = logged.worker.times(0);
+    assert_eq!((queue.0, connect.0, first_byte.0), (1, 2, 2));
+    assert!(total.1 >= first_byte.1 + queue.1, "{total:?} of {first_byte:?} and {queue:?}");
 }
 
 #[test]

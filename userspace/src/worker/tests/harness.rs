@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::health::Event;
+use steerage_common::latency::{TIMERS, Timer};
 use steerage_common::slot::Slot;
 
 use super::super::{DRAIN, PLAN, Plan, Setup, Socket, TAKEN, serve};
@@ -138,6 +139,17 @@ impl Worker {
 
     pub(super) fn cell(&self, backend: usize) -> &Cell {
         self.region.cell(0, self.tenants[backend].slot())
+    }
+
+    /// How often each timer was noted at a backend, in the order of [`Timer::ALL`], and the sums.
+    pub(super) fn times(&self, backend: usize) -> [(u64, u64); TIMERS] {
+        let times = self.region.times(0, self.tenants[backend].slot());
+        Timer::ALL.map(|timer| {
+            times.map_or((0, 0), |times| {
+                let counts = times.counts[timer as usize].iter().map(super::value);
+                (counts.sum(), super::value(&times.sums_us[timer as usize]))
+            })
+        })
     }
 
     pub(super) fn errors(&self, class: ErrorClass) -> u64 {

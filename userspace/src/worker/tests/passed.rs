@@ -234,6 +234,8 @@ fn a_full_backend_has_a_line_and_an_address_its_limit() {
     waiting.send("y");
     drop(first);
     waiting.stream.read_exact(&mut [0]).unwrap();
+    let [queue, connect, first_byte, total] = worker.times(0).map(|(count, _)| count);
+    assert_eq!((queue, connect, first_byte, total), (1, 2, 0, 0));
 
     let worker = start(&[backend(echo)], |model| {
         model.listeners[0].limits.connections_per_address = 1;
