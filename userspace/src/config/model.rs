@@ -29,7 +29,7 @@ use crate::l4::proxy_protocol::Version as ProxyVersion;
 use crate::net::Io;
 
 pub use access::{AccessLog, Destination, Field, Format, FormatError, Piece as LogPiece};
-pub use action::{Action, HeaderRules, HostHeader, Piece, Redirect, Rewrite, Template};
+pub use action::{Action, Answer, HeaderRules, HostHeader, Piece, Redirect, Rewrite, Template};
 pub use discover::{Discover, Records};
 pub use forwarding::{Forwarding, RequestId, Via};
 pub use guard::{Guard, Offenders, Prefix, Rate, SynFlood};

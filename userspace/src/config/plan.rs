@@ -230,6 +230,7 @@ fn end(model: &Model, route: &Route) -> String {
         Action::Redirect(redirect) => {
             format!("redirect {} to {}", redirect.status, template::text(&redirect.to))
         }
+        Action::Answer(answer) => format!("answer {} {:?}", answer.status, answer.body),
     }
 }
 

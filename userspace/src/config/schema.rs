@@ -29,7 +29,7 @@ use crate::l4::proxy_protocol::Version as ProxyVersion;
 use crate::net::Io;
 
 pub use access::AccessLog;
-pub use action::{HeaderRules, Redirect, Rewrite, SizeLimit};
+pub use action::{Answer, HeaderRules, Redirect, Rewrite, SizeLimit};
 pub use discover::Discover;
 pub use forwarding::{Forwarding, Traceparent};
 pub use guard::{Guard, Net, Offenders, Rate, SynFlood};

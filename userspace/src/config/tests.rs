@@ -278,7 +278,7 @@ fn route_message(keys: &str) -> String {
 #[test]
 fn what_a_route_cannot_do_is_said_with_its_line() {
     for (keys, expected) in [
-        ("path = '/a'", "5:1: a route needs a service, or a redirect"),
+        ("path = '/a'", "5:1: a route needs a service, a redirect or an answer"),
         (
             "service = 's'\nredirect = { to = '/' }",
             "7:12: redirect: a route has either a service or a redirect",
@@ -289,10 +289,17 @@ fn what_a_route_cannot_do_is_said_with_its_line() {
         ("redirect = { to = '/a b' }", "6:19: redirect: must be a path such as"),
         ("redirect = { to = 'ftp://${host}/' }", "6:19: redirect: must be a path such as"),
         ("redirect = { to = '/$1' }", "6:19: redirect: there is no \"1\" to put in; there are 0"),
+        (
+            "service = 's'\nanswer = { status = 200 }",
+            "7:10: answer: a route has either a service, a redirect or an answer",
+        ),
+        ("answer = { status = 101 }", "6:21: status: must be from 200 to 599"),
+        ("answer = { status = 204, body = 'x' }", "6:33: body: an answer 204 has none; remove it"),
+        ("answer = { status = 200, type = \"a\\n\" }", "6:33: type: can be no header's value"),
         ("redirect = { status = 301 }", "6:12: redirect: missing field `to`"),
         (
             "redirect = { to = '/' }\nmax_body = '1KiB'\ntimeouts = { connect = '1s' }",
-            "7:12: max_body: a redirect reaches no backend; remove it\nsteerage.toml:8:12: timeouts:",
+            "7:12: max_body: this route reaches no backend; remove it\nsteerage.toml:8:12: timeouts:",
         ),
         (
             "service = 's'\nmax_body = '64MB'",

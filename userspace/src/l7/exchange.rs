@@ -33,7 +33,6 @@ use super::connection::Client;
 use super::headers::Echo;
 use super::prepare::{Own, Prepared, prepare};
 use super::queue::Place;
-use super::reply;
 use super::route::Destination;
 use super::upgrade::{self, Answer, Wish};
 use super::upload::{Stage, Upload};
@@ -79,11 +78,10 @@ pub(super) async fn respond(
             }
             match own {
                 Own::Error(class) => Err(class),
-                Own::Redirect(status, location, route) => {
+                Own::Routed(mut response, route) => {
                     client.request_ended();
-                    let mut response = reply::redirect(status, location);
                     front.routes.plan(route).response.apply(response.headers_mut());
-                    return Ok(Record::over(record, response));
+                    return Ok(Record::over(record, *response));
                 }
             }
         }

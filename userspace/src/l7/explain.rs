@@ -231,6 +231,9 @@ fn outcome(
                 Err(class) => writeln!(text, "error {} {}", class.status(), class.name())?,
             }
         }
+        Action::Answer(answer) => {
+            writeln!(text, "  to an answer, {}: {:?}", answer.status, answer.body)?;
+        }
     }
     Ok(())
 }

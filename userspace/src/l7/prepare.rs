@@ -5,11 +5,12 @@
 use http::header::{EXPECT, HOST, HeaderMap, HeaderValue};
 use http::request::Parts as Head;
 use http::uri::PathAndQuery;
-use http::{Request, StatusCode, Uri, Version};
+use http::{Request, Response, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 use regex::bytes::Regex;
 use steerage_common::error::ErrorClass;
 
+use super::body::Body;
 use super::connection::Client;
 use super::headers::Echo;
 use super::redirect::Redirect;
@@ -17,15 +18,15 @@ use super::rewrite::Parts;
 use super::route::{Destination, End, Plan, Query, Table};
 use super::upgrade::Wish;
 use super::upload::{Outgoing, Upload};
-use super::{Front, Proxy, forward, host, version};
+use super::{Front, Proxy, forward, host, reply, version};
 use crate::config::model::UpstreamProtocol;
 use crate::tls::{Session, Terminator, identity};
 
 /// What Steerage answers itself.
 pub(super) enum Own {
     Error(ErrorClass),
-    /// Status, location, and the route that says so.
-    Redirect(StatusCode, HeaderValue, usize),
+    /// What a route says, by its index.
+    Routed(Box<Response<Body>>, usize),
 }
 
 impl From<ErrorClass> for Own {
@@ -65,7 +66,11 @@ pub(super) fn prepare(
         End::Redirect(redirect, groups) => {
             let target = rewritten.as_ref().or(head.uri.path_and_query());
             let location = location(redirect, groups.as_ref(), &head, target, client)?;
-            return Err(Own::Redirect(redirect.status, location, plan.route));
+            let response = reply::redirect(redirect.status, location);
+            return Err(Own::Routed(response.into(), plan.route));
+        }
+        End::Answer(answer) => {
+            return Err(Own::Routed(answer.response().into(), plan.route));
         }
     };
     if plan.max_body.is_some_and(|max| body.size_hint().lower() > max) {

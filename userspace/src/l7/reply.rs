@@ -10,7 +10,7 @@ use steerage_common::abi::FailureClass;
 use steerage_common::error::ErrorClass;
 
 use super::body::Body;
-use crate::config::model::{ErrorPage, Listener};
+use crate::config::model::{self, ErrorPage, Listener};
 use crate::tls::upstream::Failure;
 
 /// Names the class, for machines.
@@ -52,6 +52,35 @@ pub(super) fn redirect(status: StatusCode, location: HeaderValue) -> Response<Bo
     *response.status_mut() = status;
     response.headers_mut().insert(LOCATION, location);
     response
+}
+
+/// An answer that is the same for all requests of a route.
+#[derive(Debug)]
+pub(super) struct Answer {
+    status: StatusCode,
+    page: Option<Page>,
+}
+
+impl Answer {
+    pub(super) fn new(answer: &model::Answer) -> Self {
+        let page = |body: &str| {
+            let content_type = HeaderValue::from_str(&answer.content_type).ok()?;
+            Some(Page { content_type, body: Bytes::copy_from_slice(body.as_bytes()) })
+        };
+        let body = Some(answer.body.as_str()).filter(|body| !body.is_empty());
+        let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+        Self { status, page: body.and_then(page) }
+    }
+
+    pub(super) fn response(&self) -> Response<Body> {
+        let body = self.page.as_ref().map(|page| page.body.clone());
+        let mut response = Response::new(Body::Own(body));
+        *response.status_mut() = self.status;
+        if let Some(page) = &self.page {
+            response.headers_mut().insert(CONTENT_TYPE, page.content_type.clone());
+        }
+        response
+    }
 }
 
 /// How a listener words its own answers.

@@ -9,6 +9,19 @@ pub enum Action {
     Forward(usize),
     /// In a redirect.
     Redirect(Redirect),
+    /// In an answer that is the same for all.
+    Answer(Answer),
+}
+
+/// An answer that no backend gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// 200 to 599.
+    pub status: u16,
+    /// A valid header value.
+    pub content_type: String,
+    /// Empty for none.
+    pub body: String,
 }
 
 /// A redirect.

@@ -5,7 +5,7 @@ use toml::Spanned;
 
 use super::Resolver;
 use crate::config::model::{
-    Action, HeaderRules, HostHeader, Path, Piece, Redirect, Rewrite, Template,
+    Action, Answer, HeaderRules, HostHeader, Path, Piece, Redirect, Rewrite, Template,
 };
 use crate::config::{pattern, schema, template};
 
@@ -71,27 +71,64 @@ impl Resolver<'_> {
         }
     }
 
-    /// A route's end: exactly one of a service and a redirect.
+    /// A route's end: exactly one of a service, a redirect and an answer.
     pub(super) fn action(
         &mut self,
         route: std::ops::Range<usize>,
         service: Option<Option<usize>>,
-        redirect: Option<Spanned<schema::Redirect>>,
+        (redirect, answer): (Option<Spanned<schema::Redirect>>, Option<Spanned<schema::Answer>>),
         path: &Path,
     ) -> Option<Action> {
-        match (service, redirect) {
-            (Some(service), None) => Some(Action::Forward(service?)),
-            (None, Some(redirect)) => self.redirect(redirect.into_inner(), path),
-            (Some(_), Some(redirect)) => {
+        match (service, redirect, answer) {
+            (Some(service), None, None) => Some(Action::Forward(service?)),
+            (None, Some(redirect), None) => self.redirect(redirect.into_inner(), path),
+            (None, None, Some(answer)) => self.answer(answer.into_inner()),
+            (None, None, None) => {
+                self.problem(route, "a route needs a service, a redirect or an answer");
+                None
+            }
+            (_, Some(redirect), None) => {
                 let message = "redirect: a route has either a service or a redirect";
                 self.problem(redirect.span(), message);
                 None
             }
-            (None, None) => {
-                self.problem(route, "a route needs a service, or a redirect");
+            (_, _, Some(answer)) => {
+                let message = "answer: a route has either a service, a redirect or an answer";
+                self.problem(answer.span(), message);
                 None
             }
         }
+    }
+
+    fn answer(&mut self, answer: schema::Answer) -> Option<Action> {
+        /// What fits into a worker's memory many times over; more is a file server's work.
+        const BODY_BYTES_MAX: usize = 64 * 1024;
+        let status = *answer.status.get_ref();
+        // The others are none that end a request.
+        if !(200..=599).contains(&status) {
+            self.problem(answer.status.span(), "status: must be from 200 to 599");
+        }
+        if let Some(body) = &answer.body {
+            if matches!(status, 204 | 205 | 304) && !body.get_ref().is_empty() {
+                let message = format!("body: an answer {status} has none; remove it");
+                self.problem(body.span(), message);
+            }
+            if body.get_ref().len() > BODY_BYTES_MAX {
+                let message = "body: has more than 64 KiB; have a backend serve it";
+                self.problem(body.span(), message);
+            }
+        }
+        let plain = || "text/plain; charset=utf-8".to_owned();
+        if let Some(content_type) = &answer.content_type
+            && HeaderValue::from_str(content_type.get_ref()).is_err()
+        {
+            self.problem(content_type.span(), "type: can be no header's value");
+        }
+        Some(Action::Answer(Answer {
+            status,
+            content_type: answer.content_type.map_or_else(plain, Spanned::into_inner),
+            body: answer.body.map(Spanned::into_inner).unwrap_or_default(),
+        }))
     }
 
     fn redirect(&mut self, redirect: schema::Redirect, path: &Path) -> Option<Action> {

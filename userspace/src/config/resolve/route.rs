@@ -47,7 +47,7 @@ impl Resolver<'_> {
         let is_secure = named.is_some_and(|service| self.secure.contains(service));
         let connect = if is_secure { CONNECT_SECURE } else { CONNECT };
         let service = route.service.map(|service| self.service_index(&service, services));
-        if route.redirect.is_some() {
+        if route.redirect.is_some() || route.answer.is_some() {
             self.check_unused([
                 ("host_header", route.host_header.as_ref().map(Spanned::span)),
                 ("request_headers", route.request_headers.as_ref().map(Spanned::span)),
@@ -58,7 +58,7 @@ impl Resolver<'_> {
             ]);
         }
         let rewrite = route.rewrite.and_then(|rewrite| self.rewrite(rewrite, &path));
-        let action = self.action(span, service, route.redirect, &path);
+        let action = self.action(span, service, (route.redirect, route.answer), &path);
         let timeouts = route.timeouts.map(Spanned::into_inner).unwrap_or_default();
         let max_body = route.max_body.map_or(MAX_BODY, Spanned::into_inner);
         let response_headers = route.response_headers.map(Spanned::into_inner).unwrap_or_default();
@@ -87,11 +87,11 @@ impl Resolver<'_> {
         })
     }
 
-    /// Refuses keys of a redirect that only a service has use for.
+    /// Refuses keys that only a route to a service has use for.
     fn check_unused<const N: usize>(&mut self, keys: [(&str, Option<Range<usize>>); N]) {
         for (key, span) in keys {
             if let Some(span) = span {
-                self.problem(span, format!("{key}: a redirect reaches no backend; remove it"));
+                self.problem(span, format!("{key}: this route reaches no backend; remove it"));
             }
         }
     }

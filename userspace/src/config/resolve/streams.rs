@@ -130,6 +130,7 @@ impl Resolver<'_> {
                 ("method", route.method.first().map(Spanned::span), "remove it"),
                 ("headers", route.headers.keys().next().map(Spanned::span), "remove it"),
                 ("redirect", given(&route.redirect), "remove it"),
+                ("answer", given(&route.answer), "remove it"),
                 ("rewrite", given(&route.rewrite), "remove it"),
                 ("host_header", given(&route.host_header), "remove it"),
                 ("request_headers", given(&route.request_headers), "remove it"),

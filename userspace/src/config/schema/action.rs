@@ -22,6 +22,16 @@ pub struct Redirect {
     pub status: Spanned<u16>,
 }
 
+/// What clients are answered without any backend.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answer {
+    pub status: Spanned<u16>,
+    pub body: Option<Spanned<String>>,
+    #[serde(rename = "type")]
+    pub content_type: Option<Spanned<String>>,
+}
+
 /// Nobody remembers it, and the method stays: what is least harmful by mistake.
 fn temporary() -> Spanned<u16> {
     Spanned::new(0..0, 307)

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use toml::Spanned;
 
-use super::{HeaderRules, Redirect, Rewrite, SizeLimit, Span};
+use super::{Answer, HeaderRules, Redirect, Rewrite, SizeLimit, Span};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +24,7 @@ pub struct Route {
     pub terminate: Option<Spanned<String>>,
     pub service: Option<Spanned<String>>,
     pub redirect: Option<Spanned<Redirect>>,
+    pub answer: Option<Spanned<Answer>>,
     pub rewrite: Option<Spanned<Rewrite>>,
     pub host_header: Option<Spanned<String>>,
     pub request_headers: Option<Spanned<HeaderRules>>,

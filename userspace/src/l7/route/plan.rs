@@ -11,6 +11,7 @@ use crate::config::model::{self, HostHeader, Path, Route};
 use crate::config::pattern;
 use crate::l7::headers::Rules;
 use crate::l7::redirect::Redirect;
+use crate::l7::reply::Answer;
 use crate::l7::rewrite::Rewrite;
 
 /// A route's action, and what it changes on the way.
@@ -34,6 +35,7 @@ pub(crate) enum End {
     Service(Destination),
     /// With the expression whose groups the location may use.
     Redirect(Redirect, Option<Regex>),
+    Answer(Answer),
 }
 
 impl Plan {
@@ -54,6 +56,7 @@ impl Plan {
                 };
                 End::Redirect(Redirect::new(redirect), groups)
             }
+            model::Action::Answer(answer) => End::Answer(Answer::new(answer)),
         };
         let host = match &route.host_header {
             HostHeader::Name(name) => name.parse().ok(),

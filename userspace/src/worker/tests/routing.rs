@@ -150,6 +150,29 @@ fn a_redirect_needs_no_backend_and_keeps_the_connection() {
 }
 
 #[test]
+fn an_answer_needs_no_backend_and_is_the_same_for_all() {
+    let worker = routed_to(
+        "answer = { status = 403, body = \"no\\n\", type = 'text/html' }\n\
+         response_headers = { set = { Cache-Control = 'no-store' } }",
+    );
+    let mut client = worker.client();
+    for _ in 0..2 {
+        client.send("GET /a?b HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        let response = client.response();
+        assert_eq!((response.status, response.text()), (403, "no\n"));
+        assert_eq!(header(&response.head, "content-type"), Some("text/html"));
+        assert_eq!(header(&response.head, "cache-control"), Some("no-store"));
+        assert_eq!(header(&response.head, "x-steerage-error"), None);
+    }
+    let worker = routed_to("answer = { status = 204 }");
+    let mut client = worker.client();
+    client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    let response = client.response();
+    assert_eq!((response.status, response.text()), (204, ""));
+    assert_eq!(header(&response.head, "content-type"), None);
+}
+
+#[test]
 fn a_redirected_upload_hears_of_it() {
     let worker = routed_to("redirect = { to = '/elsewhere' }");
     let mut client = worker.client();
