@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use steerage_lab::poller::{Poller, Reuse};
 use steerage_lab::wait;
-use steerage_tests::certified::{Authority, ask, listener, stand as certified};
+use steerage_tests::certified::{Authority, ask, listener, s_client, stand as certified, tls};
 use steerage_tests::stand::{Choices, Stand, l7, name};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -297,4 +297,54 @@ fn what_tls_agreed_on_is_in_the_line() {
         assert_eq!(line["tls_resumed"], false, "{line}");
         assert!(line["tls_cipher"].as_str().unwrap().starts_with("TLS"), "{line}");
     }
+}
+
+/// The promise: whoever got no session has a line too, with the alert or whatever else ended it.
+#[test]
+fn handshakes_that_fail_have_lines_by_name() {
+    let authority = Authority::new().unwrap();
+    authority.sign("site", &["site.test"]).unwrap();
+    let passed = format!(
+        "[[listener]]\nname = \"passed\"\nprotocol = \"tls\"\nbind = [\"{}:8445\"]\n\
+         [[listener.route]]\nsni = \"known.test\"\nservice = \"app\"\n",
+        tls().ip()
+    );
+    let keys = "tls = { handshake_timeout = \"300ms\", min_version = \"1.3\" }";
+    let stand = certified(listener(&[authority.entry("site")], keys) + &passed).unwrap();
+    let text = fs::read_to_string(&stand.config).unwrap();
+    let logged = Logged { stand, text };
+    let path = logged.log_to_file("access.log");
+    let _ = s_client(&logged.stand, &["-servername", "site.test", "-verify_return_error"]);
+    let _ = ask(&logged.stand, &authority, "site.test", "/", &["--tls-max", "1.2"]).unwrap();
+    // Nothing at all, and a request without TLS.
+    let mut silent = logged.stand.connect(tls()).unwrap().into_stream();
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+    let mut lost = logged.stand.connect(tls()).unwrap().into_stream();
+    lost.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let _ = lost.read_to_end(&mut Vec::new());
+    // A name that nobody is known by.
+    let connect = format!("{}:8445", tls().ip());
+    let _ = s_client(&logged.stand, &["-connect", &connect, "-servername", "other.test"]);
+    let lines = wait_for_lines(&path, 5);
+    let mut facts: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let of = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
+            assert_eq!((of("protocol"), of("status")), ("tls".into(), "-".into()), "{line}");
+            [of("listener"), of("cause"), of("error"), of("tls_sni")].join(" ")
+        })
+        .collect();
+    // Each worker has its own.
+    facts.sort_unstable();
+    assert_eq!(
+        facts,
+        [
+            "passed no_route no_route other.test",
+            "secure handshake_failed not_tls -",
+            "secure handshake_failed received_unknown_ca site.test",
+            "secure handshake_failed sent_protocol_version site.test",
+            "secure handshake_timeout timeout -",
+        ]
+    );
 }

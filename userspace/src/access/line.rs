@@ -59,6 +59,8 @@ pub struct Facts<'a> {
     pub cause: &'static str,
     /// What TLS agreed on.
     pub tls: Option<&'a Tls>,
+    /// The name that TLS was asked for, where nothing was agreed on here.
+    pub sni: Option<&'a str>,
     /// The request's id.
     pub request_id: Option<&'a [u8]>,
     /// Its trace.
@@ -136,7 +138,10 @@ impl Facts<'_> {
             Field::Cause => Value::Word(self.cause),
             Field::TlsVersion => word(self.tls.map(|tls| tls.version)),
             Field::TlsCipher => word(self.tls.map(|tls| tls.cipher)),
-            Field::TlsSni => text(self.tls.and_then(|tls| tls.sni.as_deref()).map(str::as_bytes)),
+            Field::TlsSni => {
+                let agreed = self.tls.and_then(|tls| tls.sni.as_deref());
+                text(agreed.or(self.sni).map(str::as_bytes))
+            }
             Field::TlsAlpn => text(self.tls.and_then(|tls| tls.alpn.as_deref())),
             Field::TlsResumed => flag(self.tls.map(|tls| tls.resumed)),
             Field::RequestId => text(self.request_id),

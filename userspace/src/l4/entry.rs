@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::Caller;
 use super::proxy_protocol::{self, Header};
-use crate::l7::{Door, Front};
+use crate::l7::{Door, Front, Unheard, now_us};
 use crate::net::{Elapsed, Stream, within};
 
 /// What is read at a time.
@@ -30,6 +30,7 @@ pub(super) async fn identify(
     if !front.entry.accept_from.as_ref().is_some_and(is_proxy) {
         return Some((stream, peer.into()));
     }
+    let began_us = now_us();
     let cause = match within(front.timeouts.header_read, read(&mut stream)).await {
         Ok(Ok(Some(header))) => {
             return Some((stream, Caller::told(peer, header)));
@@ -43,6 +44,11 @@ pub(super) async fn identify(
         Err(Elapsed) => Cause::PreambleTimeout,
     };
     door.count_end(cause);
+    if cause != Cause::Eof {
+        let (proxy, front) = door.inside();
+        let unheard = Unheard { began_us, ..Unheard::default() };
+        proxy.log_unheard(front, peer, &unheard, cause);
+    }
     // It has said things that nobody has read; what it gets is a reset.
     stream.progress().withdraw();
     None

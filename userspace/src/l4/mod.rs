@@ -115,6 +115,11 @@ impl Caller {
         }
     }
 
+    /// The name that its TLS asks for, if that was looked at.
+    fn sni(&self) -> Option<&str> {
+        self.notes.get(Kind::Authority).and_then(|name| std::str::from_utf8(name).ok())
+    }
+
     /// The header that tells a backend of the client; `connection` is what the client came by.
     pub(crate) fn header(&self, connection: &Progress, version: Version) -> Vec<u8> {
         let destination = self.destination.or_else(|| connection.local_addr().ok());

@@ -71,6 +71,7 @@ pub(super) async fn serve(door: Rc<Door>, stream: Stream, caller: Caller, route:
         connect_us: Some(*connect_us),
         up_bytes,
         down_bytes,
+        sni: caller.sni(),
         ..Passed::nothing(began_us)
     };
     let (proxy, front) = connected.door.inside();
@@ -84,7 +85,7 @@ fn refuse(
     caller: &Caller,
     (began_us, class, cause): (u64, ErrorClass, Cause),
 ) {
-    let passed = Passed { error: Some(class), ..Passed::nothing(began_us) };
+    let passed = Passed { error: Some(class), sni: caller.sni(), ..Passed::nothing(began_us) };
     let (proxy, front) = door.inside();
     proxy.log_passed(front, caller.address, &passed, cause);
     door.count_error(class);

@@ -13,7 +13,7 @@ use super::client_hello::{Alert, ClientHello, Malformed, Reader};
 use super::proxy_protocol::Kind;
 use super::{Caller, tcp};
 use crate::config::model::StreamEnd;
-use crate::l7::{self, Door, part};
+use crate::l7::{self, Door, Unheard, now_us, part};
 use crate::net::{Elapsed, Stream, within};
 
 /// What is read at a time: a hello with a key for a post-quantum exchange, mostly.
@@ -29,21 +29,29 @@ enum Beginning {
 
 /// Passes a client's connection on, or tells it why not.
 pub(super) async fn serve(door: Rc<Door>, mut stream: Stream, mut caller: Caller) {
+    let began_us = now_us();
     let mut reader = Reader::default();
     let limit = door.front().timeouts.header_read;
+    let unheard = |cause, error, sni| {
+        door.count_end(cause);
+        let (proxy, front) = door.inside();
+        let unheard = Unheard { began_us, protocol: Some("tls"), error, sni };
+        proxy.log_unheard(front, caller.address, &unheard, cause);
+    };
     let hello = match within(limit, read(&mut stream, &mut reader)).await {
         Ok(Ok(Beginning::Hello(hello))) => hello,
         Ok(Ok(Beginning::End)) => return door.count_end(Cause::Eof),
         Ok(Ok(Beginning::Malformed(malformed))) => {
             tracing::debug!(client = %caller.address, %malformed, "no ClientHello");
-            door.count_end(Cause::ClientHello);
+            unheard(Cause::ClientHello, None, None);
             return part(stream, &malformed.alert().record()).await;
         }
         Ok(Err(error)) => {
             tracing::debug!(client = %caller.address, %error, "no ClientHello");
-            return door.count_end(stream.progress().end().unwrap_or(Cause::ClientHello));
+            let cause = stream.progress().end().unwrap_or(Cause::ClientHello);
+            return unheard(cause, None, None);
         }
-        Err(Elapsed) => return door.count_end(Cause::PreambleTimeout),
+        Err(Elapsed) => return unheard(Cause::PreambleTimeout, None, None),
     };
     match route(&door, &hello) {
         Ok(route) => {
@@ -61,7 +69,7 @@ pub(super) async fn serve(door: Rc<Door>, mut stream: Stream, mut caller: Caller
             let name = hello.server_name.as_deref();
             tracing::debug!(client = %caller.address, name, ?alert, "no route for a TLS client");
             door.count_error(ErrorClass::NoRoute);
-            door.count_end(Cause::NoRoute);
+            unheard(Cause::NoRoute, Some(ErrorClass::NoRoute.name()), name);
             part(stream, &alert.record()).await;
         }
     }

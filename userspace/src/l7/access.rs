@@ -104,6 +104,19 @@ struct Course {
     response_bytes: u64,
 }
 
+/// A connection that ended before what it is for was known.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unheard<'a> {
+    /// When it began, by [`now_us`].
+    pub(crate) began_us: u64,
+    /// What was to be spoken.
+    pub(crate) protocol: Option<&'static str>,
+    /// What was wrong with it.
+    pub(crate) error: Option<&'static str>,
+    /// The name that was asked for by TLS.
+    pub(crate) sni: Option<&'a str>,
+}
+
 /// What became of a connection that was passed on as it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Passed<'a> {
@@ -111,6 +124,8 @@ pub(crate) struct Passed<'a> {
     pub(crate) began_us: u64,
     /// Where it went, or was to go: the index in the service.
     pub(crate) backend: Option<(&'a Target, usize)>,
+    /// The name that decided, of TLS.
+    pub(crate) sni: Option<&'a str>,
     pub(crate) attempts: u32,
     /// How long it took to reach the backend.
     pub(crate) connect_us: Option<u64>,
@@ -126,6 +141,7 @@ impl Passed<'_> {
         Self {
             began_us,
             backend: None,
+            sni: None,
             attempts: 0,
             connect_us: None,
             up_bytes: 0,
@@ -167,6 +183,24 @@ impl Proxy {
         self.log_connection(front, client, now_us(), cause, facts);
     }
 
+    /// Writes the line of a connection that never said, or was not let say, what it wants.
+    pub(crate) fn log_unheard(
+        &self,
+        front: usize,
+        client: SocketAddr,
+        unheard: &Unheard<'_>,
+        cause: Cause,
+    ) {
+        let facts = Facts {
+            protocol: unheard.protocol,
+            error: unheard.error,
+            sni: unheard.sni,
+            total_us: now_us().saturating_sub(unheard.began_us),
+            ..Facts::default()
+        };
+        self.log_connection(front, client, unheard.began_us, cause, facts);
+    }
+
     /// Writes the line of a connection that was passed on as it is, or was to be.
     pub(crate) fn log_passed(
         &self,
@@ -185,6 +219,7 @@ impl Proxy {
             service: target.map(|target| target.service.name()),
             backend: target.zip(backend).map(|(target, at)| target.names[at].as_str()),
             attempts: passed.attempts,
+            sni: passed.sni,
             error: passed.error.map(ErrorClass::name),
             ..Facts::default()
         };
@@ -391,6 +426,7 @@ impl Drop for Record {
             error: course.error.or(told).filter(|_| !course.is_left).map(ErrorClass::name),
             cause: course.cause.unwrap_or_else(|| self.client.cut()).name(),
             tls: self.client.tls(),
+            sni: None,
             request_id: course.request_id.as_ref().map(HeaderValue::as_bytes),
             trace_id: course.traceparent.as_ref().and_then(trace_id),
             user_agent: self.user_agent.as_ref().map(HeaderValue::as_bytes),

@@ -38,7 +38,7 @@ use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::access::tls;
+use super::access::{Unheard, now_us, tls};
 use super::exchange::respond;
 use super::forward::Sender;
 use super::gate::Gate;
@@ -412,12 +412,15 @@ pub async fn serve(door: Rc<Door>, stream: Stream, mut caller: Caller) {
     let Ok(_member) = front.crowd.admit(address) else {
         proxy.note_offence(front_index, address);
         door.count_end(Cause::TooMany);
+        let class = ErrorClass::TooManyConnections;
         if front.tls.is_none() {
-            let refusal = (ErrorClass::TooManyConnections, Cause::TooMany);
-            proxy.log_refusal(front_index, caller.address, None, refusal);
-            tell(&door, stream, ErrorClass::TooManyConnections).await;
+            proxy.log_refusal(front_index, caller.address, None, (class, Cause::TooMany));
+            return tell(&door, stream, class).await;
         }
-        return;
+        // It could not read an answer.
+        let (began_us, error) = (now_us(), Some(class.name()));
+        let unheard = Unheard { began_us, protocol: Some("tls"), error, sni: None };
+        return proxy.log_unheard(front_index, caller.address, &unheard, Cause::TooMany);
     };
     let (stream, session) = match front.tls {
         None => (stream, None),
@@ -425,7 +428,7 @@ pub async fn serve(door: Rc<Door>, stream: Stream, mut caller: Caller) {
             // Whoever takes long to begin holds no former configuration.
             drop(proxy);
             // Boxed: large beside what an idle connection needs.
-            let shaken = Box::pin(handshake(&door, stream, address)).await;
+            let shaken = Box::pin(handshake(&door, stream, caller.address)).await;
             let Some((stream, session)) = shaken else { return };
             (proxy, front_index) = door.inside();
             (stream, Some(session))

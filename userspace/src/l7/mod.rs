@@ -84,7 +84,7 @@ use crate::tls::ticket::KeyRing;
 use crate::tls::upstream::Dialer;
 use crate::tls::{Shelf, Terminator};
 
-pub(crate) use access::{Passed, now_us};
+pub(crate) use access::{Passed, Unheard, now_us};
 use affinity::Affinity;
 pub use body::Body;
 use budget::Budget;

@@ -67,6 +67,8 @@ pub struct Session {
 pub struct Failed {
     /// Why.
     pub end: Handshake,
+    /// The name that the client asked for, if it came that far.
+    pub server_name: Option<Box<str>>,
     /// The connection, if the client may still have to read why.
     pub stream: Option<Stream>,
 }
@@ -131,19 +133,24 @@ impl Terminator {
     /// # Errors
     /// If it came to nothing.
     pub async fn handshake(&self, stream: Stream) -> Result<(Stream, Handshake, Session), Failed> {
-        let shake = async { stream.hello().await?.accept(self.config.clone()).await };
+        let mut server_name = None;
+        let shake = async {
+            let hello = stream.hello().await?;
+            server_name = hello.client().server_name().map(Box::from);
+            hello.accept(self.config.clone()).await
+        };
         let stream = match within(self.timeout, shake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(broken)) => {
                 let end = alert::end_of(&broken.error);
                 tracing::debug!(error = %broken.error, end = end.name(), "no TLS session");
                 let is_told = matches!(end, Handshake::Sent(_) | Handshake::NotTls);
-                return Err(Failed { end, stream: is_told.then_some(broken.stream) });
+                return Err(Failed { end, server_name, stream: is_told.then_some(broken.stream) });
             }
-            Err(_) => return Err(Failed { end: Handshake::Timeout, stream: None }),
+            Err(_) => return Err(Failed { end: Handshake::Timeout, server_name, stream: None }),
         };
         let Some(connection) = stream.server_session() else {
-            return Err(Failed { end: Handshake::Closed, stream: None });
+            return Err(Failed { end: Handshake::Closed, server_name, stream: None });
         };
         let end = match connection.handshake_kind() {
             Some(HandshakeKind::Resumed) => Handshake::Resumed,
