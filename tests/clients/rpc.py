@@ -1,4 +1,5 @@
-"""gRPC by Python's `grpcio`: `serve ADDRESS`, and `check ADDRESS` of what such a server does.
+"""gRPC by Python's `grpcio`: `serve ADDRESS [CERT KEY]`, and `check ADDRESS [CA NAME]` of what such a server
+does; with the files of a certificate, over TLS.
 
 Messages are plain bytes, so that no schema has to be compiled.
 """
@@ -41,7 +42,12 @@ def fail_later(request, context):
     context.abort(grpc.StatusCode.DATA_LOSS, "lost")
 
 
-def serve(address):
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def serve(address, cert=None, key=None):
     handlers = {
         "Echo": grpc.unary_unary_rpc_method_handler(echo),
         "Count": grpc.unary_stream_rpc_method_handler(count),
@@ -52,13 +58,23 @@ def serve(address):
     }
     server = grpc.server(ThreadPoolExecutor(32), options=[("grpc.max_receive_message_length", -1)])
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
-    assert server.add_insecure_port(address)
+    if cert:
+        credentials = grpc.ssl_server_credentials([(read(key), read(cert))])
+        assert server.add_secure_port(address, credentials)
+    else:
+        assert server.add_insecure_port(address)
     server.start()
     server.wait_for_termination()
 
 
-def check(address):
-    channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
+def check(address, authority=None, name=None):
+    options = [("grpc.max_receive_message_length", -1)]
+    if authority:
+        options.append(("grpc.ssl_target_name_override", name))
+        credentials = grpc.ssl_channel_credentials(read(authority))
+        channel = grpc.secure_channel(address, credentials, options=options)
+    else:
+        channel = grpc.insecure_channel(address, options=options)
 
     def method(kind, name):
         return getattr(channel, kind)(f"/{SERVICE}/{name}")
@@ -109,4 +125,4 @@ def check(address):
     print("all good")
 
 
-{"serve": serve, "check": check}[sys.argv[1]](sys.argv[2])
+{"serve": serve, "check": check}[sys.argv[1]](*sys.argv[2:])

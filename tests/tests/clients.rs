@@ -10,6 +10,7 @@ use steerage_lab::netns::{Netns, wait_for_port};
 use steerage_lab::pattern::Pattern;
 use steerage_lab::process::Process;
 use steerage_lab::{command, topology};
+use steerage_tests::certified::{Authority, listener, tls};
 use steerage_tests::stand::{Choices, Stand, l7};
 
 fn one_backend() -> Stand {
@@ -129,6 +130,25 @@ fn grpc_of_python_on_both_sides() {
     let stand = in_front("h2");
     let _server = serve(&stand, &python(), "rpc.py", &[&server().to_string()]);
     check(&stand.topology.client, &python(), "rpc.py", &["check", &front().to_string()]);
+}
+
+/// The same over TLS on both sides, each with its own name and the version of HTTP that ALPN agrees on.
+#[test]
+fn grpc_of_python_over_tls_on_both_sides() {
+    let authority = Authority::new().unwrap();
+    authority.sign("front", &["front.test"]).unwrap();
+    authority.sign("back", &["back.test"]).unwrap();
+    let (ca, cert, key) = (authority.ca(), authority.path("back.pem"), authority.path("back.key"));
+    let more = format!(
+        "{}[[service]]\nname = \"more\"\nupstream_tls = {{ ca = \"{ca}\", sni = \"back.test\" }}\n\
+         [[service.backend]]\naddress = \"{}\"\n",
+        listener(&[authority.entry("front")], "").replace("\"app\"", "\"more\""),
+        server()
+    );
+    let stand = Stand::start(&Choices { weights: vec![1], more, ..Choices::default() }).unwrap();
+    let _server = serve(&stand, &python(), "rpc.py", &[&server().to_string(), &cert, &key]);
+    let front = tls().to_string();
+    check(&stand.topology.client, &python(), "rpc.py", &["check", &front, &ca, "front.test"]);
 }
 
 fn directory() -> PathBuf {
