@@ -12,6 +12,7 @@ pub mod moody;
 pub mod namer;
 pub mod peer;
 pub mod probed;
+pub mod python;
 pub mod race;
 pub mod scenarios;
 pub mod scripted;

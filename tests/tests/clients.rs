@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use steerage_lab::netns::{Netns, wait_for_port};
@@ -11,6 +11,7 @@ use steerage_lab::pattern::Pattern;
 use steerage_lab::process::Process;
 use steerage_lab::{command, topology};
 use steerage_tests::certified::{Authority, listener, tls};
+use steerage_tests::python::{client, interpreter};
 use steerage_tests::stand::{Choices, Stand, l7};
 
 fn one_backend() -> Stand {
@@ -114,22 +115,22 @@ fn in_front(protocol: &str) -> Stand {
 #[test]
 fn websockets_over_every_version_to_every_version() {
     for (protocol, program, script) in
-        [("http1", python(), "websocket.py"), ("h2", "node".into(), "extended.js")]
+        [("http1", interpreter(), "websocket.py"), ("h2", "node".into(), "extended.js")]
     {
         let stand = in_front(protocol);
         let port = SERVER_PORT.to_string();
         let _server = serve(&stand, &program, script, &[&server().ip().to_string(), &port]);
         let (client, url) = (&stand.topology.client, format!("ws://{}/", front()));
-        check(client, &python(), "websocket.py", &["check", &url]);
-        check(client, &python(), "extended.py", &["check", &front().to_string()]);
+        check(client, &interpreter(), "websocket.py", &["check", &url]);
+        check(client, &interpreter(), "extended.py", &["check", &front().to_string()]);
     }
 }
 
 #[test]
 fn grpc_of_python_on_both_sides() {
     let stand = in_front("h2");
-    let _server = serve(&stand, &python(), "rpc.py", &[&server().to_string()]);
-    check(&stand.topology.client, &python(), "rpc.py", &["check", &front().to_string()]);
+    let _server = serve(&stand, &interpreter(), "rpc.py", &[&server().to_string()]);
+    check(&stand.topology.client, &interpreter(), "rpc.py", &["check", &front().to_string()]);
 }
 
 /// The same over TLS on both sides, each with its own name and the version of HTTP that ALPN agrees on.
@@ -146,29 +147,16 @@ fn grpc_of_python_over_tls_on_both_sides() {
         server()
     );
     let stand = Stand::start(&Choices { weights: vec![1], more, ..Choices::default() }).unwrap();
-    let _server = serve(&stand, &python(), "rpc.py", &[&server().to_string(), &cert, &key]);
+    let _server = serve(&stand, &interpreter(), "rpc.py", &[&server().to_string(), &cert, &key]);
     let front = tls().to_string();
-    check(&stand.topology.client, &python(), "rpc.py", &["check", &front, &ca, "front.test"]);
-}
-
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
-}
-
-/// The Python that `cargo xtask setup --all` made.
-fn python() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = target.unwrap_or_else(|| directory().join("../../target"));
-    let python = target.join("python/bin/python");
-    assert!(python.exists(), "{} is missing: run `cargo xtask setup --all`", python.display());
-    python
+    check(&stand.topology.client, &interpreter(), "rpc.py", &["check", &front, &ca, "front.test"]);
 }
 
 /// Starts a server on the backend's host.
 fn serve(stand: &Stand, program: &Path, script: &str, arguments: &[&str]) -> Process {
     let netns = &stand.topology.backends[0];
     let mut command = netns.command(program);
-    command.arg(directory().join(script)).arg("serve").args(arguments);
+    command.arg(client(script)).arg("serve").args(arguments);
     let server_process = Process::spawn(script, command, &stand.scratch.join(script)).unwrap();
     if let Err(error) = wait_for_port(netns, server(), Duration::from_secs(20)) {
         panic!("{error}: {}", server_process.log());
@@ -179,7 +167,7 @@ fn serve(stand: &Stand, program: &Path, script: &str, arguments: &[&str]) -> Pro
 /// Runs a client that checks all by itself.
 fn check(netns: &Netns, program: &Path, script: &str, arguments: &[&str]) {
     let mut command = netns.command(program);
-    command.arg(directory().join(script)).args(arguments);
+    command.arg(client(script)).args(arguments);
     let output = command::finish(&mut command).unwrap();
     let (out, error) = (
         String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -109,6 +109,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("haproxy", "haproxy", &[Bench]),
     program("openssl", "openssl", &[Test, Bench]),
     program("node", "nodejs", &[Test]),
+    program("chromium", "chromium", &[Test]),
     Requirement {
         what: "Python with the clients that tests use",
         purposes: &[Test],

@@ -1,19 +1,26 @@
 //! Answers to requests on the admin socket.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming};
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::Receiver;
 
 use super::order::{
     Action, Assignment, Back, ConfigChange, Daemon, Refusal, Reloaded, Terms, Upgrade, Weight,
 };
 use super::routes::{self, Found, ROUTES, Route};
+use super::server::Subject;
+use super::show::Opened;
 use crate::config::edit::{Edit, NewBackend};
 
 /// An order's body; the largest is a whole configuration.
@@ -23,10 +30,10 @@ const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// What is sent back.
-pub type Reply = Response<Full<Bytes>>;
+pub type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// Answers a request.
-pub async fn admin(request: Request<Incoming>, daemon: Arc<dyn Daemon>) -> Reply {
+pub async fn admin(request: Request<Incoming>, subject: Subject) -> Reply {
     let found = routes::find(request.method(), request.uri().path());
     let (route, parameters) = match found {
         Found::Route(route, parameters) => (route, parameters),
@@ -38,7 +45,7 @@ pub async fn admin(request: Request<Incoming>, daemon: Arc<dyn Daemon>) -> Reply
         }
         Found::Nothing => return text(StatusCode::NOT_FOUND, all_routes()),
     };
-    match carried_out(route, parameters, request, daemon).await {
+    match carried_out(route, parameters, request, subject).await {
         Ok(reply) => reply,
         Err(Wrong::Request(why)) => text(StatusCode::BAD_REQUEST, why),
         Err(Wrong::Refused(refusal)) => {
@@ -68,12 +75,17 @@ async fn carried_out(
     route: Route,
     parameters: Vec<String>,
     request: Request<Incoming>,
-    daemon: Arc<dyn Daemon>,
+    Subject { daemon, show }: Subject,
 ) -> Result<Reply, Wrong> {
-    let persist = persists(request.uri().query())?;
+    let query = request.uri().query();
+    let persist = if route == Route::Events { false } else { persists(query)? };
     let mut parameters = parameters.into_iter();
     let mut service = || parameters.next().unwrap_or_default();
     Ok(match route {
+        Route::Events => {
+            let opened = Opened::named(query.unwrap_or_default());
+            streamed("text/event-stream", show.watch(opened, ()))
+        }
         Route::OpenApi => reply(StatusCode::OK, "application/json", OPENAPI),
         Route::Status => json(&daemon.status()),
         Route::Workers => json(&daemon.status().workers),
@@ -196,13 +208,35 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Reply {
     reply(status, "text/plain", body)
 }
 
+/// A reply whose body comes piece by piece.
+pub fn streamed(kind: &'static str, pieces: Receiver<Bytes>) -> Reply {
+    let mut reply = Response::new(Pieces(pieces).boxed_unsync());
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    reply
+}
+
+/// A body that ends when nobody sends pieces of it any more.
+struct Pieces(Receiver<Bytes>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
 /// A reply of a kind.
 pub fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
+    let mut reply = Response::new(Full::new(body.into()).boxed_unsync());
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     reply
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

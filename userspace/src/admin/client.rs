@@ -1,17 +1,21 @@
 //! Asking the daemon over its admin socket.
 
+mod stream;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::net::UnixStream;
+use tokio::task::AbortHandle;
 
 use super::order::{
     Action, Assignment, Back, ConfigChange, Reloaded, Remaining, Revision, Terms, Upgrade,
@@ -20,6 +24,8 @@ use super::order::{
 use crate::config::edit::Edit;
 use crate::config::plan::Change;
 use crate::stats::status::Status;
+
+pub use stream::{Event, Stream};
 
 /// How long the daemon may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,6 +72,9 @@ pub enum Error {
     /// The name can't be asked for.
     #[error("{0:?} cannot be asked for: the service's name has characters that no URL takes")]
     Target(String),
+    /// It sends an event without an end.
+    #[error("the daemon sends an event without an end")]
+    Endless,
     /// The answer is not what this version understands.
     #[error("the daemon's answer is not understood: {0}; are daemon and command of one version?")]
     Answer(#[from] serde_json::Error),
@@ -240,10 +249,13 @@ async fn within(
     let exchange = tokio::time::timeout(time, exchange(path, method, target, body)).await;
     let (status, body) = exchange.unwrap_or(Err(Error::Timeout { path: path.to_owned() }))?;
     if !status.is_success() {
-        let text = String::from_utf8_lossy(&body).trim().to_owned();
-        return Err(Error::Refused { status, text });
+        return Err(refused(status, &body));
     }
     Ok(body)
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> Error {
+    Error::Refused { status, text: String::from_utf8_lossy(body).trim().to_owned() }
 }
 
 pub(super) async fn exchange(
@@ -252,13 +264,28 @@ pub(super) async fn exchange(
     target: &str,
     body: Bytes,
 ) -> Result<(StatusCode, Bytes), Error> {
+    let (response, connection) = begin(path, method, target, body).await?;
+    let status = response.status();
+    let http = |source| Error::Http { path: path.to_owned(), source };
+    let body = response.into_body().collect().await.map_err(http)?.to_bytes();
+    connection.abort();
+    Ok((status, body))
+}
+
+/// Sends a request; gives the answer's beginning, and what carries the rest of it.
+async fn begin(
+    path: &Path,
+    method: Method,
+    target: &str,
+    body: Bytes,
+) -> Result<(Response<Incoming>, AbortHandle), Error> {
     let http = |source| Error::Http { path: path.to_owned(), source };
     let stream = UnixStream::connect(path)
         .await
         .map_err(|source| Error::Connect { path: path.to_owned(), source })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     // Ends with the exchange; its errors are the exchange's.
-    let connection = tokio::spawn(connection);
+    let connection = tokio::spawn(connection).abort_handle();
     let request = Request::builder()
         .method(method)
         .uri(target)
@@ -266,8 +293,5 @@ pub(super) async fn exchange(
         .body(Full::new(body))
         .map_err(|_| Error::Target(target.to_owned()))?;
     let response = sender.send_request(request).await.map_err(http)?;
-    let status = response.status();
-    let body = response.into_body().collect().await.map_err(http)?.to_bytes();
-    connection.abort();
-    Ok((status, body))
+    Ok((response, connection))
 }

@@ -218,6 +218,9 @@ pub trait Daemon: Send + Sync {
         terms: Terms,
     ) -> Result<(), Refusal>;
 
+    /// The file with the token that orders on the metrics address need; `None` if none are taken there.
+    fn page_token(&self) -> Option<PathBuf>;
+
     /// What a backend still has in hand. May take a while: it walks the flow table.
     ///
     /// # Errors

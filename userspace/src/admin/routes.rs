@@ -11,6 +11,8 @@ pub enum Route {
     OpenApi,
     /// A snapshot of everything.
     Status,
+    /// What moves of it.
+    Events,
     /// The workers of it.
     Workers,
     /// The configuration in force, every default filled in.
@@ -72,9 +74,16 @@ const fn entry(
 }
 
 /// All of them.
-pub const ROUTES: [Entry; 20] = [
+pub const ROUTES: [Entry; 21] = [
     entry("GET", "/v1/openapi.json", Route::OpenApi, "this description"),
     entry("GET", "/v1/status", Route::Status, "a snapshot of everything"),
+    entry(
+        "GET",
+        "/v1/events",
+        Route::Events,
+        "what moves, once a second until the client goes, as server-sent events: `board` without backends, \
+         `backends` of each service that ?open=SERVICE or ?all asks for",
+    ),
     entry("GET", "/v1/workers", Route::Workers, "the workers"),
     entry(
         "GET",

@@ -3,25 +3,27 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Method, Request, StatusCode};
-use hyper::body::Incoming;
+use http::StatusCode;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use super::answer::{Reply, admin, reply};
+use super::answer::{admin, reply};
 use super::order::Daemon;
-use crate::stats::metrics;
+use super::page::{self, WATCHERS_MAX};
+use super::show::Show;
 use crate::sys;
 
 /// Clients that are served at the same time, on each of the two servers.
@@ -30,11 +32,28 @@ const CLIENTS_MAX: usize = 64;
 /// How long a client may take to send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a client may take nothing of what is sent to it.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Pause after an accept that failed, as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is spoken for.
-pub type Subject = Arc<dyn Daemon>;
+#[derive(Clone)]
+pub struct Subject {
+    /// The daemon.
+    pub daemon: Arc<dyn Daemon>,
+    /// What moves in it.
+    pub show: Arc<Show>,
+}
+
+impl Subject {
+    /// A daemon that nobody watches yet.
+    #[must_use]
+    pub fn new(daemon: Arc<dyn Daemon>) -> Self {
+        Self { show: Show::new(daemon.clone()), daemon }
+    }
+}
 
 /// Makes the admin socket, for root alone. A socket that nobody listens on any more is replaced.
 ///
@@ -59,7 +78,7 @@ pub fn bind_admin(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
 
 /// Serves the admin socket for ever. Whoever is neither root nor who the daemon runs as is refused, even
 /// if the socket's mode has been opened.
-pub async fn serve_admin(listener: UnixListener, daemon: Subject) {
+pub async fn serve_admin(listener: UnixListener, subject: Subject) {
     let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
     let face = |stream: &UnixStream| match stream.peer_cred() {
         Ok(peer) if peer.uid() == 0 || peer.uid() == sys::user() => Face::Admin,
@@ -68,19 +87,31 @@ pub async fn serve_admin(listener: UnixListener, daemon: Subject) {
             Face::Stranger
         }
     };
-    accept_all("admin", accept, &daemon, face).await;
+    accept_all("admin", accept, &subject, face).await;
 }
 
-/// Serves the metrics address for ever.
-pub async fn serve_metrics(listener: TcpListener, daemon: Subject) {
+/// Serves metrics and the page on the metrics address for ever.
+pub async fn serve_metrics(listener: TcpListener, subject: Subject) {
     let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
-    accept_all("metrics", accept, &daemon, |_| Face::Metrics).await;
+    let places = Arc::new(Semaphore::new(WATCHERS_MAX));
+    let face = |stream: &TcpStream| match stream.peer_addr() {
+        Ok(peer) => {
+            // Whoever watches the page and takes nothing more is not waited for.
+            let patience = SockRef::from(stream).set_tcp_user_timeout(Some(TAKE_TIMEOUT));
+            if let Err(error) = patience {
+                debug!(%error, "a client of the metrics may hang");
+            }
+            Face::Public(peer, places.clone())
+        }
+        Err(_) => Face::Stranger,
+    };
+    accept_all("metrics", accept, &subject, face).await;
 }
 
 async fn accept_all<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     server: &str,
     mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<S>>,
-    daemon: &Subject,
+    subject: &Subject,
     face: impl Fn(&S) -> Face,
 ) {
     let permits = Arc::new(Semaphore::new(CLIENTS_MAX));
@@ -88,9 +119,9 @@ async fn accept_all<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match poll_fn(&mut accept).await {
             Ok(stream) => {
-                let (daemon, face) = (daemon.clone(), face(&stream));
+                let (subject, face) = (subject.clone(), face(&stream));
                 tokio::spawn(async move {
-                    serve(stream, daemon, face).await;
+                    serve(stream, subject, face).await;
                     drop(permit);
                 });
             }
@@ -103,21 +134,22 @@ async fn accept_all<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 }
 
 /// What a client gets to see.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Face {
     Admin,
-    Metrics,
+    /// Metrics and the page.
+    Public(SocketAddr, Arc<Semaphore>),
     /// Nothing.
     Stranger,
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, daemon: Subject, face: Face) {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, subject: Subject, face: Face) {
     let service = service_fn(move |request| {
-        let daemon = daemon.clone();
+        let (subject, face) = (subject.clone(), face.clone());
         async move {
             Ok::<_, Infallible>(match face {
-                Face::Admin => admin(request, daemon).await,
-                Face::Metrics => scrape(&request, &daemon),
+                Face::Admin => admin(request, subject).await,
+                Face::Public(peer, places) => page::answer(request, peer, subject, places).await,
                 Face::Stranger => reply(StatusCode::FORBIDDEN, "text/plain", "only root may ask\n"),
             })
         }
@@ -129,15 +161,5 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, daemon: Subject, fac
         .await;
     if let Err(error) = served {
         debug!(%error, "admin or metrics client went away");
-    }
-}
-
-fn scrape(request: &Request<Incoming>, daemon: &Subject) -> Reply {
-    match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => {
-            reply(StatusCode::OK, metrics::CONTENT_TYPE, metrics::render(&daemon.status()))
-        }
-        (_, "/metrics") => reply(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n"),
-        _ => reply(StatusCode::NOT_FOUND, "text/plain", "there is: GET /metrics\n"),
     }
 }

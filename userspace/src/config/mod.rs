@@ -15,6 +15,7 @@ pub mod plan;
 mod resolve;
 mod schema;
 pub mod template;
+pub mod token;
 
 use std::path::{Path, PathBuf};
 

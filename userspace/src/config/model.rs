@@ -80,6 +80,8 @@ pub struct Global {
     pub admin: PathBuf,
     /// Where Prometheus fetches metrics; `None` for nowhere.
     pub metrics: Option<SocketAddr>,
+    /// The file with the token that orders there need; `None` for no orders there.
+    pub page_token: Option<PathBuf>,
     /// Holds the supervisor's process id and, by a lock, its claim to the instance.
     pub pid_file: PathBuf,
     /// Seed of the packet hash; `None` for one that lasts until the host's next start.

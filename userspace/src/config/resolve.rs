@@ -17,7 +17,7 @@ mod upstream_tls;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -29,7 +29,7 @@ use super::model::{
     self, Ejection, Global, HashKey, Http2, ListenerLimits, ListenerTimeouts, Log, Mode, Model,
     Pool, Retry, Upstream, UpstreamProtocol,
 };
-use super::schema;
+use super::{schema, token};
 
 /// The least memory that workers can be replaced at: they begin with a third of it.
 const WORKER_MEMORY_MIN: u64 = 64 << 20;
@@ -140,6 +140,7 @@ impl Resolver<'_> {
                 schema::Metrics::Off => None,
                 schema::Metrics::At(address) => Some(address),
             },
+            page_token: global.page_token.map(|file| self.page_token(&file)),
             pid_file: global.pid_file,
             hash_seed: global.hash_seed,
             log: Log { level: global.log.level, format: global.log.format },
@@ -169,6 +170,14 @@ impl Resolver<'_> {
             watch: global.watch,
             ticket_rotation: self.ticket_rotation(&global.ticket_rotation),
         }
+    }
+
+    fn page_token(&mut self, file: &Spanned<PathBuf>) -> PathBuf {
+        let path = self.directory.join(file.get_ref());
+        if let Err(error) = token::read(&path) {
+            self.problem(file.span(), format!("page_token: {}: {error}", path.display()));
+        }
+        path
     }
 
     /// A time that is `least` or more, or off.

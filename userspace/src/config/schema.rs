@@ -63,6 +63,9 @@ pub struct Global {
     pub bpf_dir: PathBuf,
     pub admin: PathBuf,
     pub metrics: Metrics,
+    /// File with the token that orders on the page at the metrics address need; without it there are
+    /// none.
+    pub page_token: Option<Spanned<PathBuf>>,
     pub pid_file: PathBuf,
     pub hash_seed: Option<String>,
     pub log: Log,
@@ -98,6 +101,7 @@ impl Default for Global {
             bpf_dir: "/sys/fs/bpf/steerage".into(),
             admin: "/run/steerage/admin.sock".into(),
             metrics: Metrics::At(SocketAddr::from(([127, 0, 0, 1], 9900))),
+            page_token: None,
             pid_file: "/run/steerage/steerage.pid".into(),
             hash_seed: None,
             log: Log::default(),

@@ -15,6 +15,7 @@ mod lag;
 mod prober;
 mod record;
 mod schedule;
+mod since;
 mod target;
 mod ticker;
 mod watch;

@@ -18,11 +18,12 @@ use tracing::debug;
 use super::check::Prepared;
 use super::lag::{Histogram, Lag};
 use super::record::{Record, Report};
+use super::since::Since;
 use super::target::{Subscriber, Target};
 use super::ticker::{Ticked, tick};
 use super::watch::{Common, Watch, tell};
 use crate::config::model::Check;
-use crate::region::Region;
+use crate::region::{Region, Tenant};
 use crate::tls::upstream::Keyring;
 
 /// Checks that run at the same time.
@@ -40,6 +41,7 @@ type Records = HashMap<Arc<Check>, HashMap<SocketAddr, Arc<Record>>>;
 pub struct Prober {
     records: Arc<Mutex<Records>>,
     lag: Arc<Histogram>,
+    since: Arc<Since>,
     orders: Option<UnboundedSender<Order>>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -80,10 +82,10 @@ impl Prober {
         ring: Arc<Keyring>,
     ) -> std::io::Result<Self> {
         let lag = Arc::new(Histogram::default());
-        let records = Arc::default();
+        let (records, since) = (Arc::default(), Arc::<Since>::default());
         let (orders, ordered) = unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let round = Round::new(region, lag.clone(), Arc::clone(&records));
+        let round = Round::new(region, lag.clone(), Arc::clone(&records), since.clone());
         let thread = thread::Builder::new().name("prober".into()).spawn(move || {
             // Without the right to it, checks may come later under load; the lag tells.
             if let Err(error) = crate::sys::prefer_thread() {
@@ -91,7 +93,7 @@ impl Prober {
             }
             runtime.block_on(round.run(ordered));
         })?;
-        let prober = Self { records, lag, orders: Some(orders), thread: Some(thread) };
+        let prober = Self { records, lag, since, orders: Some(orders), thread: Some(thread) };
         prober.update(targets, ring).wait();
         Ok(prober)
     }
@@ -117,6 +119,12 @@ impl Prober {
         records.get(check)?.get(&check.target(backend))?.report()
     }
 
+    /// For how long a backend has been in a state, as far as this prober has seen.
+    #[must_use]
+    pub fn held(&self, tenant: Tenant, state: State) -> Duration {
+        self.since.held(tenant, state)
+    }
+
     /// How late checks began.
     #[must_use]
     pub fn lag(&self) -> Lag {
@@ -137,6 +145,7 @@ impl Drop for Prober {
 struct Round {
     common: Arc<Common>,
     records: Arc<Mutex<Records>>,
+    since: Arc<Since>,
     /// By what is asked and whom.
     watched: HashMap<(Arc<Check>, SocketAddr), Watched>,
     ticked: Vec<Ticked>,
@@ -153,11 +162,17 @@ struct Watched {
 }
 
 impl Round {
-    fn new(region: Arc<Region>, lag: Arc<Histogram>, records: Arc<Mutex<Records>>) -> Self {
+    fn new(
+        region: Arc<Region>,
+        lag: Arc<Histogram>,
+        records: Arc<Mutex<Records>>,
+        since: Arc<Since>,
+    ) -> Self {
         let common = Arc::new(Common { region, permits: Semaphore::new(CHECKS_MAX), lag });
         Self {
             common,
             records,
+            since,
             watched: HashMap::new(),
             ticked: Vec::new(),
             prepared: HashMap::new(),
@@ -169,7 +184,7 @@ impl Round {
     async fn run(mut self, mut orders: UnboundedReceiver<Order>) {
         loop {
             tokio::select! {
-                () = tick(&self.common.region, &mut self.ticked) => {}
+                () = tick(&self.common.region, &mut self.ticked, &self.since) => {}
                 order = orders.recv() => match order {
                     Some(order) => self.turn_to(order),
                     None => return,

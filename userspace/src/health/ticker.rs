@@ -8,6 +8,7 @@ use steerage_common::health::{Event, State, Word};
 use tokio::sync::Notify;
 
 use super::report;
+use super::since::Since;
 use super::target::Subscriber;
 use crate::clock;
 use crate::region::{Group, Region, Tenant};
@@ -43,7 +44,7 @@ impl Ticked {
 }
 
 /// Gives every backend its ticks, for ever.
-pub async fn tick(region: &Region, all: &mut [Ticked]) {
+pub async fn tick(region: &Region, all: &mut [Ticked], since: &Since) {
     let groups = groups(all);
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -66,6 +67,8 @@ pub async fn tick(region: &Region, all: &mut [Ticked]) {
         for group in &groups {
             group.mend(region);
         }
+        let tenants = all.iter().map(|ticked| ticked.subscriber.tenant);
+        since.look(region, tenants, std::time::Instant::now());
     }
 }
 

@@ -82,7 +82,9 @@ use crate::service::{Placed, Random, Service};
 use crate::tls::rate::Buckets;
 use crate::tls::ticket::KeyRing;
 use crate::tls::upstream::Dialer;
+
 use crate::tls::{Shelf, Terminator};
+pub(crate) use upgrade::base64;
 
 pub(crate) use access::{Passed, Unheard, now_us};
 use affinity::Affinity;

@@ -236,7 +236,8 @@ fn websocket_accept(key: &[u8]) -> String {
     base64(&hash.finalize())
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// Base64 (RFC 4648, 4).
+pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {

@@ -194,6 +194,8 @@ pub struct Backend {
     pub state: String,
     /// Why it is in this state.
     pub why: String,
+    /// For how many seconds it has been, as far as this daemon knows.
+    pub seconds: u64,
     /// What its probe has said; `None` without one, or before its first answer.
     pub probe: Option<Probe>,
     /// Its bit in the bitmap: whether it takes new work.

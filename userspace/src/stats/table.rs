@@ -220,6 +220,7 @@ pub(crate) mod tests {
             weight: 5,
             state: "up".into(),
             why: "probe ok".into(),
+            seconds: 7,
             probe: Some(Probe { ok: 8, failed: 1, seconds: 0.002 }),
             accepts_new: true,
             keeps_flows: true,

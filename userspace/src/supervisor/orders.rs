@@ -71,6 +71,10 @@ impl Daemon for View {
         Ok(())
     }
 
+    fn page_token(&self) -> Option<PathBuf> {
+        self.in_force().model.global.page_token.clone()
+    }
+
     fn remaining(&self, service: &str, backend: SocketAddr) -> Result<Remaining, Refusal> {
         let now = self.in_force();
         let (service, tenant) = now.find(service, backend)?;

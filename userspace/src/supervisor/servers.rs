@@ -11,7 +11,7 @@ use tracing::{error, warn};
 
 use super::view::View;
 use super::{Error, instance_dir, offenders};
-use crate::admin::server::{serve_admin, serve_metrics};
+use crate::admin::server::{Subject, serve_admin, serve_metrics};
 use crate::kernel::flows::Remembered;
 use crate::kernel::{self, Kernel, Settler};
 
@@ -33,8 +33,9 @@ pub fn start(view: &Arc<View>, doors: Opened) -> Result<JoinSet<()>, Error> {
     let mut servers = JoinSet::new();
     let admin = tokio::net::UnixListener::from_std(doors.admin)
         .map_err(Error::system("cannot serve the admin socket"))?;
-    servers.spawn(serve_admin(admin, view.clone()));
-    servers.spawn(metrics(doors.metrics, view.clone()));
+    let subject = Subject::new(view.clone());
+    servers.spawn(serve_admin(admin, subject.clone()));
+    servers.spawn(metrics(doors.metrics, subject));
     if let Some(kernel) = &view.kernel {
         let tasks = follow(view, kernel)?;
         servers.spawn(kernels(tasks, doors.loaded, view.clone(), kernel.clone()));
@@ -43,14 +44,14 @@ pub fn start(view: &Arc<View>, doors: Opened) -> Result<JoinSet<()>, Error> {
 }
 
 /// Serves the metrics where they are to be served at the time.
-async fn metrics(mut listeners: watch::Receiver<Option<Arc<TcpListener>>>, view: Arc<View>) {
+async fn metrics(mut listeners: watch::Receiver<Option<Arc<TcpListener>>>, subject: Subject) {
     loop {
         let listener = listeners.borrow_and_update().clone();
         let own =
             listener.map(|shared| shared.try_clone().and_then(tokio::net::TcpListener::from_std));
         let served = async {
             match own {
-                Some(Ok(listener)) => serve_metrics(listener, view.clone()).await,
+                Some(Ok(listener)) => serve_metrics(listener, subject.clone()).await,
                 Some(Err(error)) => warn!(%error, "metrics cannot be served"),
                 None => {}
             }

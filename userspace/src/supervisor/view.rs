@@ -224,6 +224,7 @@ impl View {
             weight: backend.weight,
             state: word.state().name().into(),
             why: why(service, report.as_ref(), word),
+            seconds: self.prober.held(tenant, word.state()).as_secs(),
             probe: report.map(|report| status::Probe {
                 ok: report.ok,
                 failed: report.failed,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
@@ -14,12 +15,20 @@ use super::super::routes::Entry;
 use super::super::server::{bind_admin, serve_admin};
 use super::*;
 use crate::config::plan::Change;
+use crate::stats::board::Board;
 use crate::stats::status::{self, Status};
 use crate::stats::table::tests::sample;
 
 /// A daemon that knows one backend and notes what it is told.
 #[derive(Default)]
-struct Fake(Mutex<Vec<(ConfigChange, bool)>>);
+pub struct Fake {
+    /// Changes, and whether they are to persist.
+    pub changes: Mutex<Vec<(ConfigChange, bool)>>,
+    /// How often it was looked at.
+    pub looks: AtomicUsize,
+    /// The token of its page.
+    pub token: Option<PathBuf>,
+}
 
 fn reloaded() -> Reloaded {
     Reloaded { changes: Vec::new(), generation: 7, took_ms: 1.5, publish_us: 9.0 }
@@ -27,6 +36,7 @@ fn reloaded() -> Reloaded {
 
 impl Daemon for Fake {
     fn status(&self) -> Status {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         sample()
     }
 
@@ -43,6 +53,10 @@ impl Daemon for Fake {
         assert_eq!(service, "api");
         assert_eq!(terms.deadline_ms, (action == Action::Drain).then_some(5));
         Ok(())
+    }
+
+    fn page_token(&self) -> Option<PathBuf> {
+        self.token.clone()
     }
 
     fn remaining(&self, _: &str, _: SocketAddr) -> Result<Remaining, Refusal> {
@@ -83,7 +97,7 @@ impl Daemon for Fake {
     }
 
     fn change(&self, change: ConfigChange, persist: bool) -> Later<'_, Result<Reloaded, Refusal>> {
-        self.0.lock().unwrap().push((change, persist));
+        self.changes.lock().unwrap().push((change, persist));
         Box::pin(async { Ok(reloaded()) })
     }
 }
@@ -103,7 +117,7 @@ impl Served {
         let path = directory.join("admin.sock");
         let listener = tokio::net::UnixListener::from_std(bind_admin(&path).unwrap()).unwrap();
         let daemon = Arc::new(Fake::default());
-        let server = tokio::spawn(serve_admin(listener, daemon.clone()));
+        let server = tokio::spawn(serve_admin(listener, Subject::new(daemon.clone())));
         Self { directory, path, daemon, server }
     }
 }
@@ -169,7 +183,10 @@ async fn orders_reach_the_daemon_and_refusals_the_operator() {
         assert_eq!(status, 400, "{target}");
         assert!(String::from_utf8(text).unwrap().contains(told), "{target}");
     }
-    assert!(served.daemon.0.lock().unwrap().is_empty(), "nothing was changed by any of these");
+    assert!(
+        served.daemon.changes.lock().unwrap().is_empty(),
+        "nothing was changed by any of these"
+    );
 }
 
 #[tokio::test]
@@ -201,7 +218,7 @@ async fn changes_arrive_as_they_were_asked_for() {
         assert_eq!(answer, reloaded());
         expected.push((change, persist));
     }
-    assert_eq!(*served.daemon.0.lock().unwrap(), expected);
+    assert_eq!(*served.daemon.changes.lock().unwrap(), expected);
 }
 
 /// Somebody else is refused though the socket's mode lets them in.
@@ -223,6 +240,9 @@ async fn a_stranger_is_refused_whatever_the_socket_s_mode() {
     assert!(said.starts_with("HTTP/1.1 403"), "{said}");
 }
 
+/// The media type of an answer that goes on.
+const EVENTS: &str = "text/event-stream";
+
 /// What a route takes and gives, for its description: its body (media type, schema, an example), its status
 /// and what comes back (media type, schema).
 struct Described {
@@ -243,6 +263,7 @@ fn described(route: Route, schemas: &mut SchemaGenerator) -> Described {
         Route::Status => Some((JSON, of::<Status>(schemas))),
         Route::Workers => Some((JSON, of::<Vec<status::Worker>>(schemas))),
         Route::ConfigText => Some(("application/toml", string.clone())),
+        Route::Events => Some((EVENTS, string.clone())),
         Route::Diff => Some((JSON, of::<Vec<Change>>(schemas))),
         Route::Revisions => Some((JSON, of::<Vec<Revision>>(schemas))),
         Route::Remaining => Some((JSON, of::<Remaining>(schemas))),
@@ -281,6 +302,12 @@ fn operation(entry: &Entry, schemas: &mut SchemaGenerator) -> Value {
         let example = if name == "service" { "api" } else { "10.0.0.1:80" };
         parameters.push(json!({ "name": name, "in": "path", "required": true, "example": example,
             "schema": { "type": "string" } }));
+    }
+    if entry.route == Route::Events {
+        parameters.push(json!({ "name": "open", "in": "query", "schema": { "type": "array",
+            "items": { "type": "string" } }, "description": "services" }));
+        parameters.push(json!({ "name": "all", "in": "query", "allowEmptyValue": true,
+            "schema": { "type": "boolean" }, "description": "every service" }));
     }
     if changes_config(entry.route) {
         parameters.push(json!({ "name": "persist", "in": "query", "schema": { "type": "boolean" },
@@ -376,6 +403,13 @@ async fn the_daemon_answers_as_the_description_says() {
     for (path, operations) in file["paths"].as_object().unwrap() {
         let target = path.replace("{service}", "api").replace("{address}", "10.0.0.1:80");
         for (method, operation) in operations.as_object().unwrap() {
+            asked.insert(operation["operationId"].as_str().unwrap().to_owned());
+            if operation["responses"]["200"]["content"][EVENTS].is_object() {
+                let mut stream = client::Stream::open(&served.path, &target).await.unwrap();
+                let event = stream.event().await.unwrap().unwrap();
+                serde_json::from_str::<Board>(&event.data).unwrap();
+                continue;
+            }
             let body = operation["requestBody"]["content"].as_object();
             let example = body.and_then(|kinds| kinds.values().next()).map(|kind| &kind["example"]);
             let body = match example {
@@ -391,7 +425,6 @@ async fn the_daemon_answers_as_the_description_says() {
             if answers["content"]["application/json"].is_object() {
                 serde_json::from_slice::<Value>(&text).unwrap();
             }
-            asked.insert(operation["operationId"].as_str().unwrap().to_owned());
         }
     }
     assert_eq!(asked.len(), ROUTES.len());

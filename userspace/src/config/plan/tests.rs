@@ -106,6 +106,8 @@ fn where_things_stand_in_the_file_makes_no_difference() {
 /// Each key is put in force, or said to need a restart.
 #[test]
 fn no_key_is_left_out() {
+    let token = std::env::temp_dir().join(format!("steerage-plan-{}", std::process::id()));
+    std::fs::write(&token, "a-token-that-is-long-enough").unwrap();
     let keys = "drain = '5s'\nmax_connections = 7\ntrusted_proxies = ['10.0.0.0/8']\nwatch = false\n\
         tunnel_sources = ['10.9.0.0/16']\nworker_hang = '9s'\nworker_lifetime = '9h'\n\
         worker_memory = '1GiB'\nworker_seccomp = false\nupgrade_timeout = '9s'\nuser = 'other'\n\
@@ -113,8 +115,10 @@ fn no_key_is_left_out() {
         max_flows = 2048\nmax_sources = 2048\nflow_idle = { tcp = '9m', udp = '9s' }\n\
         io = 'epoll'\nlog = { level = 'debug', format = 'json' }\naccess_log = '/l'\n\
         hooks = { on_start = ['/s'] }\nticket_rotation = '9h'\ninstance = 'other'\nworkers = 3";
+    let keys = &format!("page_token = '{}'\n{keys}", token.display());
     let (before, after) =
         (model(BASE), model(&BASE.replace("workers = 2\nhash_seed = 'one'", keys)));
+    std::fs::remove_file(&token).unwrap();
     let changed: std::collections::BTreeSet<String> = diff(&before, &after)
         .into_iter()
         .map(|change| change.what.trim_start_matches("global.").to_owned())
