@@ -18,9 +18,10 @@ use crate::error::CLASSES_MAX;
 use crate::handshake::HANDSHAKES_MAX;
 use crate::latency;
 use crate::limits::{HEALTH_WORDS, RING_ENTRIES, SERVICES, SLOTS, TIERS, VIPS};
+use crate::start::STARTS_MAX;
 
 /// Version of every layout in this file.
-pub const SCHEMA_VERSION: u32 = 9;
+pub const SCHEMA_VERSION: u32 = 10;
 
 /// `service` of a backend that is in the configuration no more and finishes what it has.
 pub const SERVICE_NONE: u16 = u16::MAX;
@@ -152,7 +153,8 @@ pub struct Crew {
     pub reserved: [u64; 4],
 }
 
-/// `WORKERS[worker]`: one worker process. Written by that worker alone, but for `pending`.
+/// `WORKERS[worker]`: one worker process. Written by that worker alone, but for `pending`, and for
+/// `started_ms` and `starts`, which the supervisor writes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct WorkerLine {
@@ -191,8 +193,16 @@ pub struct WorkerLine {
     pub log_lines: u64,
     /// Lines that found no room on the way to it.
     pub log_dropped: u64,
+    /// Monotonic milliseconds at which the process was started.
+    pub started_ms: u64,
+    /// Processes that were started, by [`crate::start::Start`].
+    pub starts: [u64; STARTS_MAX],
+    /// How late the loop came to a timer that is due ten times a second, by bucket.
+    pub lag_counts: [u64; latency::BUCKETS],
+    /// Sum of all such lags, in microseconds.
+    pub lag_sum_us: u64,
     /// Zero; a line begins where a line of the cache does.
-    pub reserved_end: [u64; 6],
+    pub reserved_end: [u64; 2],
 }
 
 /// Keys that tickets are opened with: the one that seals them, and former ones.
@@ -381,6 +391,59 @@ pub struct Times {
     pub counts: [[u64; latency::BUCKETS]; latency::TIMERS],
     /// Sum of all times of each, in microseconds.
     pub sums_us: [u64; latency::TIMERS],
+}
+
+/// What one worker did for a listener's clients. In the memory of the [`Times`], worker by worker.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ListenerLine {
+    /// Hash of the listener's name, in the first worker's line alone: who has the line, in all
+    /// workers' tables. 0 for nobody. Written by the supervisor.
+    pub identity: u64,
+    /// Responses by status class, 1xx to 5xx, those of Steerage itself among them.
+    pub responses: [u64; 5],
+    /// Request body bytes, and bytes of streams and tunnels, that went to backends.
+    pub request_body_bytes: u64,
+    /// The same from backends.
+    pub response_body_bytes: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Open connections now.
+    pub connections: u64,
+    /// Requests that Steerage answered itself, by [`crate::error::ErrorClass`].
+    pub errors: [u64; CLASSES_MAX],
+    /// Connections that ended, by [`crate::cause::Cause`].
+    pub ends: [u64; CAUSES_MAX],
+    /// Streams of such connections, and tunnels in them, that Steerage cut off.
+    pub stream_ends: [u64; CAUSES_MAX],
+    /// TLS handshakes, by [`crate::handshake::Handshake`].
+    pub handshakes: [u64; HANDSHAKES_MAX],
+    /// Whole times of requests that backends answered, by [`latency::bucket`].
+    pub counts: [u64; latency::BUCKETS],
+    /// Their sum, in microseconds.
+    pub sum_us: u64,
+    /// Zero.
+    pub reserved: [u64; 3],
+}
+
+/// What one worker did for the requests of one route: see [`ListenerLine`].
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RouteLine {
+    /// Hash of the listener's name and of what the route asks for.
+    pub identity: u64,
+    /// Responses by status class.
+    pub responses: [u64; 5],
+    /// Request body bytes that went to backends.
+    pub request_body_bytes: u64,
+    /// Response body bytes that came from them.
+    pub response_body_bytes: u64,
+    /// Whole times of requests that backends answered, by [`latency::bucket`].
+    pub counts: [u64; latency::BUCKETS],
+    /// Their sum, in microseconds.
+    pub sum_us: u64,
+    /// Zero.
+    pub reserved: [u64; 5],
 }
 
 /// `SERVICES[service]`: what all workers share about one service.
@@ -1069,12 +1132,14 @@ const _: () = {
     assert!(size_of::<BackendTable>() == 64 + 64 * SLOTS);
     assert!(size_of::<HealthWord>() == 32);
     assert!(size_of::<Crew>() == 64);
-    assert!(size_of::<WorkerLine>() == 1728);
+    assert!(size_of::<WorkerLine>() == 2112);
     assert!(size_of::<TicketKeys>() == 256);
     assert!(offset_of!(WorkerLine, errors) == 64);
     assert!(size_of::<ListenerKey>() == 20);
     assert!(size_of::<Cell>() == 832);
     assert!(size_of::<Times>() == 1376);
+    assert!(size_of::<ListenerLine>() == 2048);
+    assert!(size_of::<RouteLine>() == 448);
     assert!(size_of::<ServiceLine>() == 64);
     assert!(size_of::<VipKey>() == 20);
     assert!(size_of::<Vip>() == 16);

@@ -20,6 +20,7 @@
 //! - [`error`]: why a request is answered by Steerage itself.
 //! - [`latency`]: how long things took, in buckets.
 //! - [`replay`]: whether a request may be sent again.
+//! - [`start`]: why a worker process was started.
 //! - [`hash`], [`checksum`], [`slot`], [`limits`]: the small parts.
 #![cfg_attr(not(any(test, loom)), no_std)]
 #![deny(unsafe_code)]
@@ -46,4 +47,5 @@ pub mod quic;
 pub mod replay;
 pub mod ring;
 pub mod slot;
+pub mod start;
 pub mod steer;

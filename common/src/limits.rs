@@ -47,6 +47,12 @@ pub const WORKERS: usize = 256;
 /// [`WORKERS`] places of 8 bytes. The connections of further ones are spread by hash.
 pub const LISTENERS: usize = 256;
 
+/// Listeners that have figures of their own.
+pub const LISTENER_LINES: usize = 256;
+
+/// Routes, of all listeners, that have figures of their own.
+pub const ROUTE_LINES: usize = 4096;
+
 /// Entries of a Maglev ring: a prime over 100 times the usual number of backends (Eisenbud et al.,
 /// "Maglev", NSDI 2016, section 3.4).
 pub const RING_ENTRIES: usize = 65_537;

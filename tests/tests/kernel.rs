@@ -94,7 +94,7 @@ fn tables_follow_the_configured_size() -> Result<()> {
     drop(first);
     let options = Options { cells: 2 * SLOTS as u32, max_flows: 5000, ..instance.options() };
     let second = Kernel::load(&options)?;
-    steerage::region::Region::map(&second.region_fds(steerage::region::Fds::times(2)?)?, 2)
+    steerage::region::Region::map(&second.region_fds(steerage::region::figures::memory(2)?)?, 2)
         .context("room for two workers")?;
     assert_eq!(second.vips()?, [(KEY, VIP)], "other maps stay");
     Ok(())

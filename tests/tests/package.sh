@@ -25,6 +25,8 @@ grep 'nothing to serve yet' "$scratch/install.log"
 inside steerage --version
 inside id steerage
 inside test -s /usr/share/man/man8/steerage.8.gz
+inside test -s /usr/share/steerage/grafana/steerage.json
+inside test -s /usr/share/steerage/prometheus/steerage.rules.yml
 inside bash -c '. /usr/share/bash-completion/completions/steerage; complete -p steerage'
 inside steerage check /etc/steerage/steerage.toml 2>&1 | grep 'nothing to serve'
 

@@ -291,7 +291,10 @@ fn certificates_change_under_load_and_a_broken_one_changes_nothing() {
     };
     assert_eq!(sample("steerage_certificate_faulty{", "site.pem"), "1");
     assert_eq!(sample("steerage_certificate_faulty{", "other.pem"), "0");
-    assert_eq!(sample("steerage_certificate_not_after_seconds{", "other.pem"), "64060588800");
+    assert_eq!(
+        sample("steerage_certificate_not_after_timestamp_seconds{", "other.pem"),
+        "64060588800"
+    );
     // A configuration that brings a broken one is not taken.
     let text = fs::read_to_string(&stand.config).unwrap();
     let more = text.replacen(

@@ -32,6 +32,13 @@ pub fn page_bytes() -> u64 {
     bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or(4096)
 }
 
+/// The kernel's ticks in a second, in which it tells of processor time.
+#[must_use]
+pub fn ticks_per_second() -> u64 {
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
+    ticks.and_then(|ticks| ticks.try_into().ok()).filter(|ticks| *ticks > 0).unwrap_or(100)
+}
+
 /// Whether this process is root.
 #[must_use]
 pub fn is_root() -> bool {

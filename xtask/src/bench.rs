@@ -100,6 +100,12 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// What a scrape of the metrics costs with 4,096 backends, 512 vips and 8 workers.
+    Scrape {
+        /// Options of the runner; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Microseconds from a breaker's trip to the first packet elsewhere.
     Breaker {
         /// Options of the runner; `--help` lists them.
@@ -109,8 +115,8 @@ enum What {
 }
 
 /// Runners that run the daemon.
-const RUN_DAEMON: [&str; 7] =
-    ["race", "scenarios", "balance", "flood", "steering", "reloads", "upgrades"];
+const RUN_DAEMON: [&str; 8] =
+    ["race", "scenarios", "balance", "flood", "steering", "reloads", "upgrades", "scrape"];
 
 /// `cargo xtask bench`.
 ///
@@ -130,6 +136,7 @@ pub fn command(options: &Options) -> Result<()> {
         Some(What::Flood { arguments }) => Some(("flood", arguments)),
         Some(What::Reload { arguments }) => Some(("reloads", arguments)),
         Some(What::Upgrades { arguments }) => Some(("upgrades", arguments)),
+        Some(What::Scrape { arguments }) => Some(("scrape", arguments)),
         None => None,
     };
     if let Some((name, arguments)) = runner {

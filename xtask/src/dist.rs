@@ -43,6 +43,12 @@ const FILES: &[(&str, &str, u32)] = &[
     ("packaging/steerage.sysusers", "usr/lib/sysusers.d/steerage.conf", 0o644),
     ("packaging/steerage.tmpfiles", "usr/lib/tmpfiles.d/steerage.conf", 0o644),
     ("packaging/steerage.toml", CONFIGURATION, 0o640),
+    ("packaging/grafana/steerage.json", "usr/share/steerage/grafana/steerage.json", 0o644),
+    (
+        "packaging/prometheus/steerage.rules.yml",
+        "usr/share/steerage/prometheus/steerage.rules.yml",
+        0o644,
+    ),
     ("README.md", "usr/share/doc/steerage/README.md", 0o644),
     ("LICENSE-MIT", "usr/share/doc/steerage/LICENSE-MIT", 0o644),
     ("LICENSE-APACHE", "usr/share/doc/steerage/LICENSE-APACHE", 0o644),

@@ -110,6 +110,8 @@ const REQUIREMENTS: &[Requirement] = &[
     program("openssl", "openssl", &[Test, Bench]),
     program("node", "nodejs", &[Test]),
     program("chromium", "chromium", &[Test]),
+    program("promtool", "prometheus", &[Test]),
+    program("prometheus", "prometheus", &[Test]),
     Requirement {
         what: "Python with the clients that tests use",
         purposes: &[Test],

@@ -4,7 +4,6 @@
 //! have come between two looks, and what was short-lived within them is missed. What is asserted are
 //! intervals in which *every* look saw the same.
 
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,11 +11,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use aya::maps::MapData;
-use steerage::region::{Fds, Region};
-use steerage_common::abi::SCHEMA_VERSION;
+use steerage::region::{Region, figures};
 use steerage_common::health::State;
 use steerage_common::slot::Slot;
+
+use crate::pinned;
 
 const PAUSE: Duration = Duration::from_micros(500);
 
@@ -53,7 +52,9 @@ impl Watch {
     /// # Errors
     /// If the tables are not pinned there.
     pub fn start(pins: &Path, slots: Vec<Slot>) -> Result<Self> {
-        let region = Arc::new(Region::map(&fds(pins)?, 1).context("cannot map the pinned tables")?);
+        // Nobody looks at these figures.
+        let fds = pinned::fds(pins, figures::memory(1)?)?;
+        let region = Arc::new(Region::map(&fds, 1).context("cannot map the pinned tables")?);
         let changes = Arc::new(Mutex::new(Vec::new()));
         let is_over = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
@@ -119,28 +120,4 @@ fn look(region: &Region, slots: &[Slot], changes: &Mutex<Vec<Change>>, is_over: 
         }
         after = before;
     }
-}
-
-fn fds(pins: &Path) -> Result<Fds> {
-    let directory = pins.join(format!("v{SCHEMA_VERSION}"));
-    let fd = |name: &str| -> Result<OwnedFd> {
-        let map = MapData::from_pin(directory.join(name));
-        let map =
-            map.with_context(|| format!("{name} is not pinned in {}", directory.display()))?;
-        Ok(map.fd().as_fd().try_clone_to_owned()?)
-    };
-    Ok(Fds {
-        control: fd("CONTROL")?,
-        backends: fd("BACKENDS")?,
-        health: fd("HEALTH")?,
-        state: fd("STATE")?,
-        services: fd("SERVICES")?,
-        crew: fd("CREW")?,
-        workers: fd("WORKERS")?,
-        reports: fd("REPORTS")?,
-        cells: fd("CELLS")?,
-        tickets: fd("TICKETS")?,
-        clients: fd("CLIENTS")?,
-        times: Fds::times(1)?,
-    })
 }

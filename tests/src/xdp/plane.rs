@@ -163,7 +163,7 @@ impl Plane {
             log_level: LogLevel::Info,
         };
         let kernel = Kernel::load(&options).context("loading the kernel programs")?;
-        let region = Region::map(&kernel.region_fds(steerage::region::Fds::times(1)?)?, 1)
+        let region = Region::map(&kernel.region_fds(steerage::region::figures::memory(1)?)?, 1)
             .context("mapping the region")?;
         let tenants: Vec<u16> = (0..weights.len() as u16).collect();
         let seats: Vec<Tenant> = tenants.iter().map(|slot| Tenant::new(of(*slot), 0)).collect();

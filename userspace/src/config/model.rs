@@ -37,7 +37,7 @@ pub use probe::{
     Authorities, Check, CheckKind, GrpcCheck, HttpCheck, PROBE_BODY_MAX, Probe, ProbeMethod, Trust,
 };
 pub use quic::{NoServerId, Quic, ServerId};
-pub use route::{HeaderMatch, Host, Path, Route, RouteTimeouts, ValueMatch};
+pub use route::{HeaderMatch, Host, Path, Route, RouteTimeouts, ValueMatch, titles};
 pub use streams::{StreamEnd, StreamRoute, StreamTimeouts, Streams};
 pub use tls::{CertificateFiles, ClientAuth, ClientAuthMode, ListenerTls, SniMismatch, TlsVersion};
 pub use upstream_tls::{ClientCertificate, UpstreamTls};

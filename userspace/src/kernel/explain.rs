@@ -30,7 +30,7 @@ use super::{Error, VipMap, loader};
 use crate::clock;
 use crate::config::model::{address_of, table_address};
 use crate::region::rings::Ring;
-use crate::region::{Fds, Region};
+use crate::region::{Fds, Region, figures};
 
 /// Backends of a flow's sequence that are told.
 const SEQUENCE_MAX: usize = 8;
@@ -160,7 +160,7 @@ impl Tables {
             tickets: open("TICKETS")?,
             clients: open("CLIENTS")?,
             // The daemon's own are in its memory; nobody looks at these.
-            times: Fds::times(workers).map_err(Error::io("making memory"))?,
+            figures: figures::memory(workers).map_err(Error::io("making memory"))?,
         };
         Ok(Self {
             region: Region::map(&fds, workers).map_err(Error::io("mapping the tables"))?,

@@ -128,7 +128,7 @@ impl Kernel {
     ///
     /// # Errors
     /// If there is no descriptor left.
-    pub fn region_fds(&self, times: OwnedFd) -> Result<Fds, Error> {
+    pub fn region_fds(&self, figures: OwnedFd) -> Result<Fds, Error> {
         Ok(Fds {
             control: self.fd("CONTROL")?,
             backends: self.fd("BACKENDS")?,
@@ -141,7 +141,7 @@ impl Kernel {
             cells: self.fd("CELLS")?,
             tickets: self.fd("TICKETS")?,
             clients: self.fd("CLIENTS")?,
-            times,
+            figures,
         })
     }
 

@@ -35,7 +35,7 @@ use self::client_hello::{Alert, ClientHello};
 use self::names::Names;
 use self::proxy_protocol::{Addresses, Header, Kind, Notes, Tls, Version};
 use crate::config::model::{self, Listener, StreamEnd, StreamTimeouts};
-use crate::l7::{self, Door};
+use crate::l7::{self, Door, OpenClient};
 use crate::net::{Progress, Stream};
 
 /// What a listener does with its connections before, or instead of, speaking HTTP.
@@ -168,6 +168,7 @@ pub(crate) fn route_of(
 /// Serves a client until one side ends the connection.
 pub async fn serve(door: Rc<Door>, stream: Stream, peer: SocketAddr) {
     let front = door.front();
+    let _open = OpenClient::new(front.tally.clone());
     if front.entry.is_plain() {
         drop(front);
         return l7::serve(door, stream, peer.into()).await;

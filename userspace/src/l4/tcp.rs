@@ -23,7 +23,9 @@ use tokio::io::AsyncWriteExt as _;
 use super::copy::{self, Account, Limits, Side};
 use super::{Caller, Route};
 use crate::config::model::{StreamEnd, StreamTimeouts};
-use crate::l7::{Door, Hold, Meter, OpenTunnel, Passed, Place, Proxy, Target, now_us, of_failure};
+use crate::l7::{
+    Door, Hold, Meter, OpenTunnel, Passed, Place, Proxy, Tally, Target, now_us, of_failure,
+};
 use crate::net::{self, Elapsed, Stream, clock};
 use crate::region::add;
 use crate::service::Criteria;
@@ -56,7 +58,8 @@ pub(super) async fn serve(door: Rc<Door>, stream: Stream, caller: Caller, route:
     }
     let StreamTimeouts { tunnel, half_closed, .. } = timeouts;
     let limits = Limits { tunnel, half_closed };
-    let mut connected = Connected { line, door, passed: Cell::default() };
+    let tally = door.front().tally.clone();
+    let mut connected = Connected { line, door, tally, passed: Cell::default() };
     let (near, far) = (stream.progress(), backend.progress());
     let end = |stream| (Side::Connection(stream), bytes::Bytes::new());
     let cut = copy::run(&connected, end(stream), end(backend), limits).await;
@@ -271,6 +274,7 @@ impl Drop for Line {
 struct Connected {
     line: Line,
     door: Rc<Door>,
+    tally: Rc<Tally>,
     /// Bytes to the backend and from it.
     passed: Cell<(u64, u64)>,
 }
@@ -280,6 +284,7 @@ impl Account for Connected {
         let cell = self.line.meter.cell();
         add(&cell.request_body_bytes, up);
         add(&cell.response_body_bytes, down);
+        self.tally.passed(None, up, down);
         let (before_up, before_down) = self.passed.get();
         self.passed.set((before_up + up, before_down + down));
     }

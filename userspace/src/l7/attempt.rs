@@ -40,7 +40,7 @@ use super::tunnel::{Far, Tunnel};
 use super::upgrade::Wish;
 use super::upload::{RequestBody, Stage, Upload};
 use super::via::{Mark, Via};
-use super::{Target, forward, version};
+use super::{Tally, Target, forward, version};
 use crate::l4::copy::Account;
 use crate::net::{Deadline, clock};
 use crate::region::{self, add};
@@ -74,6 +74,17 @@ impl Failed {
     }
 }
 
+/// What all attempts at a request have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Frame {
+    /// When the request came, by [`clock::now_us`].
+    pub(super) came_us: u64,
+    /// When the response must have begun, by [`clock::now_ms`].
+    pub(super) deadline_ms: u64,
+    /// Where its listener's and its route's figures are.
+    pub(super) tally: Rc<Tally>,
+}
+
 /// One request at one backend: in flight until it is dropped.
 #[derive(Debug)]
 pub(super) struct Attempt {
@@ -83,10 +94,7 @@ pub(super) struct Attempt {
     backend: usize,
     /// The body that must have passed whole before the connection can be used again.
     upload: Option<Rc<Upload>>,
-    /// When the request came, by [`clock::now_us`].
-    came_us: u64,
-    /// When the response must have begun, by [`clock::now_ms`].
-    deadline_ms: u64,
+    frame: Frame,
     /// Whether the breaker has heard of the outcome.
     is_judged: bool,
     /// Whether the response has begun: the request ends with this attempt.
@@ -106,7 +114,7 @@ impl Attempt {
         destination: Destination,
         backend: usize,
         upload: Option<Rc<Upload>>,
-        (came_us, deadline_ms): (u64, u64),
+        frame: Frame,
         record: Option<Rc<Record>>,
     ) -> Option<Self> {
         let hold = Hold::begin(&target, backend)?;
@@ -119,8 +127,7 @@ impl Attempt {
             destination,
             backend,
             upload,
-            came_us,
-            deadline_ms,
+            frame,
             is_judged: false,
             is_answered: false,
             is_tunnel: false,
@@ -337,6 +344,7 @@ impl Attempt {
     /// A piece of the response body came.
     pub(super) fn received(&self, bytes: usize) {
         add(&self.cell().response_body_bytes, bytes as u64);
+        self.frame.tally.passed(Some(self.destination.route), 0, bytes as u64);
     }
 
     /// The response is whole.
@@ -409,9 +417,9 @@ impl Attempt {
     fn patience(&self) -> (u64, Stalled) {
         let timeouts = &self.destination.timeouts;
         let first_byte = Stalled::Backend(FailureClass::FirstByteTimeout);
-        let Some(upload) = &self.upload else { return (self.deadline_ms, first_byte) };
+        let Some(upload) = &self.upload else { return (self.frame.deadline_ms, first_byte) };
         let until = |limit: Duration| upload.progress_ms().saturating_add(limit.as_millis() as u64);
-        let whole = until(timeouts.first_byte).max(self.deadline_ms);
+        let whole = until(timeouts.first_byte).max(self.frame.deadline_ms);
         match upload.stage() {
             Stage::Client => (whole, Stalled::Client),
             Stage::Backend if !upload.is_untouched() => {
@@ -426,6 +434,7 @@ impl Account for Attempt {
     fn passed(&self, up: u64, down: u64) {
         add(&self.cell().request_body_bytes, up);
         add(&self.cell().response_body_bytes, down);
+        self.frame.tally.passed(Some(self.destination.route), up, down);
         if let Some(record) = &self.record {
             record.passed(up, down);
         }
@@ -450,6 +459,7 @@ impl Drop for Attempt {
         }
         if let Some(upload) = &self.upload {
             add(&self.cell().request_body_bytes, uploaded);
+            self.frame.tally.passed(Some(self.destination.route), uploaded, 0);
             if self.is_answered && upload.is_unread() {
                 self.client.leave_unread();
             }
@@ -457,7 +467,9 @@ impl Drop for Attempt {
         if self.is_answered {
             self.client.request_ended();
             if !self.is_tunnel {
-                self.note_time(Timer::Total, self.came_us);
+                let us = clock::now_us().saturating_sub(self.frame.came_us);
+                self.target().service.note_time(self.backend, Timer::Total, us);
+                self.frame.tally.took(self.destination.route, us);
             }
         }
     }

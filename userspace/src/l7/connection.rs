@@ -499,10 +499,8 @@ pub async fn serve(door: Rc<Door>, stream: Stream, mut caller: Caller) {
 
 /// Ends a connection with an error of the client's.
 async fn tell(door: &Door, stream: Stream, class: ErrorClass) {
-    let (proxy, front) = door.inside();
-    proxy.count_error(class);
-    let reply = proxy.fronts[front].replies.bytes(class);
-    drop(proxy);
+    door.count_refusal(class);
+    let reply = door.front().replies.bytes(class);
     part(stream, &reply).await;
 }
 
@@ -581,7 +579,7 @@ async fn serve_http1(client: &Rc<Client>, line: &Rc<Line>) -> End {
                 client.tunnel.take();
                 if error.is_parse() {
                     // What the guard let pass; hyper has told the client.
-                    client.door.inside().0.count_error(ErrorClass::MalformedHead);
+                    client.door.count_refusal(ErrorClass::MalformedHead);
                     client.leave_unread();
                     return Poll::Ready(End::Ended(Cause::HttpProtocol));
                 }

@@ -25,7 +25,7 @@ use steerage_common::latency::Timer;
 use steerage_common::replay::{self, Evidence, Rule};
 
 use super::access::{Record, Recorded};
-use super::attempt::{Attempt, Failed, Failure};
+use super::attempt::{Attempt, Failed, Failure, Frame};
 use super::body::Body;
 use super::budget::Share;
 use super::complaint::Kind;
@@ -59,9 +59,11 @@ pub(super) async fn respond(
     let has_body = !request.body().is_end_stream();
     let version = request.version();
     let mut echo = Echo::default();
+    let mut taken = None;
     let answer = match prepare(&proxy, front, &client, request) {
         Ok((prepared, marks)) => {
             let route = prepared.destination.route;
+            taken = Some(route);
             echo = marks;
             if let Some(record) = &record {
                 record.prepared(prepared.request.headers());
@@ -81,13 +83,14 @@ pub(super) async fn respond(
                 Own::Routed(mut response, route) => {
                     client.request_ended();
                     front.routes.plan(route).response.apply(response.headers_mut());
+                    front.tally.responded(Some(route), response.status());
                     return Ok(Record::over(record, *response));
                 }
             }
         }
     };
     let mut response = answer.unwrap_or_else(|class| {
-        proxy.count_error(class);
+        proxy.count_error(front, class);
         if let Some(record) = &record {
             record.failed(class);
         }
@@ -104,6 +107,7 @@ pub(super) async fn respond(
         response
     });
     echo.apply(response.headers_mut());
+    front.tally.responded(taken, response.status());
     client.request_answered();
     Ok(Record::over(record, response))
 }
@@ -120,10 +124,7 @@ struct Exchange<'a> {
     wish: Option<Wish>,
     /// Whether executing it twice does no harm.
     is_idempotent: bool,
-    /// When it came, by [`clock::now_us`].
-    came_us: u64,
-    /// When the response must have begun, by [`clock::now_ms`].
-    deadline_ms: u64,
+    frame: Frame,
     /// Since when it stands in line.
     stood_us: Option<u64>,
     attempts: u32,
@@ -185,8 +186,11 @@ async fn forward(
         head,
         upload,
         wish,
-        came_us,
-        deadline_ms: (came_us / 1000).saturating_add(first_byte_ms),
+        frame: Frame {
+            came_us,
+            deadline_ms: (came_us / 1000).saturating_add(first_byte_ms),
+            tally: front.tally.clone(),
+        },
         stood_us: None,
         attempts: 0,
         stale_replays: 0,
@@ -377,7 +381,7 @@ impl Exchange<'_> {
             self.destination.clone(),
             pick.backend,
             self.upload.clone(),
-            (self.came_us, self.deadline_ms),
+            self.frame.clone(),
             self.record.clone(),
         );
         attempt.map_or(Start::Full, |attempt| Start::Begun(attempt, pick))
@@ -401,7 +405,7 @@ impl Exchange<'_> {
             is_idempotent: self.is_idempotent,
             holds_body: upload.is_none_or(|upload| upload.is_held()),
             is_client_there: upload.is_none_or(|upload| upload.stage() != Stage::Broken),
-            is_late: self.deadline_ms <= clock::now_ms(),
+            is_late: self.frame.deadline_ms <= clock::now_ms(),
             attempts: self.attempts,
             stale_replays: self.stale_replays,
             is_in_budget: share.may_retry(),

@@ -12,7 +12,7 @@ use http::{Method, Uri};
 use super::rewrite::Parts;
 use super::route::{End, Entry, Mismatch, Plan, Query, Table, is_of_host};
 use crate::config::Model;
-use crate::config::model::{Action, Host, HostHeader, Listener, Path, Route, StreamEnd, Streams};
+use crate::config::model::{Action, HostHeader, Listener, Route, StreamEnd, Streams};
 use crate::l4;
 
 /// What a client speaks that is not asked.
@@ -148,7 +148,7 @@ fn at_listener(
     };
     for entry in table.in_order() {
         let route = &listener.routes[entry.route];
-        write!(text, "  {file}:{}: {}: ", route.line, pattern_of(route))?;
+        write!(text, "  {file}:{}: {}: ", route.line, route.title())?;
         match why_not(route, entry, &query) {
             Some(reason) => writeln!(text, "no, {reason}")?,
             None => {
@@ -236,26 +236,6 @@ fn outcome(
         }
     }
     Ok(())
-}
-
-/// What a route asks for, in few words.
-fn pattern_of(route: &Route) -> String {
-    let mut parts = vec![match &route.host {
-        None => "any host".to_owned(),
-        Some(Host::Exact(host)) => format!("host {host}"),
-        Some(Host::Suffix(suffix)) => format!("host *{suffix}"),
-    }];
-    parts.push(match &route.path {
-        Path::Any => "any path".to_owned(),
-        Path::Exact(path) => format!("path {path} exactly"),
-        Path::Prefix(path) => format!("path {path}"),
-        Path::Regex(regex) => format!("path like {regex}"),
-    });
-    if !route.methods.is_empty() {
-        parts.push(route.methods.join(" or "));
-    }
-    parts.extend(route.headers.iter().map(|header| format!("header {}", header.name)));
-    parts.join(", ")
 }
 
 /// What about a request a route does not take.

@@ -15,6 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 
+use http::StatusCode;
 use steerage_common::cause::Cause;
 use steerage_common::error::ErrorClass;
 use steerage_common::handshake::Handshake;
@@ -111,7 +112,8 @@ impl Door {
 
     /// Notes how a handshake ended, and with it the connection if that came to nothing.
     pub(super) fn count_handshake(&self, end: Handshake) {
-        self.inside.borrow().0.count_handshake(end);
+        let (proxy, front) = &*self.inside.borrow();
+        proxy.count_handshake(*front, end);
         if let Some(cause) = end.cause() {
             self.count_end(cause);
         }
@@ -119,12 +121,14 @@ impl Door {
 
     /// Notes that a client's connection ended.
     pub(crate) fn count_end(&self, cause: Cause) {
-        self.inside.borrow().0.count_end(cause);
+        let (proxy, front) = &*self.inside.borrow();
+        proxy.count_end(*front, cause);
     }
 
     /// Notes that a stream or a tunnel of a client's connection, which goes on, was cut off.
     pub(super) fn count_stream_end(&self, cause: Cause) {
-        self.inside.borrow().0.count_stream_end(cause);
+        let (proxy, front) = &*self.inside.borrow();
+        proxy.count_stream_end(*front, cause);
     }
 
     /// Why what is under way at a backend must end now, if it must: the time to drain is over, or an
@@ -138,7 +142,16 @@ impl Door {
 
     /// Notes that a client was told, or shown, an error.
     pub(crate) fn count_error(&self, class: ErrorClass) {
-        self.inside.borrow().0.count_error(class);
+        let (proxy, front) = &*self.inside.borrow();
+        proxy.count_error(proxy.front(*front), class);
+    }
+
+    /// Notes that a client got a response before, or instead of, what a request of its would get.
+    pub(super) fn count_refusal(&self, class: ErrorClass) {
+        self.count_error(class);
+        if let Ok(status) = StatusCode::from_u16(class.status()) {
+            self.front().tally.responded(None, status);
+        }
     }
 }
 

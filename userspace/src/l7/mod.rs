@@ -50,6 +50,7 @@ mod reply;
 mod rewrite;
 pub mod route;
 mod succession;
+mod tally;
 mod ttl;
 mod tunnel;
 mod upgrade;
@@ -104,6 +105,7 @@ use pool::Pool;
 pub(crate) use queue::Place;
 use queue::Queue;
 pub(crate) use reply::of_failure;
+pub(crate) use tally::{Open as OpenClient, Tally};
 pub(crate) use tunnel::Open as OpenTunnel;
 
 /// hyper's buffer of a client's connection: what a request body in transit may occupy. What a turn of
@@ -149,6 +151,7 @@ pub(crate) struct Front {
     pub(crate) entry: Entry,
     /// How handshakes are made; `None` for plain HTTP.
     tls: Option<Terminator>,
+    pub(crate) tally: Rc<Tally>,
     handshakes: Rc<Buckets>,
     pub(crate) timeouts: ListenerTimeouts,
     limits: guard::Limits,
@@ -236,19 +239,22 @@ impl Proxy {
     }
 
     /// Notes that a request was answered here.
-    fn count_error(&self, class: ErrorClass) {
+    fn count_error(&self, front: &Front, class: ErrorClass) {
         add(&self.line().errors[class as usize], 1);
+        front.tally.erred(class);
     }
 
     /// Notes that a client's connection ended.
-    fn count_end(&self, cause: Cause) {
+    fn count_end(&self, front: usize, cause: Cause) {
         add(&self.line().ends[cause as usize], 1);
+        self.fronts[front].tally.ended(cause);
     }
 
     /// Notes that a stream or a tunnel of a client's connection, which goes on, was cut off.
-    fn count_stream_end(&self, cause: Cause) {
+    fn count_stream_end(&self, front: usize, cause: Cause) {
         tracing::debug!(cause = cause.name(), "cut off");
         add(&self.line().stream_ends[cause as usize], 1);
+        self.fronts[front].tally.stream_ended(cause);
     }
 
     /// Notes that a client broke a listener's limits; one that does so again and again is told of.
@@ -267,8 +273,9 @@ impl Proxy {
     }
 
     /// Notes how a handshake ended.
-    fn count_handshake(&self, end: Handshake) {
+    fn count_handshake(&self, front: usize, end: Handshake) {
         add(&self.line().handshakes[end.index()], 1);
+        self.fronts[front].tally.shook(end);
     }
 
     fn trusts(&self, peer: IpAddr) -> bool {

@@ -16,7 +16,7 @@ use super::crowd::Crowd;
 use super::house::Latest;
 use super::multiplex::Multiplex;
 use super::pool::Pool;
-use super::{Front, Proxy, Target, access, headers, reply, route};
+use super::{Front, Proxy, Tally, Target, access, headers, reply, route};
 use crate::access::Log;
 use crate::config::model::{self, Balance, Global, Listener, Model, UpstreamProtocol};
 use crate::l4::Entry;
@@ -149,6 +149,7 @@ impl Proxy {
             name: listener.name.clone(),
             is_logged: listener.access_log,
             entry: Entry::new(listener),
+            tally: Rc::new(Tally::new(listener, self.region.clone(), self.worker)),
             tls: listener.tls.as_ref().map(terminator),
             handshakes,
             timeouts: listener.timeouts,

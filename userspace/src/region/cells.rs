@@ -8,7 +8,8 @@ use steerage_common::cause::CAUSES_MAX;
 use steerage_common::crew::LIVE_WORDS;
 use steerage_common::error::CLASSES_MAX;
 use steerage_common::handshake::HANDSHAKES_MAX;
-use steerage_common::latency::{self, Timer};
+use steerage_common::latency;
+use steerage_common::start::STARTS_MAX;
 
 use super::segment::Shareable;
 
@@ -71,7 +72,11 @@ pub struct WorkerLine {
     pub handshakes: [AtomicU64; HANDSHAKES_MAX],
     pub log_lines: AtomicU64,
     pub log_dropped: AtomicU64,
-    reserved_end: [AtomicU64; 6],
+    pub started_ms: AtomicU64,
+    pub starts: [AtomicU64; STARTS_MAX],
+    pub lag_counts: [AtomicU64; latency::BUCKETS],
+    pub lag_sum_us: AtomicU64,
+    reserved_end: [AtomicU64; 2],
 }
 
 /// [`abi::ServiceLine`].
@@ -111,31 +116,6 @@ pub struct Cell {
     pub handshakes: [AtomicU64; abi::HANDSHAKES],
     pub is_timed: AtomicU64,
     reserved: [AtomicU64; 2],
-}
-
-/// [`abi::Times`].
-#[derive(Debug)]
-#[repr(C)]
-#[allow(missing_docs, reason = "documented in abi")]
-pub struct Times {
-    pub counts: [[AtomicU64; latency::BUCKETS]; latency::TIMERS],
-    pub sums_us: [AtomicU64; latency::TIMERS],
-}
-
-impl Times {
-    /// Counts a time, as [`add`] does.
-    #[inline]
-    pub(super) fn note(&self, timer: Timer, us: u64) {
-        add(&self.counts[timer as usize][latency::bucket(us)], 1);
-        add(&self.sums_us[timer as usize], us);
-    }
-
-    /// Makes all zero.
-    pub(super) fn clear(&self) {
-        for counter in self.counts.iter().flatten().chain(&self.sums_us) {
-            counter.store(0, Ordering::Relaxed);
-        }
-    }
 }
 
 impl Cell {
@@ -191,8 +171,6 @@ unsafe impl Shareable for WorkerLine {}
 unsafe impl Shareable for ServiceLine {}
 // SAFETY: made of atomics only.
 unsafe impl Shareable for Cell {}
-// SAFETY: made of atomics only.
-unsafe impl Shareable for Times {}
 
 macro_rules! same_layout {
     ($($name:ident: $($field:ident),+;)+) => {
@@ -207,15 +185,17 @@ macro_rules! same_layout {
     };
 }
 
+pub(super) use same_layout;
+
 same_layout! {
     Control: generation, schema_version, supervisor_epoch, supervisor_pid, nat_port_first,
         nat_port_count, hash_key, tunnel_source_v4, tunnel_hosts_v4, tunnel_source_v6;
     HealthWord: accepts_new, keeps_flows, strays, reviewed;
     Crew: live, reserved;
     WorkerLine: pid, supervisor_epoch, seat, connections, active_requests, accepted, heartbeat_ms,
-        busy_since_us, full, pending, reserved, errors, ends, stream_ends, handshakes, log_lines, log_dropped, reserved_end;
+        busy_since_us, full, pending, reserved, errors, ends, stream_ends, handshakes, log_lines, log_dropped,
+        started_ms, starts, lag_counts, lag_sum_us, reserved_end;
     ServiceLine: position, identity, panicking, ejection, slow_start_ticks, reserved;
-    Times: counts, sums_us;
     Cell: responses, failures, ends, replays, refusals, connections_created, connections_reused,
         request_body_bytes, response_body_bytes, active, idle, ejections, connections, tunnels, window, handshakes, is_timed, reserved;
 }

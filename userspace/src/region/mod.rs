@@ -11,6 +11,7 @@ mod backends;
 pub mod capture;
 pub mod cells;
 pub mod clients;
+pub mod figures;
 mod group;
 pub mod reports;
 pub mod rings;
@@ -32,7 +33,9 @@ use steerage_common::publish::{self, Change};
 use steerage_common::slot::Slot;
 use steerage_common::steer::Standing;
 
-pub use cells::{Cell, Control, ServiceLine, Times, WorkerLine, add};
+pub use cells::{Cell, Control, ServiceLine, WorkerLine, add};
+use figures::Figures;
+pub use figures::{ListenerLine, RouteLine, Times};
 pub use group::Group;
 use segment::Segment;
 pub use tickets::Tickets;
@@ -87,8 +90,8 @@ pub struct Fds {
     pub tickets: OwnedFd,
     /// `CLIENTS`.
     pub clients: OwnedFd,
-    /// [`abi::Times`]: always memory, parallel to `CELLS`.
-    pub times: OwnedFd,
+    /// [`figures`]: always memory.
+    pub figures: OwnedFd,
 }
 
 impl Fds {
@@ -113,18 +116,8 @@ impl Fds {
                 "steerage-clients",
                 workers * CLIENT_BUCKETS * size_of::<abi::ClientBucket>(),
             )?,
-            times: Self::times(workers)?,
+            figures: figures::memory(workers)?,
         })
-    }
-
-    /// Fresh memory for times, to go with the maps of a kernel half. Pages of it that nobody writes to
-    /// are not there.
-    ///
-    /// # Errors
-    /// If there is no descriptor left.
-    pub fn times(workers: usize) -> io::Result<OwnedFd> {
-        let bytes = workers * SLOTS * size_of::<abi::Times>();
-        crate::sys::shared_memory("steerage-times", segment::page_rounded(bytes))
     }
 
     /// All descriptors, in the order of the fields.
@@ -142,7 +135,7 @@ impl Fds {
             self.cells.as_fd(),
             self.tickets.as_fd(),
             self.clients.as_fd(),
-            self.times.as_fd(),
+            self.figures.as_fd(),
         ]
     }
 
@@ -161,7 +154,7 @@ impl Fds {
             cells,
             tickets,
             clients,
-            times,
+            figures,
         ] = all;
         Self {
             control,
@@ -175,7 +168,7 @@ impl Fds {
             cells,
             tickets,
             clients,
-            times,
+            figures,
         }
     }
 }
@@ -194,7 +187,7 @@ pub struct Region {
     cells: Segment<Cell>,
     tickets: Arc<Tickets>,
     clients: Segment<clients::Bucket>,
-    times: Segment<Times>,
+    figures: Figures,
 }
 
 impl Region {
@@ -215,7 +208,7 @@ impl Region {
             cells: Segment::map(&fds.cells, cell_workers * SLOTS)?,
             tickets: Arc::new(Tickets::map(&fds.tickets)?),
             clients: Segment::map(&fds.clients, cell_workers * CLIENT_BUCKETS)?,
-            times: Segment::map(&fds.times, cell_workers * SLOTS)?,
+            figures: Figures::map(&fds.figures, cell_workers)?,
         })
     }
 
@@ -389,7 +382,7 @@ impl Region {
     #[must_use]
     pub fn times(&self, worker: usize, slot: Slot) -> Option<&Times> {
         let is_timed = self.cell(worker, slot).is_timed.load(Ordering::Relaxed) != 0;
-        is_timed.then(|| self.times.get(worker * SLOTS + slot.index()))
+        is_timed.then(|| self.figures.times(worker, slot))
     }
 
     /// Notes how long something took a worker at a backend.
@@ -399,7 +392,51 @@ impl Region {
     #[inline]
     pub fn note_time(&self, worker: usize, slot: Slot, timer: Timer, us: u64) {
         self.cell(worker, slot).is_timed.store(1, Ordering::Relaxed);
-        self.times.get(worker * SLOTS + slot.index()).note(timer, us);
+        self.figures.note_time(worker, slot, timer, us);
+    }
+
+    /// Sees to it that listeners and routes of these identities have lines; gives how many have none
+    /// because there are too many. Supervisor only.
+    #[must_use]
+    pub fn seat_figures(&self, listeners: &[u64], routes: &[u64]) -> usize {
+        self.figures.seat(listeners, routes)
+    }
+
+    /// The line of a listener, if it has one.
+    #[must_use]
+    pub fn listener_line(&self, identity: u64) -> Option<u16> {
+        self.figures.listener_line(identity)
+    }
+
+    /// The line of a route, if it has one.
+    #[must_use]
+    pub fn route_line(&self, identity: u64) -> Option<u16> {
+        self.figures.route_line(identity)
+    }
+
+    /// What a worker did for a listener.
+    ///
+    /// # Panics
+    /// If there is no such worker or line.
+    #[inline]
+    #[must_use]
+    pub fn listener(&self, worker: usize, line: u16) -> &ListenerLine {
+        self.figures.listener(worker, line)
+    }
+
+    /// What a worker did for a route.
+    ///
+    /// # Panics
+    /// If there is no such worker or line.
+    #[inline]
+    #[must_use]
+    pub fn route(&self, worker: usize, line: u16) -> &RouteLine {
+        self.figures.route(worker, line)
+    }
+
+    /// What a worker that is gone has open at listeners is open no more.
+    pub fn clear_listeners(&self, worker: usize) {
+        self.figures.clear_gauges(worker);
     }
 
     /// A worker's line.

@@ -19,9 +19,15 @@ pub struct Segment<T> {
 impl<T: Shareable> Segment<T> {
     /// Maps `len` values.
     pub fn map(fd: &impl AsFd, len: usize) -> io::Result<Self> {
+        Self::map_at(fd, 0, len)
+    }
+
+    /// Maps `len` values that begin so many bytes, of whole pages, into the table.
+    pub fn map_at(fd: &impl AsFd, offset: usize, len: usize) -> io::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(8), "arrays stride in units of 8 bytes") };
         let bytes = page_rounded(len * size_of::<T>());
-        let map = MmapOptions::new().len(bytes).map_raw(fd.as_fd().as_raw_fd())?;
+        let map =
+            MmapOptions::new().offset(offset as u64).len(bytes).map_raw(fd.as_fd().as_raw_fd())?;
         Ok(Self { map, len, values: PhantomData })
     }
 

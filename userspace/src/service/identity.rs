@@ -22,7 +22,13 @@ pub fn service_identity(name: &str) -> u64 {
 /// The identity of a listener.
 #[must_use]
 pub fn listener_identity(name: &str) -> u64 {
-    sip13_bytes(IDENTITY_KEY, format!("listener\0{name}").as_bytes())
+    nonzero(sip13_bytes(IDENTITY_KEY, format!("listener\0{name}").as_bytes()))
+}
+
+/// The identity of a listener's route, by what it asks for.
+#[must_use]
+pub fn route_identity(listener: &str, title: &str) -> u64 {
+    nonzero(sip13_bytes(IDENTITY_KEY, format!("route\0{listener}\0{title}").as_bytes()))
 }
 
 /// Zero marks an unused line.

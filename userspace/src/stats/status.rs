@@ -18,6 +18,12 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// The generation in force.
     pub generation: u64,
+    /// Attempts to put another configuration in force, by what came of them: `taken` or `refused`.
+    pub reloads: Vec<Count>,
+    /// Whether the last one was refused.
+    pub reload_refused: bool,
+    /// When the last one was taken, in seconds since 1970, or when the daemon was started.
+    pub config_since: u64,
     /// Whether the region is in BPF maps (`ebpf`) or in plain memory (`memory`).
     pub plane: String,
     /// How late probes began, in seconds.
@@ -28,6 +34,9 @@ pub struct Status {
     pub certificates: Vec<Certificate>,
     /// The workers.
     pub workers: Vec<Worker>,
+    /// What workers counted whose lines nobody has now. For metrics alone.
+    #[serde(skip)]
+    pub former_workers: Vec<Worker>,
     /// The services.
     pub services: Vec<Service>,
     /// Backends that are in no service any more and finish what they have.
@@ -70,6 +79,46 @@ pub struct Listener {
     pub name: String,
     /// Where it listens.
     pub addresses: Vec<SocketAddr>,
+    /// Open connections.
+    pub connections: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Responses by class, those of Steerage itself among them.
+    pub responses: Vec<Count>,
+    /// Bytes that went to backends: of request bodies, tunnels and streams.
+    pub request_body_bytes: u64,
+    /// The same from backends.
+    pub response_body_bytes: u64,
+    /// Requests that Steerage answered itself, by class.
+    pub errors: Vec<Count>,
+    /// Connections that ended, by cause.
+    pub ends: Vec<Count>,
+    /// Streams and tunnels in such connections that were cut off, by cause.
+    pub stream_ends: Vec<Count>,
+    /// TLS handshakes, by their end.
+    pub handshakes: Vec<Count>,
+    /// How long requests took that backends answered; tunnels are not among them.
+    pub total: Latency,
+    /// Its routes, of HTTP.
+    pub routes: Vec<Route>,
+}
+
+/// A listener's route.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Route {
+    /// What it asks for.
+    pub name: String,
+    /// Its service; `None` of a route that is answered here.
+    pub service: Option<String>,
+    /// Responses by class.
+    pub responses: Vec<Count>,
+    /// Bytes that went to backends.
+    pub request_body_bytes: u64,
+    /// Bytes that came from backends.
+    pub response_body_bytes: u64,
+    /// How long requests took that backends answered.
+    pub total: Latency,
 }
 
 /// A certificate that listeners show.
@@ -124,6 +173,16 @@ pub struct Worker {
     pub full: bool,
     /// Milliseconds since its last sign of life.
     pub heartbeat_age_ms: u64,
+    /// Milliseconds since it was started.
+    pub age_ms: u64,
+    /// Its memory in RAM, in bytes, what it shares with others included.
+    pub memory_bytes: u64,
+    /// The processor time that it has used, in seconds.
+    pub cpu_seconds: f64,
+    /// Processes that were started on its line, by why.
+    pub starts: Vec<Count>,
+    /// How late its loop came to a timer that is due ten times a second.
+    pub lag: Latency,
     /// Requests that it answered itself, by class.
     pub errors: Vec<Count>,
     /// Connections of clients that ended, by cause.

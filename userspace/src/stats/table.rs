@@ -206,13 +206,73 @@ impl Table {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::super::status::{
-        Backend, Certificate, Count, Histogram, L4, L7, Leaving, Probe, Service, Status, Vip,
-        Worker,
+        Backend, Certificate, Count, Histogram, L4, L7, Latency, Leaving, Listener, Probe, Route,
+        Service, Status, Vip, Worker,
     };
     use super::*;
 
+    /// Of 3 ms, 1 s and two minutes. Without the buckets, which are not told to everybody.
+    fn latency() -> Latency {
+        let (count, seconds) = (3, 121.003);
+        Latency { count, seconds, p50_us: Some(1_000_000), p99_us: None, buckets: Vec::new() }
+    }
+
+    fn count(name: &str, count: u64) -> Count {
+        Count { name: name.into(), count }
+    }
+
+    fn listener() -> Listener {
+        Listener {
+            name: "web".into(),
+            addresses: vec!["192.0.2.1:80".parse().unwrap()],
+            connections: 1,
+            accepted: 9,
+            responses: vec![count("2xx", 12), count("4xx", 0)],
+            request_body_bytes: 3,
+            response_body_bytes: 4,
+            errors: vec![count("no_route", 1)],
+            ends: vec![count("drained", 1), count("eof", 0)],
+            stream_ends: vec![count("tunnel_idle", 1)],
+            handshakes: vec![count("resumed", 5)],
+            total: latency(),
+            routes: vec![Route {
+                name: "any host, path /\"a\"".into(),
+                service: Some("api".into()),
+                responses: vec![count("2xx", 12)],
+                request_body_bytes: 3,
+                response_body_bytes: 4,
+                total: latency(),
+            }],
+        }
+    }
+
+    fn worker() -> Worker {
+        Worker {
+            line: 0,
+            pid: 43,
+            live: true,
+            current: true,
+            connections: 1,
+            active_requests: 1,
+            accepted: 9,
+            pending: 0,
+            full: false,
+            heartbeat_age_ms: 10,
+            age_ms: 61_000,
+            memory_bytes: 1 << 24,
+            cpu_seconds: 0.5,
+            starts: vec![count("first", 1)],
+            lag: latency(),
+            errors: vec![count("no_route", 1)],
+            ends: vec![count("drained", 1)],
+            stream_ends: vec![count("tunnel_idle", 1)],
+            handshakes: vec![count("resumed", 5)],
+            log_lines: 0,
+            log_dropped: 0,
+        }
+    }
+
     pub fn sample() -> Status {
-        let count = |name: &str, count| Count { name: name.into(), count };
         let backend = Backend {
             address: "10.0.0.1:80".parse().unwrap(),
             slot: 3,
@@ -229,6 +289,12 @@ pub(crate) mod tests {
                 failures: vec![count("connect", 1)],
                 ends: vec![count("idle", 2)],
                 handshakes: vec![count("resumed", 3)],
+                replays: vec![count("stale_proven", 1)],
+                refusals: vec![count("late", 1)],
+                queue: latency(),
+                connect: latency(),
+                first_byte: latency(),
+                total: latency(),
                 ..L7::default()
             },
             l4: L4 { in_packets: 7, out_packets: 5, flows: 2, ..L4::default() },
@@ -239,9 +305,12 @@ pub(crate) mod tests {
             pid: 42,
             uptime_seconds: 61,
             generation: 3,
+            reloads: vec![count("taken", 2), count("refused", 1)],
+            reload_refused: true,
+            config_since: 1_700_000_000,
             plane: "ebpf".into(),
             probe_lag: Histogram { bounds: vec![(0.001, 2)], total: 3, sum: 0.25 },
-            listeners: Vec::new(),
+            listeners: vec![listener()],
             certificates: vec![Certificate {
                 cert: "/tls/api.pem".into(),
                 listeners: vec!["web".into()],
@@ -255,24 +324,8 @@ pub(crate) mod tests {
                 ocsp: false,
                 fault: Some("/tls/api.key: is not the key of /tls/api.pem".into()),
             }],
-            workers: vec![Worker {
-                line: 0,
-                pid: 43,
-                live: true,
-                current: true,
-                connections: 1,
-                active_requests: 1,
-                accepted: 9,
-                pending: 0,
-                full: false,
-                heartbeat_age_ms: 10,
-                errors: vec![count("no_route", 1)],
-                ends: vec![count("drained", 1)],
-                stream_ends: Vec::new(),
-                handshakes: vec![count("resumed", 5)],
-                log_lines: 0,
-                log_dropped: 0,
-            }],
+            workers: vec![worker()],
+            former_workers: Vec::new(),
             services: vec![Service {
                 name: "api".into(),
                 balance: "round_robin".into(),

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use tracing::info;
 
-use super::steward::{Steward, log};
+use super::steward::{Steward, note};
 use super::{Error, discovery};
 use crate::admin::order::{ConfigChange, Reloaded};
 use crate::config::{self, edit};
@@ -25,7 +25,7 @@ impl Steward {
         let why = change.title();
         info!(why, persist, "change by an operator");
         let outcome = self.try_change(&change, persist, &why).await;
-        log(&outcome);
+        note(&self.view, &outcome);
         outcome
     }
 

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::figures::Reloads;
 use crate::net::pass;
 use crate::region::Fds;
 
@@ -64,6 +65,8 @@ pub struct State {
     pub is_memory: bool,
     /// The places of its workers' sockets in the kernel's table.
     pub seats: Vec<usize>,
+    /// What came of its reloads.
+    pub reloads: Reloads,
     /// Its listening sockets.
     pub sockets: Vec<PassedSocket>,
 }
@@ -106,7 +109,7 @@ pub fn send(channel: &UnixStream, state: &State, open: &Open<'_>) -> io::Result<
     fds.extend(open.metrics);
     match state.is_memory {
         true => fds.extend(open.region.all()),
-        false => fds.push(open.region.times.as_fd()),
+        false => fds.push(open.region.figures.as_fd()),
     }
     pass::send(channel.as_fd(), HANDOVER, &fds)?;
     for some in open.sockets.chunks(pass::FDS_MAX) {
@@ -120,8 +123,8 @@ pub fn send(channel: &UnixStream, state: &State, open: &Open<'_>) -> io::Result<
 pub enum Memory {
     /// All of it.
     Whole(Fds),
-    /// [`Fds::times`].
-    Times(OwnedFd),
+    /// [`Fds::figures`].
+    Figures(OwnedFd),
 }
 
 /// What the next daemon gets.
@@ -174,7 +177,7 @@ impl Inheritance {
                 let all = all.try_into().map_err(|_| broken(invalid("the region is not whole")))?;
                 Memory::Whole(Fds::from_all(all))
             }
-            false => Memory::Times(next()?),
+            false => Memory::Figures(next()?),
         };
         let mut sockets = Vec::with_capacity(state.sockets.len());
         while sockets.len() < state.sockets.len() {
@@ -260,6 +263,7 @@ mod tests {
             worker_lines: 2,
             is_memory,
             seats: vec![3],
+            reloads: Reloads::default(),
             sockets: (0..sockets).map(passed).collect(),
         }
     }

@@ -20,6 +20,7 @@ mod claim;
 mod discovery;
 mod error;
 mod fallback;
+mod figures;
 mod file;
 mod front;
 mod guards;
@@ -61,6 +62,7 @@ use tracing::{info, warn};
 use self::access::{AccessLog, Tap};
 use self::claim::Claim;
 use self::discovery::Answers;
+use self::figures::Reloads;
 use self::front::Front;
 use self::handout::Handout;
 use self::handover::Inheritance;
@@ -170,6 +172,7 @@ fn serve(asked: Model, origin: Origin, mut front: Front, claim: &mut Claim) -> R
     region.control().supervisor_pid.store(std::process::id(), Ordering::Relaxed);
     certificates::rotate_if_due(&region, model.global.ticket_rotation);
     let mut rings = Rings::default();
+    figures::seat(&model, &region);
     let publication = Publication::begin(&model, &region, kernel)?;
     let published = publication.commit(&mut rings)?;
     let leavers = Leavers::default().next(publication.leaving(), None);
@@ -216,6 +219,7 @@ fn serve(asked: Model, origin: Origin, mut front: Front, claim: &mut Claim) -> R
         leaving: RwLock::default(),
         steward: wish,
         access: access.tap(),
+        reloads: Mutex::new(Reloads::after(former.as_ref().map(|former| &former.state.reloads))),
     });
     let (metrics, is_metrics) = watch::channel(front.metrics.map(Arc::new));
     let (loaded, is_loaded) = watch::channel(());

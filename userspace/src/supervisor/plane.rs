@@ -11,7 +11,7 @@ use super::{Error, fallback};
 use crate::config::Model;
 use crate::config::model::Vip;
 use crate::kernel::{self, Kernel};
-use crate::region::{Fds, Region};
+use crate::region::{Fds, Region, figures};
 
 /// Where the shared words live.
 #[derive(Debug)]
@@ -54,11 +54,11 @@ impl Plane {
     pub fn open(model: &Model, worker_lines: usize, memory: Option<Memory>) -> Result<Self, Error> {
         let (kernel, fds) = match Kernel::load(&options(model, worker_lines)) {
             Ok(kernel) => {
-                let times = match memory {
-                    Some(Memory::Times(times)) => times,
-                    _ => Fds::times(worker_lines).map_err(Error::Region)?,
+                let figures = match memory {
+                    Some(Memory::Figures(figures)) => figures,
+                    _ => figures::memory(worker_lines).map_err(Error::Region)?,
                 };
-                let fds = kernel.region_fds(times)?;
+                let fds = kernel.region_fds(figures)?;
                 (Some(kernel), fds)
             }
             Err(source) => {

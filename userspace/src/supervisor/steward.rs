@@ -27,6 +27,7 @@ use tracing::{error, info, warn};
 
 use super::Error;
 use super::discovery::{self, Answers, Discovery, Found};
+use super::figures;
 use super::file::FileWatch;
 use super::handout::Handout;
 use super::hooks::Moment;
@@ -216,7 +217,8 @@ impl Steward {
         }
         info!("files of TLS have changed");
         systemd::reloading();
-        log(&self.take_asked(model).await);
+        let outcome = self.take_asked(model).await;
+        note(&self.view, &outcome);
         systemd::ready(&self.view.summary());
     }
 
@@ -238,7 +240,7 @@ impl Steward {
             Ok(model) => self.take_asked(model).await,
             Err(error) => Err(error.into()),
         };
-        log(&outcome);
+        note(&self.view, &outcome);
         if outcome.is_ok() && self.text != self.revisions.text() {
             self.revisions.add(self.text.clone(), why);
         }
@@ -256,7 +258,8 @@ impl Steward {
         info!(service, name = discover.name, backends = backends.len(), "DNS has another answer");
         self.answers.insert(question, backends);
         let model = discovery::with_found(&self.asked, &self.answers);
-        log(&self.take(model).await);
+        let outcome = self.take(model).await;
+        note(&self.view, &outcome);
     }
 
     fn read(&mut self) -> Result<Model, config::Error> {
@@ -313,6 +316,7 @@ impl Steward {
             }
         }
         let publication = Publication::begin(&model, &view.region, view.kernel.as_deref())?;
+        figures::seat(&model, &view.region);
         let leavers = self.leavers.next(publication.leaving(), Some(now));
         self.probe_fresh(now, &model, &publication.tenants, &ring).await;
         let number = former.number + 1;
@@ -480,7 +484,9 @@ impl Steward {
     }
 }
 
-pub(super) fn log(outcome: &Result<Reloaded, Error>) {
+/// Logs and counts what came of a change.
+pub(super) fn note(view: &View, outcome: &Result<Reloaded, Error>) {
+    view.reloads.lock().unwrap_or_else(PoisonError::into_inner).note(outcome.is_ok());
     let reloaded = match outcome {
         Ok(reloaded) => reloaded,
         Err(error) => {

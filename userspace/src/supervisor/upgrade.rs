@@ -159,6 +159,7 @@ impl Steward {
             worker_lines: self.doors.worker_lines,
             is_memory: self.doors.is_memory,
             seats: self.seats.clone(),
+            reloads: self.view.reloads(),
             sockets: told,
         };
         Ok((state, sockets))

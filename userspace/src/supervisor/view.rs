@@ -8,17 +8,14 @@ use std::time::Instant;
 
 use steerage_common::abi::{FailureClass, Handshake, Reason, Traffic};
 use steerage_common::cause;
-use steerage_common::error::ErrorClass;
-use steerage_common::handshake::{self, HANDSHAKES};
 use steerage_common::health::{Cause, State, Word};
-use steerage_common::latency::{BUCKETS, Timer, quantile_us};
-use steerage_common::limits::WORKERS;
+use steerage_common::latency::Timer;
 use steerage_common::replay::{Refusal, Rule};
-use steerage_common::slot::Slot;
 
 use tokio::sync::mpsc;
 
 use super::access::Tap;
+use super::figures::{self, Reloads};
 use super::hooks::{self, Moment};
 use super::leavers;
 use super::publish::Published;
@@ -29,7 +26,7 @@ use crate::config::model::{self, CertificateFiles};
 use crate::health::{Lag, Prober, Report};
 use crate::kernel::Kernel;
 use crate::region::{Region, Tenant};
-use crate::stats::status::{self, Count, L4, L7, Latency, Status};
+use crate::stats::status::{self, Count, L4, L7, Status};
 use crate::tls::pair::Facts;
 use crate::tls::shelf::Stock;
 use crate::tls::upstream::Keyring;
@@ -72,6 +69,8 @@ pub struct View {
     pub steward: mpsc::Sender<Wish>,
     /// The access log.
     pub access: Tap,
+    /// What came of attempts to put another configuration in force.
+    pub reloads: Mutex<Reloads>,
 }
 
 impl View {
@@ -85,6 +84,12 @@ impl View {
     #[must_use]
     pub fn stock(&self) -> Arc<Stock> {
         self.stock.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What came of attempts to put another configuration in force.
+    #[must_use]
+    pub fn reloads(&self) -> Reloads {
+        self.reloads.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is in force, in a line.
@@ -112,59 +117,29 @@ impl View {
             .map(|kernel| kernel.lock().unwrap_or_else(PoisonError::into_inner));
         let kernel = kernel.as_deref();
         let now = self.in_force();
+        let (workers, former_workers) = self.workers();
+        let reloads = self.reloads();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             instance: now.model.global.instance.clone(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             generation: self.region.generation(),
+            reloads: vec![count("taken", reloads.taken), count("refused", reloads.refused)],
+            reload_refused: reloads.is_refused,
+            config_since: reloads.taken_at,
             plane: if kernel.is_some() { "ebpf" } else { "memory" }.into(),
             probe_lag: lag(&self.prober.lag()),
-            listeners: now.listeners(),
+            listeners: self.listeners(&now),
             certificates: certificates(&now.model, &self.stock()),
-            workers: self.workers(),
+            workers,
+            former_workers,
             services: self.services(&now, kernel),
             leaving: self.leaving(),
             vips: now.vips(kernel),
             l4_reasons: reasons(kernel),
             access_log_lost: self.access.lost(),
         }
-    }
-
-    fn workers(&self) -> Vec<status::Worker> {
-        let now_ms = clock::now_ms();
-        (0..WORKERS.min(self.region.cell_workers()))
-            .filter_map(|line| {
-                let worker = self.region.worker(line);
-                let pid = worker.pid.load(Ordering::Relaxed);
-                let epoch = worker.supervisor_epoch.load(Ordering::Relaxed);
-                let errors = ErrorClass::ALL.iter().zip(&worker.errors);
-                (pid != 0).then(|| status::Worker {
-                    line,
-                    pid,
-                    live: self.region.is_live(line),
-                    current: epoch == self.supervisor_epoch,
-                    connections: worker.connections.load(Ordering::Relaxed),
-                    active_requests: worker.active_requests.load(Ordering::Relaxed),
-                    accepted: worker.accepted.load(Ordering::Relaxed),
-                    pending: worker.pending.load(Ordering::Relaxed),
-                    full: worker.full.load(Ordering::Relaxed) != 0,
-                    heartbeat_age_ms: now_ms
-                        .saturating_sub(worker.heartbeat_ms.load(Ordering::Relaxed)),
-                    errors: errors
-                        .map(|(class, n)| count(class.name(), n.load(Ordering::Relaxed)))
-                        .collect(),
-                    ends: ends(&worker.ends),
-                    stream_ends: ends(&worker.stream_ends),
-                    handshakes: (0..HANDSHAKES)
-                        .map(|end| (end, worker.handshakes[end].load(Ordering::Relaxed)))
-                        .map(|(end, n)| count(handshake::name(end), n))
-                        .collect(),
-                    log_lines: worker.log_lines.load(Ordering::Relaxed),
-                    log_dropped: worker.log_dropped.load(Ordering::Relaxed),
-                })
-            })
-            .collect()
     }
 
     fn leaving(&self) -> Vec<status::Leaving> {
@@ -276,7 +251,7 @@ impl View {
             l7.tunnels += u64::from(cell.tunnels.load(Ordering::Relaxed));
             l7.ejections += get(&cell.ejections);
         }
-        let times = |timer| latency(&self.region, tenant.slot(), timer);
+        let times = |timer| figures::times(&self.region, tenant.slot(), timer);
         L7 {
             queue: times(Timer::Queue),
             connect: times(Timer::Connect),
@@ -288,16 +263,6 @@ impl View {
 }
 
 impl InForce {
-    fn listeners(&self) -> Vec<status::Listener> {
-        let listeners = self.model.listeners.iter().zip(&self.addresses);
-        listeners
-            .map(|(listener, addresses)| status::Listener {
-                name: listener.name.clone(),
-                addresses: addresses.clone(),
-            })
-            .collect()
-    }
-
     fn vips(&self, kernel: Option<&Kernel>) -> Vec<status::Vip> {
         let links: Vec<String> =
             self.links.iter().map(|(link, mode)| format!("{link} ({mode})")).collect();
@@ -391,29 +356,6 @@ fn lag(lag: &Lag) -> status::Histogram {
     status::Histogram { bounds, total, sum: lag.sum.as_secs_f64() }
 }
 
-/// What all workers together took for something at a backend.
-fn latency(region: &Region, slot: Slot, timer: Timer) -> Latency {
-    let mut counts = [0; BUCKETS];
-    let mut sum_us = 0_u64;
-    for times in (0..region.cell_workers()).filter_map(|line| region.times(line, slot)) {
-        for (sum, count) in counts.iter_mut().zip(&times.counts[timer as usize]) {
-            *sum += count.load(Ordering::Relaxed);
-        }
-        sum_us = sum_us.wrapping_add(times.sums_us[timer as usize].load(Ordering::Relaxed));
-    }
-    let count = counts.iter().sum();
-    if count == 0 {
-        return Latency::default();
-    }
-    Latency {
-        count,
-        seconds: sum_us as f64 / 1e6,
-        p50_us: quantile_us(&counts, 500),
-        p99_us: quantile_us(&counts, 990),
-        buckets: counts.to_vec(),
-    }
-}
-
 fn reasons(kernel: Option<&Kernel>) -> Vec<Count> {
     let Some(counts) = kernel.and_then(|kernel| kernel.reasons().ok()) else { return Vec::new() };
     Reason::ALL.into_iter().zip(counts).map(|(reason, n)| count(reason.name(), n)).collect()
@@ -431,12 +373,6 @@ fn l4(traffic: Traffic) -> L4 {
     }
 }
 
-/// All causes of ends, with their numbers.
-fn ends(counters: &[AtomicU64]) -> Vec<Count> {
-    let causes = cause::Cause::ALL.iter().zip(counters);
-    causes.map(|(cause, n)| count(cause.name(), n.load(Ordering::Relaxed))).collect()
-}
-
-fn count(name: &str, count: u64) -> Count {
+pub(super) fn count(name: &str, count: u64) -> Count {
     Count { name: name.into(), count }
 }

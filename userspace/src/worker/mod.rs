@@ -22,11 +22,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use steerage_common::latency::bucket;
 
 use crate::access::Log;
 use crate::l7::House;
 use crate::net;
-use crate::region::Region;
+use crate::region::{Region, add};
 use crate::sys::confine::{Otherwise, forbid};
 
 pub use plan::{Plan, Socket};
@@ -172,7 +173,14 @@ fn show_turns(line: usize, region: &Rc<Region>) {
 }
 
 async fn tick(house: Rc<House>) {
+    let mut due_us = net::clock::now_us();
     loop {
+        // By the beginning of the turn: what this turn does is the next one's lag.
+        let lag_us = net::clock::now_us().saturating_sub(due_us);
+        house.with_line(|line| {
+            add(&line.lag_counts[bucket(lag_us)], 1);
+            add(&line.lag_sum_us, lag_us);
+        });
         house.tick();
         house.with_line(|line| {
             line.heartbeat_ms.store(crate::clock::now_ms(), Ordering::Relaxed);
@@ -181,6 +189,7 @@ async fn tick(house: Rc<House>) {
                 line.pending.store(0, Ordering::Relaxed);
             }
         });
+        due_us = net::clock::now_us() + net::TICK.as_micros() as u64;
         net::sleep(net::TICK).await;
     }
 }

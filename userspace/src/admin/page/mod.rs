@@ -11,22 +11,24 @@ use std::sync::{Arc, LazyLock};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, HeaderName, HeaderValue, ORIGIN,
-    REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, HeaderName, HeaderValue,
+    ORIGIN, REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::answer::{Reply, admin, reply, streamed};
+use super::order::Daemon;
 use super::routes::{self, Found, Route};
 use super::server::Subject;
 use super::show::Opened;
 use crate::config::token;
 use crate::l7::base64;
-use crate::stats::metrics;
+use crate::stats::metrics::{self, Format};
 
 /// How many may watch: less than clients are served, so that there is room for whoever wants metrics.
 pub const WATCHERS_MAX: usize = 16;
@@ -62,7 +64,8 @@ pub async fn answer(
     let path = request.uri().path();
     match (request.method(), path) {
         (&Method::GET, "/metrics") => {
-            reply(StatusCode::OK, metrics::CONTENT_TYPE, metrics::render(&daemon.status()))
+            let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+            scrape(Format::of(accept), daemon).await
         }
         (&Method::GET, "/") => page(),
         (&Method::GET, "/events") => {
@@ -86,6 +89,15 @@ pub async fn answer(
             },
             _ => text(StatusCode::NOT_FOUND, "there are: GET / (a page), GET /metrics\n"),
         },
+    }
+}
+
+/// Answers a scraper. Aside of the event loop, which has others to answer: with thousands of backends it
+/// takes a while.
+async fn scrape(format: Format, daemon: Arc<dyn Daemon>) -> Reply {
+    match spawn_blocking(move || metrics::render(&daemon.status(), format)).await {
+        Ok(page) => reply(StatusCode::OK, format.content_type(), page),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the snapshot failed\n"),
     }
 }
 

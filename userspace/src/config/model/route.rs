@@ -1,5 +1,6 @@
 //! Which requests go where.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,41 @@ pub struct Route {
     pub idempotency_key: bool,
     /// Whether `CONNECT` is passed on.
     pub connect: bool,
+}
+
+impl Route {
+    /// What it asks for, in few words.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let mut parts = vec![match &self.host {
+            None => "any host".to_owned(),
+            Some(Host::Exact(host)) => format!("host {host}"),
+            Some(Host::Suffix(suffix)) => format!("host *{suffix}"),
+        }];
+        parts.push(match &self.path {
+            Path::Any => "any path".to_owned(),
+            Path::Exact(path) => format!("path {path} exactly"),
+            Path::Prefix(path) => format!("path {path}"),
+            Path::Regex(regex) => format!("path like {regex}"),
+        });
+        if !self.methods.is_empty() {
+            parts.push(self.methods.join(" or "));
+        }
+        parts.extend(self.headers.iter().map(|header| format!("header {}", header.name)));
+        parts.join(", ")
+    }
+}
+
+/// The titles of a listener's routes, each its own: those of the same title are numbered.
+#[must_use]
+pub fn titles(routes: &[Route]) -> Vec<String> {
+    let mut seen = HashMap::new();
+    let own = |route: &Route| {
+        let title = route.title();
+        let count = seen.entry(title.clone()).and_modify(|count| *count += 1).or_insert(1);
+        if *count == 1 { title } else { format!("{title} ({count})") }
+    };
+    routes.iter().map(own).collect()
 }
 
 /// A pattern for the request's host, in lower case.

@@ -96,6 +96,7 @@ pub fn clear(region: &Region, line: usize) {
         cell.connections.store(0, Ordering::Relaxed);
         cell.tunnels.store(0, Ordering::Relaxed);
     }
+    region.clear_listeners(line);
     region.clear_clients(line);
     worker.pid.store(0, Ordering::Release);
 }

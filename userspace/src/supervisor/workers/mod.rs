@@ -10,6 +10,7 @@
 mod lines;
 mod process;
 mod pulse;
+mod usage;
 mod wear;
 
 use std::os::unix::process::ExitStatusExt as _;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use steerage_common::start::Start;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
@@ -31,6 +33,7 @@ use crate::worker::{DRAIN, RETIRE};
 
 pub use lines::{Lines, seats};
 use process::{Event, Process};
+pub use usage::usage;
 use wear::Wear;
 
 /// A worker that lives at least this long did not die of its start.
@@ -115,11 +118,12 @@ pub async fn keep(
     let mut ready = Some(ready);
     let mut line = post.line;
     let mut deaths = Deaths::default();
+    let mut cause = Start::First;
     // Those who finish what they are at while their successor serves.
     let mut retired = JoinSet::new();
     loop {
         let tried = Instant::now();
-        let (end, started) = match Process::start(&post, line) {
+        let (end, started) = match Process::start(&post, line, cause) {
             Ok(process) => serve(&post, process, &mut retired, &mut phase, &mut ready).await,
             Err(source) => (Err(source), tried),
         };
@@ -130,9 +134,9 @@ pub async fn keep(
                 process.finish(DRAIN, &post, &mut phase).await;
                 break;
             }
-            Ok(End::Death { line: last, why }) => {
-                line = last;
-                why
+            Ok(End::Death { line: last, death }) => {
+                (line, cause) = (last, death.next);
+                death.why
             }
             Err(source) => {
                 let worker = post.number;
@@ -167,10 +171,17 @@ pub async fn keep(
     Ok(())
 }
 
+/// How a process ended.
+struct Death {
+    /// Why the next one is started.
+    next: Start,
+    why: String,
+}
+
 /// How serving ends.
 enum End {
     /// The line is free for the next one.
-    Death { line: usize, why: String },
+    Death { line: usize, death: Death },
     /// The daemon stops.
     Phase(Box<Process>),
 }
@@ -191,7 +202,7 @@ async fn serve(
                 return (Ok(End::Phase(Box::new(process))), started);
             }
         };
-        let why = match event {
+        let death = match event {
             Ok(Event::Serves) => {
                 if let Some(ready) = ready.take() {
                     // The receiver is gone only when the daemon stops.
@@ -208,8 +219,8 @@ async fn serve(
             }
             other => end(post, &mut process, other).await,
         };
-        let death = why.map(|why| End::Death { line: process.line, why });
-        return (death, process.started);
+        let end = death.map(|death| End::Death { line: process.line, death });
+        return (end, process.started);
     }
 }
 
@@ -218,15 +229,20 @@ async fn end(
     post: &Post,
     process: &mut Process,
     event: std::io::Result<Event>,
-) -> std::io::Result<String> {
-    Ok(match event? {
-        Event::Ended(status) => told(status),
+) -> std::io::Result<Death> {
+    let (next, why) = match event? {
+        Event::Ended(status) if status.signal().is_some() => (Start::Killed, told(status)),
+        Event::Ended(status) => (Start::Exited, told(status)),
         Event::Hung(silent) => {
             let status = process.kill(post).await?;
-            format!("hung: nothing was heard of it for {:.1} s ({status})", silent.as_secs_f64())
+            let silent = silent.as_secs_f64();
+            (Start::Hung, format!("hung: nothing was heard of it for {silent:.1} s ({status})"))
         }
-        Event::Useless | Event::Serves | Event::Worn(_) => process.kill(post).await?.to_string(),
-    })
+        Event::Useless | Event::Serves | Event::Worn(_) => {
+            (Start::Unconfigured, process.kill(post).await?.to_string())
+        }
+    };
+    Ok(Death { next, why })
 }
 
 /// How a process ended, with what only a worker's end can mean.
@@ -257,7 +273,7 @@ async fn turn_over(
     let Ok(_turn) = post.turnover.try_acquire() else { return old };
     let Some(line) = post.lines.claim() else { return old };
     info!(worker = post.number, %wear, "worker is replaced");
-    let started = Process::start(post, line);
+    let started = Process::start(post, line, wear.start());
     let patience = tokio::time::sleep(START_PATIENCE);
     tokio::pin!(patience);
     let mut next = match started {
@@ -280,8 +296,8 @@ async fn turn_over(
             Turn::Next(Ok(Event::Serves)) => break None,
             Turn::Next(Ok(Event::Worn(_))) | Turn::Old(Ok(Event::Worn(_) | Event::Serves)) => {}
             Turn::Next(event) => {
-                let why = end(post, &mut next, event).await;
-                break Some(why.unwrap_or_else(|error| error.to_string()));
+                let death = end(post, &mut next, event).await;
+                break Some(death.map_or_else(|error| error.to_string(), |death| death.why));
             }
             Turn::Old(event) => {
                 let _ = end(post, &mut old, event).await;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use steerage_common::start::Start;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Child;
 use tokio::sync::watch;
@@ -19,6 +20,7 @@ use super::pulse::{self, Pulse};
 use super::wear::{self, Wear};
 use super::{Phase, Post, lines};
 use crate::config::model::Global;
+use crate::region;
 use crate::supervisor::handout::{Given, Handout};
 use crate::sys::confine::confine;
 use crate::sys::sealed_memory;
@@ -63,16 +65,19 @@ pub enum Event {
 }
 
 impl Process {
-    /// Starts a process at a post, with a line that nobody else has.
+    /// Starts a process at a post, with a line that nobody else has, for this cause.
     ///
     /// # Errors
     /// If the system refuses.
-    pub fn start(post: &Post, line: usize) -> io::Result<Self> {
+    pub fn start(post: &Post, line: usize, cause: Start) -> io::Result<Self> {
         let mut handouts = post.handouts.clone();
         let handout = handouts.borrow_and_update().clone();
         let (child, control) = spawn(post, line, &handout)?;
         // The line is its own from now on, before it has come to say so itself.
-        post.region.worker(line).pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
+        let own = post.region.worker(line);
+        own.pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
+        own.started_ms.store(crate::clock::now_ms(), Ordering::Relaxed);
+        region::add(&own.starts[cause as usize], 1);
         let (started, given) = (Instant::now(), Given::at_start(post.number, &handout));
         // A configuration that is replaced must not hold its sockets open.
         drop(handout);

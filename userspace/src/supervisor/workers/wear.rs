@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use steerage_common::start::Start;
+
 /// Why a worker has served long enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wear {
@@ -10,6 +12,17 @@ pub enum Wear {
     Age(Duration),
     /// It has more memory than it may, in bytes.
     Memory(u64),
+}
+
+impl Wear {
+    /// Why its successor is started.
+    #[must_use]
+    pub const fn start(self) -> Start {
+        match self {
+            Self::Age(_) => Start::Age,
+            Self::Memory(_) => Start::Memory,
+        }
+    }
 }
 
 impl fmt::Display for Wear {
