@@ -33,6 +33,7 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use pin_project_lite::pin_project;
 use steerage_common::cause::Cause;
 
 use super::access::Recorded;
@@ -216,19 +217,34 @@ where
             net::spawn(stream);
             return;
         };
-        let door = self.0.door.clone();
-        net::spawn(async move {
-            let mut stream = pin!(stream);
-            // Dropped, the stream is reset.
-            poll_fn(|cx| match stream.as_mut().poll(cx) {
-                Poll::Ready(()) => Poll::Ready(()),
-                Poll::Pending => stall.deadline.poll_reached(cx).map(|()| {
-                    stall.is_over.set(true);
-                    door.count_stream_end(Cause::ResponseStall);
-                }),
-            })
-            .await;
-        });
+        net::spawn(Limited { stream, stall, door: self.0.door.clone() });
+    }
+}
+
+pin_project! {
+    /// A stream's task, within the time limit of its response. Dropped, the stream is reset.
+    ///
+    /// Polled where it is: a stream's state is large, and need not be moved once more.
+    struct Limited<F> {
+        #[pin]
+        stream: F,
+        stall: Rc<Stall>,
+        door: Rc<Door>,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Limited<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.stream.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        ready!(this.stall.deadline.poll_reached(cx));
+        this.stall.is_over.set(true);
+        this.door.count_stream_end(Cause::ResponseStall);
+        Poll::Ready(())
     }
 }
 
