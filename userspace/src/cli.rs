@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{Overrides, Source, overrides};
+use crate::import::Kind;
 use crate::kernel::decap::Hook;
 
 /// Version and build, and what must be the same for two daemons to follow one another.
@@ -76,6 +77,17 @@ pub enum Command {
         /// What to say beside that.
         #[command(flatten)]
         request: Request,
+    },
+    /// Translate another proxy's configuration into one of Steerage's; what could not be is said.
+    Import {
+        /// `nginx.conf` or `haproxy.cfg`.
+        file: PathBuf,
+        /// Whose it is; by default as its name has it.
+        #[arg(long, value_enum)]
+        from: Option<Kind>,
+        /// Where to; by default standard output.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// Show services, backends, vips and workers of the running daemon.
     Status {

@@ -1,7 +1,7 @@
 //! Steerage: an L4 and L7 load balancer on one health truth.
 //!
 //! The kernel half is in the `steerage-ebpf` crate, what both halves share in `steerage-common`.
-//! Layers, from below: `addresses`, `clock`, `sys`, `pem`, `net` < `config`, `access`, `log`, `stats` < `region` < `tls` < `service`, `health` <
+//! Layers, from below: `addresses`, `clock`, `sys`, `pem`, `net` < `config`, `access`, `log`, `stats`, `import` < `region` < `tls` < `service`, `health` <
 //! `l4`, `l7` < `kernel`, `worker`, `admin` < `supervisor` < `doctor`. Nothing imports upward.
 
 pub mod access;
@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod doctor;
 pub mod health;
+pub mod import;
 pub mod kernel;
 pub mod l4;
 pub mod l7;

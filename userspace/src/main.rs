@@ -6,6 +6,7 @@ mod configuration;
 mod decap;
 mod flows;
 mod generate;
+mod importing;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -72,6 +73,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::Import { file, from, output } => importing::run(&file, from, output),
         Command::Status { json, daemon } => status(json, &daemon),
         Command::Reload { json, daemon } => configuration::reload(json, &daemon),
         Command::RotateTickets { daemon } => {
