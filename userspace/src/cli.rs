@@ -236,6 +236,8 @@ pub enum ConfigOrder {
         #[command(flatten)]
         daemon: Daemon,
     },
+    /// Print the JSON schema of the configuration file, which editors can use.
+    Schema,
     /// Print the text that the configuration in force was made of.
     Text {
         /// Which daemon.

@@ -20,6 +20,9 @@ pub fn run(what: ConfigOrder) -> anyhow::Result<()> {
             let config = ask(client::config(&admin_socket(&daemon)?))?;
             println!("{}", serde_json::to_string_pretty(&config)?);
         }
+        ConfigOrder::Schema => {
+            println!("{}", serde_json::to_string_pretty(&steerage::config::schema_json::schema())?);
+        }
         ConfigOrder::Text { daemon } => {
             print!("{}", ask(client::config_text(&admin_socket(&daemon)?))?);
         }

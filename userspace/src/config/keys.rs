@@ -5,7 +5,9 @@ use std::cell::RefCell;
 
 use serde::Deserialize as _;
 use serde::de::value::{BorrowedStrDeserializer, Error as Stop};
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeSeed, Deserializer, Error as _, Expected, MapAccess, SeqAccess, Visitor,
+};
 use serde::forward_to_deserialize_any;
 
 use super::schema::File;
@@ -25,12 +27,26 @@ pub enum Found {
     Nothing(usize, &'static [&'static str]),
 }
 
+/// What the schema says of a key's value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// In the words of its errors: `a boolean`, `u16`, `a time with its unit in quotes, ...`.
+    pub expects: String,
+    /// The words that it may be, where these are all.
+    pub choices: &'static [&'static str],
+}
+
 /// What the schema has at `way`. Elements of lists have no part in it.
 pub fn find(way: &[&str]) -> Found {
-    let outcome = RefCell::new(Found::Nothing(0, &[]));
+    describe(way).0
+}
+
+/// The same, and what is said of the value there.
+pub fn describe(way: &[&str]) -> (Found, About) {
+    let (outcome, about) = (RefCell::new(Found::Nothing(0, &[])), RefCell::default());
     // It ends with an error always, for want of values.
-    let _ = File::deserialize(Probe { way, depth: 0, outcome: &outcome });
-    outcome.into_inner()
+    let _ = File::deserialize(Probe { way, depth: 0, outcome: &outcome, about: &about });
+    (outcome.into_inner(), about.into_inner())
 }
 
 #[derive(Clone, Copy)]
@@ -39,6 +55,7 @@ struct Probe<'a> {
     /// Parts of the way behind it.
     depth: usize,
     outcome: &'a RefCell<Found>,
+    about: &'a RefCell<About>,
 }
 
 impl Probe<'_> {
@@ -46,6 +63,12 @@ impl Probe<'_> {
         let is_there = self.depth == self.way.len();
         self.outcome.replace(if is_there { found } else { Found::Nothing(self.depth, &[]) });
         Err(Stop::custom("the way ends"))
+    }
+
+    /// Says what is wanted here, as an error would.
+    fn expects<'de>(self, visitor: &impl Visitor<'de>) {
+        let expected: &dyn Expected = visitor;
+        self.about.borrow_mut().expects = expected.to_string();
     }
 
     fn is_at_end(self) -> bool {
@@ -90,7 +113,12 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
-        if self.is_at_end() { self.end(Found::List) } else { visitor.visit_seq(Element(self)) }
+        if !self.is_at_end() {
+            return visitor.visit_seq(Element(self));
+        }
+        // Its elements say what they are; that it is a list is said last.
+        let _ = visitor.visit_seq(Element(self));
+        self.end(Found::List)
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
@@ -99,24 +127,28 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         Self { depth: self.way.len(), ..self }.end(found)
     }
 
-    fn deserialize_str<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        self.expects(&visitor);
         self.end(Found::Text)
     }
 
-    fn deserialize_string<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        self.expects(&visitor);
         self.end(Found::Text)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
-        _: &'static [&'static str],
+        choices: &'static [&'static str],
         _: V,
     ) -> Result<V::Value, Stop> {
+        self.about.borrow_mut().choices = choices;
         self.end(Found::Text)
     }
 
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        self.expects(&visitor);
         self.end(Found::Value)
     }
 

@@ -14,6 +14,7 @@ pub mod pattern;
 pub mod plan;
 mod resolve;
 mod schema;
+pub mod schema_json;
 pub mod template;
 pub mod token;
 
@@ -95,5 +96,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Model, Error> {
     resolve::resolve(text, directory, file).map_err(invalid)
 }
 
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;
