@@ -16,6 +16,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("steerage run ", "the installation runs"),
     ("STEERAGE_", "`overrides` of the configuration's tests"),
     ("steerage upgrade", "the tests `upgrade` and `year`"),
+    ("steerage import", "the test `import`, and the page itself in `documents`"),
     ("steerage decap", "on a backend's host: the test `decap`"),
     ("steerage capture", "it waits for packets: the test `xdp_capture`"),
     ("testssl", "it asks a host of the internet's names"),
