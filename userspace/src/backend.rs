@@ -27,16 +27,22 @@ struct Named {
 
 pub fn run(what: Backend) -> anyhow::Result<()> {
     match what {
-        Backend::List { daemon } => {
+        Backend::List { json, daemon } => {
             let status = ask(client::status(&admin_socket(&daemon)?))?;
+            if json {
+                let Status { services, leaving, .. } = status;
+                let all = serde_json::json!({ "services": services, "leaving": leaving });
+                println!("{}", serde_json::to_string_pretty(&all)?);
+                return Ok(());
+            }
             print!("{}", table::render_backends(&status));
             Ok(())
         }
-        Backend::Drain { name, deadline, no_wait, daemon } => {
+        Backend::Drain { name, deadline, no_wait, json, daemon } => {
             let socket = admin_socket(&daemon)?;
             let deadline_ms = deadline.map(|deadline| deadline.as_millis() as u64);
-            let named = order(&socket, &name, Action::Drain, Terms { deadline_ms })?;
-            if no_wait { Ok(()) } else { watch(&socket, &named) }
+            let named = order(&socket, &name, Action::Drain, Terms { deadline_ms }, json)?;
+            if no_wait { Ok(()) } else { watch(&socket, &named, json) }
         }
         Backend::Add { name, weight, tier, max_requests, max_connections, options } => {
             let Some((service, address)) = name.split_once('/') else {
@@ -59,11 +65,12 @@ pub fn run(what: Backend) -> anyhow::Result<()> {
                 weight,
             })
         }
-        Backend::Undrain { name, daemon } => {
-            order(&admin_socket(&daemon)?, &name, Action::Undrain, Terms::default()).map(drop)
+        Backend::Undrain { name, json, daemon } => {
+            order(&admin_socket(&daemon)?, &name, Action::Undrain, Terms::default(), json).map(drop)
         }
-        Backend::Maintenance { name, daemon } => {
-            order(&admin_socket(&daemon)?, &name, Action::Maintenance, Terms::default()).map(drop)
+        Backend::Maintenance { name, json, daemon } => {
+            order(&admin_socket(&daemon)?, &name, Action::Maintenance, Terms::default(), json)
+                .map(drop)
         }
     }
 }
@@ -76,11 +83,24 @@ fn for_each(name: &str, options: &cli::Change, edit: impl Fn(Named) -> Edit) -> 
     Ok(())
 }
 
-fn order(socket: &Path, name: &str, action: Action, terms: Terms) -> anyhow::Result<Vec<Named>> {
+fn order(
+    socket: &Path,
+    name: &str,
+    action: Action,
+    terms: Terms,
+    json: bool,
+) -> anyhow::Result<Vec<Named>> {
     let named = find(&ask(client::status(socket))?, name)?;
     for Named { service, address } in &named {
         ask(client::order(socket, service, *address, action, terms))?;
-        println!("{service}/{address}: {}", action.name());
+        if json {
+            let given = serde_json::json!({
+                "service": service, "backend": address, "order": action.name(),
+            });
+            println!("{given}");
+        } else {
+            println!("{service}/{address}: {}", action.name());
+        }
     }
     Ok(named)
 }
@@ -111,17 +131,21 @@ fn address_of(name: &str, address: &str) -> anyhow::Result<SocketAddr> {
 }
 
 /// Shows what is left until nothing is, or until the deadline has put the backend out.
-fn watch(socket: &Path, named: &[Named]) -> anyhow::Result<()> {
+fn watch(socket: &Path, named: &[Named], json: bool) -> anyhow::Result<()> {
     let began = Instant::now();
     loop {
         let mut is_done = true;
         for Named { service, address } in named {
             let left = ask(client::remaining(socket, service, *address))?;
-            println!(
-                "{:>6.1}s  {service}/{address}: {}",
-                began.elapsed().as_secs_f64(),
-                line(&left)
-            );
+            let seconds = began.elapsed().as_secs_f64();
+            if json {
+                let seen = serde_json::json!({
+                    "seconds": seconds, "service": service, "backend": address, "remaining": left,
+                });
+                println!("{seen}");
+            } else {
+                println!("{seconds:>6.1}s  {service}/{address}: {}", line(&left));
+            }
             if left.state != "draining" {
                 bail!(
                     "{service}/{address} is {} before it was drained: {}",
@@ -132,7 +156,9 @@ fn watch(socket: &Path, named: &[Named]) -> anyhow::Result<()> {
             is_done &= left.is_nothing();
         }
         if is_done {
-            println!("drained");
+            if !json {
+                println!("drained");
+            }
             return Ok(());
         }
         std::thread::sleep(LOOK_INTERVAL);

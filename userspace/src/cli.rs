@@ -21,9 +21,20 @@ const LONG_VERSION: &str = concat!(
     env!("STEERAGE_TARGET"),
 );
 
+/// What a command's exit code says.
+const EXIT_CODES: &str = "\
+Exit code: 0 if it was done, 1 if not (standard error says why), 2 if the command line is not understood.
+Colours are for terminals alone, and none if NO_COLOR is set.";
+
 /// An L4 and L7 load balancer: XDP and HTTP on one health truth.
 #[derive(Debug, Parser)]
-#[command(name = "steerage", version, long_version = LONG_VERSION, about)]
+#[command(
+    name = "steerage",
+    version,
+    long_version = LONG_VERSION,
+    about,
+    after_help = EXIT_CODES
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -71,6 +82,9 @@ pub enum Command {
     Check {
         /// The file.
         file: PathBuf,
+        /// As JSON: what it holds, or each mistake with its line and column.
+        #[arg(long, conflicts_with = "explain")]
+        json: bool,
         /// Values that hold whatever the file says.
         #[command(flatten)]
         overrides: Set,
@@ -94,6 +108,23 @@ pub enum Command {
         /// As JSON.
         #[arg(long)]
         json: bool,
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Show the running daemon's services, backends, vips, listeners, workers and certificates live; drain
+    /// backends and take them back. Without a terminal: `status`, once.
+    Top {
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Print lines of the running daemon's access log as they come, wherever else they are written. The
+    /// daemon does not wait: how many lines it left out is said.
+    Logs {
+        /// That is what it does; for those who are used to say so.
+        #[arg(short, long)]
+        follow: bool,
         /// Which daemon.
         #[command(flatten)]
         daemon: Daemon,
@@ -246,6 +277,9 @@ pub enum ConfigOrder {
     },
     /// Say what the daemon's file says else than what is in force; nothing is changed.
     Diff {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
         /// Which daemon.
         #[command(flatten)]
         daemon: Daemon,
@@ -292,6 +326,9 @@ pub enum ConfigOrder {
 pub enum Backend {
     /// List the backends of all services with their states.
     List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
         /// Which daemon.
         #[command(flatten)]
         daemon: Daemon,
@@ -306,6 +343,9 @@ pub enum Backend {
         /// Only give the order.
         #[arg(long)]
         no_wait: bool,
+        /// As JSON, one value a line.
+        #[arg(long)]
+        json: bool,
         /// Which daemon.
         #[command(flatten)]
         daemon: Daemon,
@@ -352,6 +392,9 @@ pub enum Backend {
     Undrain {
         /// `ADDRESS:PORT`, in every service that has it, or `SERVICE/ADDRESS:PORT`.
         name: String,
+        /// As JSON, one value a line.
+        #[arg(long)]
+        json: bool,
         /// Which daemon.
         #[command(flatten)]
         daemon: Daemon,
@@ -360,6 +403,9 @@ pub enum Backend {
     Maintenance {
         /// `ADDRESS:PORT`, in every service that has it, or `SERVICE/ADDRESS:PORT`.
         name: String,
+        /// As JSON, one value a line.
+        #[arg(long)]
+        json: bool,
         /// Which daemon.
         #[command(flatten)]
         daemon: Daemon,

@@ -26,9 +26,13 @@ pub fn run(what: ConfigOrder) -> anyhow::Result<()> {
         ConfigOrder::Text { daemon } => {
             print!("{}", ask(client::config_text(&admin_socket(&daemon)?))?);
         }
-        ConfigOrder::Diff { daemon } => {
+        ConfigOrder::Diff { json, daemon } => {
             let changes = ask(client::diff(&admin_socket(&daemon)?))?;
-            print!("{}", listed(&changes));
+            if json {
+                println!("{}", serde_json::to_string_pretty(&changes)?);
+            } else {
+                print!("{}", listed(&changes));
+            }
         }
         ConfigOrder::Apply { file, options } => {
             change(&ConfigChange::Apply(text_of(&file)?), &options)?;

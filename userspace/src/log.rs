@@ -16,13 +16,18 @@ static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 /// Begins to log.
 pub fn start(log: Log) {
     let (filter, handle) = reload::Layer::new(filter(log.level));
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(is_coloured());
     let registry = tracing_subscriber::registry().with(filter);
     match log.format {
         LogFormat::Text => registry.with(lines.with_target(false)).init(),
         LogFormat::Json => registry.with(lines.json()).init(),
     }
     let _ = FILTER.set(handle);
+}
+
+/// Whether lines may have colours (<https://no-color.org>).
+fn is_coloured() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
 /// Logs from now on what is as grave as `level`. A process that does not log takes no notice.

@@ -7,14 +7,17 @@ mod decap;
 mod flows;
 mod generate;
 mod importing;
+mod logs;
+mod top;
 
-use std::path::PathBuf;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
-use steerage::cli::{Cli, Command, Daemon, Set};
-use steerage::config::Model;
+use steerage::cli::{Cli, Command, Daemon, Request, Set};
+use steerage::config::{self, Model};
 use steerage::doctor::{self, Verdict};
 use steerage::l7::explain::{Subject, explain};
 use steerage::stats::table;
@@ -59,22 +62,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Doctor { json, config, overrides } => examine(json, config, &overrides),
         Command::Upgrade { binary, json, daemon } => upgrade(binary, json, &daemon),
-        Command::Check { file, overrides, request } => {
-            let model = overrides.source(&file)?.load()?;
-            check_certificates(&model)?;
-            match &request.explain {
-                None => println!("{}: ok, {}", file.display(), summary(&model)),
-                Some(url) => {
-                    let subject = Subject::new(url, &request.method, &request.header)?;
-                    let (name, listener) =
-                        (file.display().to_string(), request.listener.as_deref());
-                    print!("{}", explain(&model, &name, &subject, listener)?);
-                }
-            }
-            Ok(())
+        Command::Check { file, json, overrides, request } => {
+            check(&file, json, &overrides, &request)
         }
         Command::Import { file, from, output } => importing::run(&file, from, output),
         Command::Status { json, daemon } => status(json, &daemon),
+        Command::Logs { follow: _, daemon } => logs::run(&admin_socket(&daemon)?),
+        Command::Top { daemon } => top::run(&admin_socket(&daemon)?),
         Command::Reload { json, daemon } => configuration::reload(json, &daemon),
         Command::RotateTickets { daemon } => {
             ask(admin::client::rotate_tickets(&admin_socket(&daemon)?))
@@ -116,6 +110,47 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 inheritance.log,
             )
         }
+    }
+}
+
+fn check(file: &Path, json: bool, overrides: &Set, request: &Request) -> anyhow::Result<()> {
+    let loaded = overrides.source(file)?.load();
+    if json {
+        println!("{:#}", checked(&loaded));
+    }
+    let model = loaded?;
+    check_certificates(&model)?;
+    match &request.explain {
+        None if json => {}
+        None => println!("{}: ok, {}", file.display(), summary(&model)),
+        Some(url) => {
+            let subject = Subject::new(url, &request.method, &request.header)?;
+            let (name, listener) = (file.display().to_string(), request.listener.as_deref());
+            print!("{}", explain(&model, &name, &subject, listener)?);
+        }
+    }
+    Ok(())
+}
+
+/// What a file holds, or what is wrong with it.
+fn checked(loaded: &Result<Model, config::Error>) -> serde_json::Value {
+    match loaded {
+        Ok(model) => serde_json::json!({
+            "listeners": model.listeners.len(),
+            "vips": model.vips.len(),
+            "services": model.services.len(),
+            "backends": backends(model),
+            "problems": [],
+        }),
+        Err(config::Error::Invalid { problems, .. }) => {
+            let problem = |problem: &config::Problem| {
+                serde_json::json!({
+                    "line": problem.line, "column": problem.column, "message": problem.message,
+                })
+            };
+            serde_json::json!({ "problems": problems.iter().map(problem).collect::<Vec<_>>() })
+        }
+        Err(error) => serde_json::json!({ "problems": [{ "message": error.to_string() }] }),
     }
 }
 
@@ -174,6 +209,11 @@ fn upgrade(binary: Option<PathBuf>, json: bool, daemon: &Daemon) -> anyhow::Resu
     Ok(())
 }
 
+/// Whether what goes to the terminal may have colours (<https://no-color.org>).
+fn is_coloured() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
+}
+
 /// Where the daemon listens.
 fn admin_socket(daemon: &Daemon) -> anyhow::Result<PathBuf> {
     match &daemon.admin {
@@ -192,13 +232,17 @@ fn ask<T>(
 
 /// What a configuration holds, in one line.
 fn summary(model: &Model) -> String {
-    let backends: usize = model.services.iter().map(|service| service.backends.len()).sum();
     format!(
-        "listeners {}, vips {}, services {}, backends {backends}",
+        "listeners {}, vips {}, services {}, backends {}",
         model.listeners.len(),
         model.vips.len(),
-        model.services.len()
+        model.services.len(),
+        backends(model)
     )
+}
+
+fn backends(model: &Model) -> usize {
+    model.services.iter().map(|service| service.backends.len()).sum()
 }
 
 #[cfg(test)]

@@ -52,6 +52,7 @@ pub async fn admin(request: Request<Incoming>, subject: Subject) -> Reply {
             let status = match refusal {
                 Refusal::Unknown { .. } => StatusCode::NOT_FOUND,
                 Refusal::Config(_) | Refusal::Upgrade(_) => StatusCode::UNPROCESSABLE_ENTITY,
+                Refusal::NoLines => StatusCode::CONFLICT,
                 Refusal::Flows(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             text(status, format!("{refusal}\n"))
@@ -88,6 +89,10 @@ async fn carried_out(
         }
         Route::OpenApi => reply(StatusCode::OK, "application/json", OPENAPI),
         Route::Status => json(&daemon.status()),
+        Route::AccessLog => {
+            let lines = daemon.follow_lines().ok_or(Refusal::NoLines)?;
+            streamed("text/plain", lines)
+        }
         Route::Workers => json(&daemon.status().workers),
         Route::Config => json(&daemon.config()),
         Route::ConfigText => reply(StatusCode::OK, "application/toml", daemon.text().await?),

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::Receiver;
 
 use crate::config::edit::Edit;
 use crate::config::plan::Change;
@@ -193,6 +195,11 @@ pub enum Refusal {
     /// The next daemon did not get ready.
     #[error("{0}")]
     Upgrade(String),
+    /// There are no lines.
+    #[error(
+        "the access log is off: `steerage config set global.access_log /var/log/steerage/access.log` turns it on"
+    )]
+    NoLines,
     /// The flow table could not be read.
     #[error("the flow table cannot be read: {0}")]
     Flows(String),
@@ -220,6 +227,9 @@ pub trait Daemon: Send + Sync {
 
     /// The file with the token that orders on the metrics address need; `None` if none are taken there.
     fn page_token(&self) -> Option<PathBuf>;
+
+    /// Lines of the access log from now on; `None` if it is off.
+    fn follow_lines(&self) -> Option<Receiver<Bytes>>;
 
     /// What a backend still has in hand. May take a while: it walks the flow table.
     ///

@@ -13,6 +13,8 @@ pub enum Route {
     Status,
     /// What moves of it.
     Events,
+    /// Lines about requests.
+    AccessLog,
     /// The workers of it.
     Workers,
     /// The configuration in force, every default filled in.
@@ -74,7 +76,7 @@ const fn entry(
 }
 
 /// All of them.
-pub const ROUTES: [Entry; 21] = [
+pub const ROUTES: [Entry; 22] = [
     entry("GET", "/v1/openapi.json", Route::OpenApi, "this description"),
     entry("GET", "/v1/status", Route::Status, "a snapshot of everything"),
     entry(
@@ -83,6 +85,13 @@ pub const ROUTES: [Entry; 21] = [
         Route::Events,
         "what moves, once a second until the client goes, as server-sent events: `board` without backends, \
          `backends` of each service that ?open=SERVICE or ?all asks for",
+    ),
+    entry(
+        "GET",
+        "/v1/access-log",
+        Route::AccessLog,
+        "lines of the access log from now on, until the client goes; one that begins with the character 30 says \
+         how many were left out because the client was slow",
     ),
     entry("GET", "/v1/workers", Route::Workers, "the workers"),
     entry(

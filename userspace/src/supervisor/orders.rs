@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use steerage_common::health::{Event, State};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::Error;
@@ -73,6 +74,10 @@ impl Daemon for View {
 
     fn page_token(&self) -> Option<PathBuf> {
         self.in_force().model.global.page_token.clone()
+    }
+
+    fn follow_lines(&self) -> Option<mpsc::Receiver<Bytes>> {
+        self.access.follow_lines()
     }
 
     fn remaining(&self, service: &str, backend: SocketAddr) -> Result<Remaining, Refusal> {

@@ -59,6 +59,12 @@ impl Daemon for Fake {
         self.token.clone()
     }
 
+    fn follow_lines(&self) -> Option<Receiver<Bytes>> {
+        let (lines, receiver) = tokio::sync::mpsc::channel(1);
+        lines.try_send(Bytes::from_static(b"a line\n")).ok()?;
+        Some(receiver)
+    }
+
     fn remaining(&self, _: &str, _: SocketAddr) -> Result<Remaining, Refusal> {
         let state = "draining".into();
         Ok(Remaining { state, requests: 4, tunnels: 3, connections: 5, flows: None })
@@ -264,6 +270,7 @@ fn described(route: Route, schemas: &mut SchemaGenerator) -> Described {
         Route::Workers => Some((JSON, of::<Vec<status::Worker>>(schemas))),
         Route::ConfigText => Some(("application/toml", string.clone())),
         Route::Events => Some((EVENTS, string.clone())),
+        Route::AccessLog => Some(("text/plain", string.clone())),
         Route::Diff => Some((JSON, of::<Vec<Change>>(schemas))),
         Route::Revisions => Some((JSON, of::<Vec<Revision>>(schemas))),
         Route::Remaining => Some((JSON, of::<Remaining>(schemas))),
@@ -327,6 +334,7 @@ fn operation(entry: &Entry, schemas: &mut SchemaGenerator) -> Value {
         Route::Drain | Route::Maintenance | Route::Undrain => {
             refusals.push((404, "there is no such backend"));
         }
+        Route::AccessLog => refusals.push((409, "the access log is off")),
         Route::Remaining => refusals
             .extend([(404, "there is no such backend"), (500, "the flow table cannot be read")]),
         Route::Upgrade => {

@@ -11,6 +11,7 @@
 //! Orders to the thread (another destination, to open the file anew) do not stand in that line: they are done
 //! before the next batch.
 
+mod follow;
 mod target;
 mod writer;
 
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -114,10 +116,12 @@ impl Tap {
         rustix::io::ioctl_fionbio(&ours, true)?;
         let ours = UnixStream::from_std(ours.into())?;
         let batches = self.batches.upgrade().ok_or(io::ErrorKind::BrokenPipe)?;
+        let shared = self.shared.clone();
         tokio::spawn(async move {
             while let Ok(batch) = read(&ours).await
                 && !batch.is_empty()
             {
+                shared.followers.show(&batch);
                 if batches.send(batch).await.is_err() {
                     return;
                 }
@@ -161,6 +165,12 @@ impl Tap {
             info!(path = %self.shared.destination(), "the access log is opened anew");
             self.order(Order::Reopen);
         }
+    }
+
+    /// Lines from now on, for one who looks on; `None` if none are written.
+    #[must_use]
+    pub fn follow_lines(&self) -> Option<mpsc::Receiver<Bytes>> {
+        (self.shared.destination() != Destination::Off).then(|| self.shared.followers.join())
     }
 
     /// Lines that the destination did not take.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::error;
 
+use super::follow::Followers;
 use super::target::{Failed, Target};
 use crate::config::model::Destination;
 
@@ -30,6 +31,8 @@ pub(super) struct Shared {
     destination: Mutex<Destination>,
     /// Lines that could not be written.
     pub(super) lost: AtomicU64,
+    /// Those who look on.
+    pub(super) followers: Followers,
 }
 
 impl Shared {
@@ -38,6 +41,7 @@ impl Shared {
             orders: Mutex::default(),
             destination: Mutex::new(destination),
             lost: AtomicU64::new(0),
+            followers: Followers::default(),
         }
     }
 
