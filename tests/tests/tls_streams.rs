@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -31,8 +31,8 @@ fn burst(number: u64) -> Vec<u8> {
     (0..BURST_BYTES as u64).map(|at| ((at + number * 7) % 251) as u8).collect()
 }
 
-/// Opens a tunnel for one client, and sends bursts through it; gives how many bytes the other end sent.
-fn serve(listener: &TcpListener, bursts: u64) -> u64 {
+/// Opens a tunnel for one client: its two halves, behind the heads.
+fn accept(listener: &TcpListener) -> (TcpStream, BufReader<TcpStream>) {
     let (mut stream, _) = listener.accept().unwrap();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut line = String::new();
@@ -42,6 +42,12 @@ fn serve(listener: &TcpListener, bursts: u64) -> u64 {
     let head =
         "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
+    (stream, reader)
+}
+
+/// Opens a tunnel for one client, and sends bursts through it; gives how many bytes the other end sent.
+fn serve(listener: &TcpListener, bursts: u64) -> u64 {
+    let (mut stream, mut reader) = accept(listener);
     let sending = thread::spawn(move || {
         for number in 0..bursts {
             stream.write_all(&burst(number)).unwrap();
@@ -54,10 +60,7 @@ fn serve(listener: &TcpListener, bursts: u64) -> u64 {
 }
 
 /// A tunnel over TLS from the client's host, past the response's head; the kernel holds little for it.
-fn open(
-    stand: &Stand,
-    authority: &Authority,
-) -> StreamOwned<ClientConnection, std::net::TcpStream> {
+fn open(stand: &Stand, authority: &Authority) -> StreamOwned<ClientConnection, TcpStream> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority.ca()).unwrap()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -155,15 +158,7 @@ fn who_hangs_up_with_data_under_way_is_counted_so_and_its_own_data_arrives() {
     let listening = host.enter(|| TcpListener::bind(backend).unwrap()).unwrap();
     let (arrived, has_arrived) = mpsc::channel();
     let serving = thread::spawn(move || {
-        let (mut stream, _) = listening.accept().unwrap();
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut line = String::new();
-        while reader.read_line(&mut line).unwrap() > 2 {
-            line.clear();
-        }
-        let head =
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
-        stream.write_all(head.as_bytes()).unwrap();
+        let (mut stream, mut reader) = accept(&listening);
         // More than anybody takes: a client that is gone, in the end.
         let sending = thread::spawn(move || while stream.write_all(&[b'x'; 65536]).is_ok() {});
         let mut came = Vec::new();

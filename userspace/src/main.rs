@@ -23,7 +23,7 @@ use steerage::l7::explain::{Subject, explain};
 use steerage::stats::table;
 use steerage::supervisor::inherit;
 use steerage::tls::shelf::{Occasion, Stock};
-use steerage::{admin, kernel, log, supervisor, sys, tls, worker};
+use steerage::{admin, kernel, log, supervisor, sys, worker};
 
 /// Workers allocate buffers of all sizes in quick succession: a new client connection costs 1.5 µs less
 /// than with glibc's allocator (`cargo xtask bench`).
@@ -156,7 +156,7 @@ fn checked(loaded: &Result<Model, config::Error>) -> serde_json::Value {
 
 /// Reads certificates and keys as the daemon would, for nobody.
 fn check_certificates(model: &Model) -> anyhow::Result<()> {
-    let now = tls::ticket::now().as_secs().cast_signed();
+    let now = steerage::clock::since_epoch().as_secs().cast_signed();
     let Err(faults) = Stock::read(model, Occasion::Check, now) else { return Ok(()) };
     let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
     bail!("{}", lines.join("\n"))

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -139,8 +139,7 @@ impl Log {
 }
 
 fn epoch_us() -> u64 {
-    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    wall.saturating_sub(sys::monotonic()).as_micros() as u64
+    crate::clock::since_epoch().saturating_sub(sys::monotonic()).as_micros() as u64
 }
 
 impl Drop for Log {

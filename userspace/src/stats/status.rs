@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
+
 /// The whole daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -147,6 +149,14 @@ pub struct Certificate {
     pub ocsp: bool,
     /// What is wrong with the files: what was read before is in force, or what is wrong is the time alone.
     pub fault: Option<String>,
+}
+
+impl Certificate {
+    /// Whole days until its time ends; below zero when it has.
+    #[must_use]
+    pub fn days_left(&self) -> i64 {
+        (self.not_after - clock::since_epoch().as_secs().cast_signed()).div_euclid(24 * 3600)
+    }
 }
 
 /// A worker process.

@@ -125,15 +125,13 @@ fn vips(out: &mut String, status: &Status) {
 
 fn certificates(out: &mut String, status: &Status) {
     let mut table = Table::new(&["CERTIFICATE", "LISTENER", "NAMES", "UNTIL", "DAYS", "FAULT"]);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let now = now.unwrap_or_default().as_secs().cast_signed();
     for certificate in &status.certificates {
         table.row(vec![
             certificate.cert.clone(),
             certificate.listeners.join(" "),
             certificate.names.join(" "),
             date(certificate.not_after),
-            (certificate.not_after - now).div_euclid(24 * 3600).to_string(),
+            certificate.days_left().to_string(),
             certificate.fault.clone().unwrap_or_default(),
         ]);
     }

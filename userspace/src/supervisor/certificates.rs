@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use super::Error;
 use super::view::View;
+use crate::clock;
 use crate::config::Model;
 use crate::config::model::{CertificateFiles, Trust};
 use crate::config::plan::Change;
@@ -89,7 +90,7 @@ pub fn tell(former: &Stock, next: &Stock) {
 
 /// Gives tickets another key if the one that seals has served its time, or there is none.
 pub fn rotate_if_due(region: &Region, rotation: Duration) {
-    if region.tickets().due_in(rotation, ticket::now()).is_zero() {
+    if region.tickets().due_in(rotation, clock::since_epoch()).is_zero() {
         rotate(region);
     }
 }
@@ -149,7 +150,7 @@ impl Warned {
 
 /// The time in seconds since 1970.
 pub fn now() -> i64 {
-    ticket::now().as_secs().cast_signed()
+    clock::since_epoch().as_secs().cast_signed()
 }
 
 #[cfg(test)]

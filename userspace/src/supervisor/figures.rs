@@ -1,7 +1,6 @@
 //! What workers counted, summed for the status: by worker, by listener, by route, and times.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use steerage_common::cause::Cause;
@@ -43,21 +42,24 @@ impl Reloads {
     #[must_use]
     pub fn after(former: Option<&Self>) -> Self {
         // It has just read the configuration, whatever the former one could make of it.
-        Self { is_refused: false, taken_at: now(), ..former.cloned().unwrap_or_default() }
+        Self {
+            is_refused: false,
+            taken_at: clock::since_epoch().as_secs(),
+            ..former.cloned().unwrap_or_default()
+        }
     }
 
     /// Notes another one.
     pub fn note(&mut self, is_taken: bool) {
         self.is_refused = !is_taken;
         match is_taken {
-            true => (self.taken, self.taken_at) = (self.taken + 1, now()),
+            true => {
+                self.taken += 1;
+                self.taken_at = clock::since_epoch().as_secs();
+            }
             false => self.refused += 1,
         }
     }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Sees to it that the listeners and routes of a configuration have lines, before a worker looks for them.

@@ -1,7 +1,6 @@
 //! The texts of configurations that were in force, so that one can be taken back.
 
 use std::collections::VecDeque;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::admin::order;
 
@@ -29,7 +28,7 @@ impl Revisions {
     /// Another one is in force.
     pub fn add(&mut self, text: String, why: &str) {
         let number = self.0.back().map_or(1, |last| last.told.number + 1);
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let at = crate::clock::since_epoch().as_secs();
         let told = order::Revision { number, at_seconds: at, why: why.to_owned() };
         self.0.push_back(Revision { told, text });
         if self.0.len() > REVISIONS_MAX {

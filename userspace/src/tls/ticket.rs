@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::rand;
@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 use steerage_common::abi::TicketKey;
 use zeroize::Zeroize as _;
 
+use crate::clock;
 use crate::config::model::ListenerTls;
 use crate::region::Tickets;
 
@@ -173,17 +174,11 @@ pub fn fresh_key() -> Result<TicketKey, aws_lc_rs::error::Unspecified> {
     let key = TicketKey {
         name: zerocopy::transmute!(name),
         secret: zerocopy::transmute!(secret),
-        since: now().as_secs(),
+        since: clock::since_epoch().as_secs(),
         reserved: 0,
     };
     secret.zeroize();
     Ok(key)
-}
-
-/// The time since 1970.
-#[must_use]
-pub fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use steerage::stats::board::{Board, Work};
 use steerage::stats::row::Row;
@@ -273,10 +273,8 @@ fn workers(board: &Board) -> Vec<Line> {
 }
 
 fn certificates(board: &Board) -> Vec<Line> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = now.as_secs().cast_signed();
     let line = |certificate: &steerage::stats::status::Certificate| {
-        let days = (certificate.not_after - now).div_euclid(24 * 3600);
+        let days = certificate.days_left();
         let tint = match days {
             ..7 => Tint::Bad,
             7..30 => Tint::Warn,

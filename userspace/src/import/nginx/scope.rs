@@ -18,6 +18,12 @@ impl<'a> Scope<'a> {
         Self(blocks)
     }
 
+    /// The blocks of a name in the innermost one, each with its scope.
+    pub fn inner(&self, name: &str) -> Vec<(&'a Directive, Self)> {
+        let inner = self.own().iter().filter(|directive| directive.name() == name);
+        inner.map(|directive| (directive, self.within(directive))).collect()
+    }
+
     /// The directives of the innermost block.
     pub fn own(&self) -> &'a [Directive] {
         self.0.last().copied().unwrap_or_default()

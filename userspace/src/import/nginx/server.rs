@@ -27,9 +27,7 @@ pub fn import_http(http: &Directive, directory: &FilePath, draft: &mut Draft) {
     let mut global = Table::default();
     remark_others(block, &others, &mut global);
     draft.global.merge(&global);
-    let servers: Vec<&Directive> =
-        block.iter().filter(|directive| directive.name() == "server").collect();
-    let scopes: Vec<Scope<'_>> = servers.iter().map(|server| outer.within(server)).collect();
+    let (servers, scopes): (Vec<_>, Vec<_>) = outer.inner("server").into_iter().unzip();
     let mut rest = Table::default();
     for group in listen::groups(&scopes, &mut rest) {
         let default = &scopes[group.default];

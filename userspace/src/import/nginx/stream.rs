@@ -35,9 +35,7 @@ pub fn import(stream: &Directive, directory: &Path, draft: &mut Draft) {
         remark_others(std::slice::from_ref(directive), &TRANSLATED, &mut global);
     }
     draft.global.merge(&global);
-    let servers: Vec<&Directive> =
-        block.iter().filter(|directive| directive.name() == "server").collect();
-    let scopes: Vec<Scope<'_>> = servers.iter().map(|server| outer.within(server)).collect();
+    let (servers, scopes): (Vec<_>, Vec<_>) = outer.inner("server").into_iter().unzip();
     let mut rest = Table::default();
     for group in listen::groups(&scopes, &mut rest) {
         let server = &scopes[group.default];
